@@ -1,1 +1,21 @@
-//! handover
+//! Keep a server running while everything about it changes.
+//!
+//! A program that embeds this library is two processes from one executable: a *supervisor*, whose
+//! PID never changes and which holds the listening sockets, the control socket and the journal, and a
+//! *worker*, which serves. [`host`] decides which of the two this process is and never returns to
+//! the caller before its work is over.
+//!
+//! What a worker serves is a [`Service`]: it *prepares* a new generation beside the one it serves
+//! (everything that can fail happens there), and the [`Candidate`] it hands back is *committed* in one
+//! step that cannot fail, or dropped, which aborts it.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod host;
+mod prepare;
+mod service;
+mod types;
+
+pub use host::{HostOptions, host};
+pub use prepare::{BindError, Bound, Prepare};
+pub use service::{Candidate, Drain, DrainEnd, Service};
+pub use types::{Address, Change, ListenerSpec, Losses, Problem, Settings};
