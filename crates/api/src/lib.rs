@@ -1,1 +1,42 @@
-//! handover-api
+//! What goes over the control socket, and what is said about it.
+//!
+//! Everything that a person or a script learns from `handover` passes through these types: the control
+//! server writes them as JSON, the journal keeps them, the command line reads them. The one sentence that
+//! describes an outcome ([`Operation::sentence`]), the HTTP status ([`Operation::http_status`]) and the exit
+//! code ([`ExitCode`]) are decided here and nowhere else, so that curl, the command line, the log and
+//! systemd never disagree.
+//!
+//! ```text
+//!   Operation ── who asked (Actor), what for (Kind), what came of it (Outcome)
+//!      ├─ changes   Change    what is served differently now
+//!      ├─ errors    Problem   what was wrong, with file, line, column
+//!      ├─ losses    Losses    connections that had to be cut, by kind
+//!      └─ steps     Step      what took how long
+//! ```
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod actor;
+mod change;
+mod event;
+mod exit;
+mod generation;
+mod losses;
+mod operation;
+mod outcome;
+mod problem;
+mod problem_details;
+mod sentence;
+mod status;
+
+pub use actor::{Actor, ActorKind};
+pub use change::{Change, ChangeKind, What, summarize_changes};
+pub use event::{Event, EventKind};
+pub use exit::ExitCode;
+pub use generation::{Diff, FileDiff, FileDigest, FileState, Generation};
+pub use losses::Losses;
+pub use operation::{Operation, OperationState, Step};
+pub use outcome::{Kind, Outcome};
+pub use problem::Problem;
+pub use problem_details::{PROBLEM_CONTENT_TYPE, ProblemDetails};
+pub use sentence::human_ms;
+pub use status::{JournalStatus, ListenerStatus, Phase, Status, WorkerStatus};

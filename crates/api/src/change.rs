@@ -1,0 +1,143 @@
+//! What is served differently from before.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What happened to a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// It was not there before.
+    Added,
+    /// It was there, and differs.
+    Changed,
+    /// It is there no more.
+    Removed,
+}
+
+/// Which sort of thing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// A listening address.
+    Listener,
+    /// A route.
+    Route,
+    /// A service that routes proxy to.
+    Service,
+    /// One endpoint of a service.
+    Endpoint,
+    /// A file that the configuration names.
+    File,
+    /// A value that an embedding server declared reloadable.
+    Value,
+    /// Any other setting: control, log, metrics.
+    Setting,
+}
+
+impl ChangeKind {
+    /// The word for `count` of these.
+    fn noun(self, count: usize) -> &'static str {
+        match (self, count) {
+            (Self::Listener, 1) => "listener",
+            (Self::Listener, _) => "listeners",
+            (Self::Route, 1) => "route",
+            (Self::Route, _) => "routes",
+            (Self::Service, 1) => "service",
+            (Self::Service, _) => "services",
+            (Self::Endpoint, 1) => "endpoint",
+            (Self::Endpoint, _) => "endpoints",
+            (Self::File, 1) => "file",
+            (Self::File, _) => "files",
+            (Self::Value, 1) => "value",
+            (Self::Value, _) => "values",
+            (Self::Setting, 1) => "setting",
+            (Self::Setting, _) => "settings",
+        }
+    }
+}
+
+impl What {
+    /// `added`, `changed`, `removed`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Changed => "changed",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// One thing that differs between two generations.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct Change {
+    /// Added, changed or removed.
+    pub what: What,
+    /// Which sort of thing.
+    pub kind: ChangeKind,
+    /// Its name in the configuration.
+    pub name: String,
+    /// What about it, in a few words: `limits.body_bytes 1 MiB → 2 MiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+impl Change {
+    /// A change without details.
+    #[must_use]
+    pub fn new(what: What, kind: ChangeKind, name: impl Into<String>) -> Self {
+        Self { what, kind, name: name.into(), detail: None }
+    }
+
+    /// The same with a few words about what differs.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// `changed route hello: fixed response`.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = format!("{} {} {}", self.what.as_str(), self.kind.noun(1), self.name);
+        if let Some(detail) = &self.detail {
+            let _ = write!(line, ": {detail}");
+        }
+        line
+    }
+}
+
+/// Names given in a sentence before it says "and n more".
+const NAMES_IN_A_SENTENCE: usize = 3;
+
+/// `1 route changed (hello), 2 listeners added (http, admin)`; `nothing changed` for none.
+///
+/// Groups keep the order in which the changes were given, so the most telling should come first.
+#[must_use]
+pub fn summarize_changes(changes: &[Change]) -> String {
+    let mut groups: Vec<(ChangeKind, What, Vec<&str>)> = Vec::new();
+    for change in changes {
+        match groups.iter_mut().find(|(kind, what, _)| (*kind, *what) == (change.kind, change.what)) {
+            Some((_, _, names)) => names.push(&change.name),
+            None => groups.push((change.kind, change.what, vec![&change.name])),
+        }
+    }
+    if groups.is_empty() {
+        return "nothing changed".to_owned();
+    }
+    let parts: Vec<String> = groups
+        .iter()
+        .map(|(kind, what, names)| {
+            let shown = names.iter().take(NAMES_IN_A_SENTENCE).copied().collect::<Vec<_>>().join(", ");
+            let more = match names.len().saturating_sub(NAMES_IN_A_SENTENCE) {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            format!("{} {} {} ({shown}{more})", names.len(), kind.noun(names.len()), what.as_str())
+        })
+        .collect();
+    parts.join(", ")
+}

@@ -1,0 +1,123 @@
+//! One request to change something: who, what, how it went, how it ended.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Actor, Change, Kind, Losses, Outcome, Problem};
+
+/// Whether an operation still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationState {
+    /// It runs; the outcome is not known yet.
+    Running,
+    /// It ended; the outcome is final and in the journal.
+    Done,
+}
+
+/// One step of an operation and how long it took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Step {
+    /// `prepare`, `bind`, `commit`, `drain` …
+    pub name: String,
+    /// Milliseconds.
+    pub ms: f64,
+}
+
+/// One request to change something. The same object is answered, kept in the journal and sent as an event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Operation {
+    /// Its ID: the Idempotency-Key if one was given, else made by the supervisor.
+    pub id: String,
+    /// What was asked for.
+    pub kind: Kind,
+    /// Name of the action, for `action`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// Only checked, not applied.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub dry_run: bool,
+    /// Runs, or done.
+    pub state: OperationState,
+    /// How it ended; absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// Who asked.
+    pub actor: Actor,
+    /// Why, in the words of who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// The generation that it made or tried to make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The generation that serves now that it ended (or while it runs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving_generation: Option<u64>,
+    /// What differs from the generation before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+    /// What was wrong: all of it, not only the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Problem>,
+    /// What was accepted and deserves a look.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Problem>,
+    /// Connections that were cut, by kind.
+    #[serde(default, skip_serializing_if = "Losses::is_empty")]
+    pub losses: Losses,
+    /// What took how long, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
+    /// When it was admitted, RFC 3339 in UTC.
+    pub started_at: String,
+    /// How long it took, or has run so far, in milliseconds.
+    pub ms: f64,
+    /// What an action answered, in its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// The one sentence that says it all: [`Operation::sentence`] at the time of writing.
+    pub message: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+impl Operation {
+    /// A running operation; the caller fills in what it knows.
+    #[must_use]
+    pub fn running(id: impl Into<String>, kind: Kind, actor: Actor, started_at: impl Into<String>) -> Self {
+        let mut operation = Self {
+            id: id.into(),
+            kind,
+            action: None,
+            dry_run: false,
+            state: OperationState::Running,
+            outcome: None,
+            actor,
+            comment: None,
+            generation: None,
+            serving_generation: None,
+            changes: Vec::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            losses: Losses::default(),
+            steps: Vec::new(),
+            started_at: started_at.into(),
+            ms: 0.0,
+            answer: None,
+            message: String::new(),
+        };
+        operation.message = operation.sentence();
+        operation
+    }
+
+    /// Ends the operation: sets outcome, duration and the sentence. Everything else must be filled in before.
+    pub fn finish(&mut self, outcome: Outcome, ms: f64) {
+        self.state = OperationState::Done;
+        self.outcome = Some(outcome);
+        self.ms = ms;
+        self.message = self.sentence();
+    }
+}

@@ -1,0 +1,112 @@
+//! What runs now.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Generation, Operation};
+
+/// What the whole thing is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The first generation is not serving yet.
+    Starting,
+    /// It serves.
+    Serving,
+    /// What is in flight ends; new connections wait.
+    Draining,
+    /// Drained; listeners are held, `resume` serves again.
+    Drained,
+    /// The worker is gone and another is being started; new connections wait.
+    Respawning,
+    /// On the way out.
+    Stopping,
+}
+
+/// One listening address that the supervisor holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ListenerStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `127.0.0.1:8080`, `unix:/run/app.sock`, `abstract:app`.
+    pub address: String,
+    /// True when it came from the service manager (LISTEN_FDS).
+    #[serde(default)]
+    pub inherited: bool,
+}
+
+/// The process that serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerStatus {
+    /// Its number, counted from 1.
+    pub number: u64,
+    /// Its process ID.
+    pub pid: u32,
+    /// Since when, RFC 3339 in UTC.
+    pub started_at: String,
+    /// Its program's version.
+    pub version: String,
+}
+
+/// How the journal fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JournalStatus {
+    /// Its file.
+    pub path: String,
+    /// Records that it holds.
+    pub records: u64,
+    /// Bytes of a torn tail that were dropped when it was opened.
+    #[serde(default)]
+    pub recovered_bytes: u64,
+    /// Why the last record could not be written, as long as that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// What runs now, as `GET /v1/status` answers it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Name of the server: `handover`, or the embedding program's.
+    pub name: String,
+    /// The supervisor's version.
+    pub version: String,
+    /// What it is doing.
+    pub phase: Phase,
+    /// The supervisor's process ID, which never changes.
+    pub pid: u32,
+    /// Since when the supervisor runs, RFC 3339 in UTC.
+    pub started_at: String,
+    /// The configuration's file; absent for the embedded default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// The control socket's path.
+    pub control: String,
+    /// What serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// Files on disk that differ from what serves (drift); see `diff`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<String>,
+    /// The worker that serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerStatus>,
+    /// How often a dead worker was replaced.
+    #[serde(default)]
+    pub respawns: u64,
+    /// Connections open now, where the worker said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// The addresses that are held.
+    pub listeners: Vec<ListenerStatus>,
+    /// The server's own actions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<String>,
+    /// The operation that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Operation>,
+    /// The operation that ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Operation>,
+    /// How the journal fares.
+    pub journal: JournalStatus,
+}
