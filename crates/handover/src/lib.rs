@@ -18,4 +18,4 @@ mod types;
 pub use host::{HostOptions, host};
 pub use prepare::{BindError, Bound, Prepare};
 pub use service::{Candidate, Drain, DrainEnd, Service};
-pub use types::{Address, Change, ListenerSpec, Losses, Problem, Settings};
+pub use types::{Address, Change, ChangeKind, ListenerSpec, Losses, Problem, Settings, What};
