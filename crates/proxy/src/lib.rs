@@ -1,1 +1,4 @@
 //! handover-proxy
+
+pub mod config;
+pub mod routes;
