@@ -1,1 +1,32 @@
-//! handover-lifecycle
+//! The lifecycle of one server: what may be asked of it, what happens then, and how it ends.
+//!
+//! This crate is pure. It has no clock, no input or output, no runtime and no system calls: the
+//! driver in the supervisor tells [`Machine::step`] what happened and what time it is, and performs
+//! the [`Effect`]s it gets back. So every interleaving and every crash can be replayed from a seed
+//! (see `tests/simulation.rs`).
+//!
+//! Reading order: [`Machine`] draws the states and every way to fail; [`admit`] says which request
+//! may start when; [`Event`] and [`Effect`] are the contract with the driver; [`Outcome`] is what an
+//! operator is told.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod admission;
+mod event;
+mod ids;
+mod limits;
+mod machine;
+mod outcome;
+mod recovery;
+mod view;
+
+pub use admission::{
+    Active, Admission, Asked, Caller, Kind, Refusal, Request, Situation, WorkerState, admit,
+};
+pub use event::{Effect, Event, Exit, Message, Notice, Source, StepName};
+pub use ids::{CallKey, CandidateKey, GenerationNumber, OperationKey, WorkerKey};
+pub use limits::Limits;
+pub use machine::Machine;
+pub use outcome::{Cause, Outcome, Verdict};
+pub use recovery::{Recovered, Unfinished};
+pub use view::{OperationView, Phase, Role, Stage, View, WorkerView};

@@ -1,0 +1,295 @@
+//! Which request may start when: one pure function.
+//!
+//! | asked               | nothing runs, serving | another runs             | drained            | stopping |
+//! |---------------------|-----------------------|--------------------------|--------------------|----------|
+//! | reload (a caller)   | start                 | join¹ or busy            | refuse: drained    | refuse   |
+//! | reload (SIGHUP)     | start                 | join¹ or remember        | remember           | refuse   |
+//! | reload, dry run     | start²                | busy                     | start²             | refuse   |
+//! | action              | start²                | busy                     | start²             | refuse   |
+//! | drain               | start                 | join a drain, or busy    | already so         | refuse   |
+//! | resume              | already so            | pre-empt a drain, or busy| start              | refuse   |
+//! | stop                | start                 | pre-empt                 | start              | join; a signal, or `now`, forces |
+//!
+//! ¹ only a reload that has not begun to read: what a later one would read may be different.
+//! ² refused while no worker is there to do it.
+//!
+//! A request that names the generation it expects is refused as stale when another one serves.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{GenerationNumber, OperationKey, Phase};
+
+/// What can be asked of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Serve what is on disk.
+    Reload {
+        /// Do everything except commit, and bind nothing.
+        dry_run: bool,
+    },
+    /// Run an embedder's own action in the worker. The driver keeps its name and body.
+    Action,
+    /// Accept nothing more and let connections end.
+    Drain {
+        /// How long they may take; `Limits::drain` if none.
+        limit: Option<Duration>,
+    },
+    /// Accept again.
+    Resume,
+    /// Drain, then end.
+    Stop {
+        /// Do not drain.
+        now: bool,
+        /// How long the drain may take; `Limits::drain` if none.
+        limit: Option<Duration>,
+    },
+}
+
+/// What an operation is, without its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The supervisor's own first operation.
+    Start,
+    /// A reload.
+    Reload,
+    /// A reload that changes nothing (`validate`).
+    DryRun,
+    /// An embedder's action.
+    Action,
+    /// A drain.
+    Drain,
+    /// A resume.
+    Resume,
+    /// A stop.
+    Stop,
+}
+
+impl Kind {
+    /// The word used in JSON, in the journal and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Reload => "reload",
+            Self::DryRun => "dry_run",
+            Self::Action => "action",
+            Self::Drain => "drain",
+            Self::Resume => "resume",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+impl Request {
+    /// What kind of operation it is.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Reload { dry_run: false } => Kind::Reload,
+            Self::Reload { dry_run: true } => Kind::DryRun,
+            Self::Action => Kind::Action,
+            Self::Drain { .. } => Kind::Drain,
+            Self::Resume => Kind::Resume,
+            Self::Stop { .. } => Kind::Stop,
+        }
+    }
+}
+
+/// Whether anybody can be told "busy".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Somebody who gets an answer.
+    Waiting,
+    /// A signal: nobody hears the answer, so a reload is remembered instead of refused.
+    Signal,
+}
+
+/// A request and its circumstances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What.
+    pub request: Request,
+    /// By what kind of caller.
+    pub caller: Caller,
+    /// Only if this generation serves (`If-Match`).
+    pub expected: Option<GenerationNumber>,
+}
+
+/// The operation that runs, as far as admission needs to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Active {
+    /// Its key.
+    pub operation: OperationKey,
+    /// What it is.
+    pub kind: Kind,
+    /// Whether the same request may still join it: it has not begun to read, or (drain, stop) it has
+    /// not ended.
+    pub joinable: bool,
+}
+
+/// Whether there is a worker to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    /// One lives and answers.
+    Present,
+    /// None does: it is being started, or died.
+    Absent,
+}
+
+/// All that admission looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Situation {
+    /// Where the server is.
+    pub phase: Phase,
+    /// The operation that runs, or whose outcome is being written.
+    pub active: Option<Active>,
+    /// A reload that a signal asked for and that waits for its turn.
+    pub deferred: Option<OperationKey>,
+    /// The generation that the server is held to.
+    pub generation: Option<GenerationNumber>,
+    /// Whether there is a worker to ask.
+    pub worker: WorkerState,
+}
+
+/// The answer of [`admit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Begin.
+    Start,
+    /// Begin, and end the operation that runs.
+    Preempt(OperationKey),
+    /// It is so already: ends at once as unchanged.
+    AlreadySo,
+    /// Wait for the answer of this one.
+    Join(OperationKey),
+    /// Wait for the answer of this stop, and do it without draining any longer.
+    Force(OperationKey),
+    /// Remember it and begin when nothing runs.
+    Defer,
+    /// No.
+    Refuse(Refusal),
+}
+
+/// Why a request is refused: nothing has been changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// Another operation runs.
+    #[error("busy: {running} ({}) is running", kind.as_str())]
+    Busy {
+        /// Which.
+        running: OperationKey,
+        /// What it is.
+        kind: Kind,
+    },
+    /// The server is drained, and a reload would change what nobody serves.
+    #[error("drained: resume first")]
+    Drained,
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Stopping,
+    /// Nothing has been started yet.
+    #[error("the server has not started yet")]
+    NotStarted,
+    /// There is no worker at this moment; one is being started.
+    #[error("no worker is running at this moment; one is being started")]
+    NoWorker,
+    /// The caller expected another generation to serve.
+    #[error("stale: {expected} was expected, {} serves", serving.map_or_else(|| "none".to_owned(), |g| g.to_string()))]
+    Stale {
+        /// The expected one.
+        expected: GenerationNumber,
+        /// The one that the server is held to.
+        serving: Option<GenerationNumber>,
+    },
+}
+
+/// Says whether this request may start now. Pure: looks at nothing but its arguments.
+#[must_use]
+pub fn admit(now: &Situation, asked: &Asked) -> Admission {
+    if matches!(now.phase, Phase::Stopping | Phase::Stopped) {
+        return admit_while_stopping(now, asked);
+    }
+    if let Some(expected) = asked.expected
+        && now.generation != Some(expected)
+    {
+        return Admission::Refuse(Refusal::Stale { expected, serving: now.generation });
+    }
+    match asked.request {
+        Request::Stop { .. } => {
+            now.active.map_or(Admission::Start, |active| Admission::Preempt(active.operation))
+        }
+        Request::Reload { dry_run: false } => admit_reload(now, asked.caller),
+        Request::Reload { dry_run: true } | Request::Action => admit_in_worker(now),
+        Request::Drain { .. } => admit_drain(now),
+        Request::Resume => admit_resume(now),
+    }
+}
+
+fn admit_while_stopping(now: &Situation, asked: &Asked) -> Admission {
+    match (asked.request, now.active) {
+        (
+            Request::Stop { now: at_once, .. },
+            Some(Active { operation, kind: Kind::Stop, joinable: true }),
+        ) => {
+            if at_once || asked.caller == Caller::Signal {
+                Admission::Force(operation)
+            } else {
+                Admission::Join(operation)
+            }
+        }
+        _ => Admission::Refuse(Refusal::Stopping),
+    }
+}
+
+fn admit_reload(now: &Situation, caller: Caller) -> Admission {
+    match (now.active, caller) {
+        (Some(Active { operation, kind: Kind::Reload, joinable: true }), _) => Admission::Join(operation),
+        (_, Caller::Signal) if now.active.is_some() || now.phase != Phase::Serving => {
+            now.deferred.map_or(Admission::Defer, Admission::Join)
+        }
+        (Some(active), _) => busy(active),
+        (None, _) => match now.phase {
+            Phase::New | Phase::Starting => Admission::Refuse(Refusal::NotStarted),
+            Phase::Draining | Phase::Drained => Admission::Refuse(Refusal::Drained),
+            Phase::Serving => Admission::Start,
+            Phase::Stopping | Phase::Stopped => Admission::Refuse(Refusal::Stopping),
+        },
+    }
+}
+
+fn admit_in_worker(now: &Situation) -> Admission {
+    match (now.active, now.phase, now.worker) {
+        (Some(active), _, _) => busy(active),
+        (None, Phase::New | Phase::Starting, _) => Admission::Refuse(Refusal::NotStarted),
+        (None, _, WorkerState::Absent) => Admission::Refuse(Refusal::NoWorker),
+        (None, _, WorkerState::Present) => Admission::Start,
+    }
+}
+
+fn admit_drain(now: &Situation) -> Admission {
+    match (now.active, now.phase) {
+        (Some(Active { operation, kind: Kind::Drain, joinable: true }), _) => Admission::Join(operation),
+        (Some(active), _) => busy(active),
+        (None, Phase::New | Phase::Starting) => Admission::Refuse(Refusal::NotStarted),
+        (None, Phase::Draining | Phase::Drained) => Admission::AlreadySo,
+        (None, _) => Admission::Start,
+    }
+}
+
+fn admit_resume(now: &Situation) -> Admission {
+    match (now.active, now.phase) {
+        (Some(Active { operation, kind: Kind::Drain, joinable: true }), _) => Admission::Preempt(operation),
+        (Some(active), _) => busy(active),
+        (None, Phase::New | Phase::Starting) => Admission::Refuse(Refusal::NotStarted),
+        (None, Phase::Serving) => Admission::AlreadySo,
+        (None, _) => Admission::Start,
+    }
+}
+
+fn busy(active: Active) -> Admission {
+    Admission::Refuse(Refusal::Busy { running: active.operation, kind: active.kind })
+}

@@ -1,0 +1,61 @@
+//! The small numbers by which the machine and its driver mean the same thing.
+//!
+//! They are types of their own so that a candidate cannot be taken for a worker. None of them is
+//! shown to an operator except the generation number.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! key {
+    ($(#[$meta:meta])* $name:ident, $word:literal) => {
+        $(#[$meta])*
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($word, " {}"), self.0)
+            }
+        }
+    };
+}
+
+key!(
+    /// One request that was given to the machine. The driver chooses it, never twice in one life of the
+    /// supervisor, and keeps the operation's public ID beside it.
+    OperationKey,
+    "operation"
+);
+key!(
+    /// One worker process. Never used twice, not even by the next supervisor.
+    WorkerKey,
+    "worker"
+);
+key!(
+    /// One prepared or preparing candidate inside a worker. Never used twice, not even by the next
+    /// supervisor, so that a late answer about an earlier candidate cannot be taken for this one's.
+    CandidateKey,
+    "candidate"
+);
+key!(
+    /// One question to a worker (drain, resume, action) whose answer repeats it.
+    CallKey,
+    "call"
+);
+key!(
+    /// The number of a generation, counted from 1 and never given to two different states.
+    GenerationNumber,
+    "generation"
+);
+
+impl GenerationNumber {
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}

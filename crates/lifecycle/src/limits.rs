@@ -1,0 +1,74 @@
+//! Every wait of the machine, by name.
+
+use std::time::Duration;
+
+/// How long the machine waits for what. Every wait has one of these; none is endless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// From starting a worker's process until it says hello.
+    pub worker_start: Duration,
+    /// From asking a worker to prepare until it is prepared or refuses, binding included.
+    pub prepare: Duration,
+    /// From a worker's list of listeners until they are bound or refused.
+    pub bind: Duration,
+    /// From sending the commit until the worker says that every thread has switched.
+    pub commit: Duration,
+    /// How long connections may take to end in a drain or a stop that names no limit of its own.
+    pub drain: Duration,
+    /// The longest drain that may be asked for.
+    pub drain_longest: Duration,
+    /// How much later than its drain limit a worker may answer before it counts as hung.
+    pub drain_grace: Duration,
+    /// From telling a worker to stop until its process has ended.
+    pub stop: Duration,
+    /// The same when it is told to stop at once.
+    pub stop_now: Duration,
+    /// From killing a worker until it has been reaped; after that it is given up.
+    pub kill: Duration,
+    /// From asking a worker to resume until it says that it accepts again.
+    pub resume: Duration,
+    /// How long an embedder's own action may take.
+    pub action: Duration,
+    /// How long one write of the journal may take.
+    pub journal: Duration,
+    /// The pause before a failed write of an outcome is tried again.
+    pub journal_retry: Duration,
+    /// How often an outcome is tried to be written before it is answered unrecorded.
+    pub journal_attempts: u32,
+    /// The pause before the first restart of a dead worker; it doubles with each further one.
+    pub backoff_first: Duration,
+    /// The longest pause before a restart.
+    pub backoff_longest: Duration,
+    /// How long a worker must have served for the pause to start from the beginning again.
+    pub backoff_reset: Duration,
+}
+
+impl Limits {
+    /// The limits used unless an operator sets others.
+    pub const DEFAULT: Self = Self {
+        worker_start: Duration::from_secs(10),
+        prepare: Duration::from_secs(30),
+        bind: Duration::from_secs(5),
+        commit: Duration::from_secs(10),
+        drain: Duration::from_secs(30),
+        drain_longest: Duration::from_secs(24 * 60 * 60),
+        drain_grace: Duration::from_secs(2),
+        stop: Duration::from_secs(5),
+        stop_now: Duration::from_secs(1),
+        kill: Duration::from_secs(5),
+        resume: Duration::from_secs(5),
+        action: Duration::from_secs(30),
+        journal: Duration::from_secs(5),
+        journal_retry: Duration::from_millis(100),
+        journal_attempts: 3,
+        backoff_first: Duration::from_millis(100),
+        backoff_longest: Duration::from_secs(10),
+        backoff_reset: Duration::from_secs(10),
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}

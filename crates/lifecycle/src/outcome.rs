@@ -1,0 +1,156 @@
+//! How an operation ends.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::GenerationNumber;
+
+/// The one final word about an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// What was asked for is done, and nothing was lost.
+    Applied,
+    /// There was nothing to do: what serves is already what was asked for. Also the outcome of a dry
+    /// run that found no mistake, because a dry run changes nothing.
+    Unchanged,
+    /// The configuration or the request was refused; what served before serves.
+    Rejected,
+    /// The candidate failed (died, hung, could not be recorded); what served before serves.
+    NotReady,
+    /// The change was begun and taken back; what served before serves again.
+    RolledBack,
+    /// Done, but connections were cut: the counts are in the operation's losses.
+    AppliedWithLosses,
+    /// It could not be found out what happened. The operation's message says how to find out.
+    Unknown,
+}
+
+impl Outcome {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 7] = [
+        Self::Applied,
+        Self::Unchanged,
+        Self::Rejected,
+        Self::NotReady,
+        Self::RolledBack,
+        Self::AppliedWithLosses,
+        Self::Unknown,
+    ];
+
+    /// The word used in JSON, in the journal and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Rejected => "rejected",
+            Self::NotReady => "not_ready",
+            Self::RolledBack => "rolled_back",
+            Self::AppliedWithLosses => "applied_with_losses",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether what was asked for is now so (with or without losses).
+    #[must_use]
+    pub const fn is_success(self) -> bool {
+        matches!(self, Self::Applied | Self::Unchanged | Self::AppliedWithLosses)
+    }
+
+    /// Whether it is certain that what was asked for is not so. `Unknown` is neither this nor a success.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Rejected | Self::NotReady | Self::RolledBack)
+    }
+
+    /// Whether a generation other than the one before may serve because of this operation.
+    #[must_use]
+    pub const fn may_have_changed(self) -> bool {
+        matches!(self, Self::Applied | Self::AppliedWithLosses | Self::Unknown)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an operation ended as it did. The sentences for operators are made from this in `api`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It went as asked.
+    Done,
+    /// It was so already.
+    AlreadySo,
+    /// A dry run found no mistake.
+    DryRun,
+    /// A worker of an earlier supervisor was adopted; it serves what it served.
+    Adopted,
+    /// The worker refused the configuration: its problems are in the operation.
+    Refused,
+    /// The worker did not finish preparing in time.
+    PrepareDeadline,
+    /// The listeners were not bound in time.
+    BindDeadline,
+    /// The worker did not finish switching in time and was killed.
+    CommitDeadline,
+    /// The worker died while the operation needed it.
+    WorkerDied,
+    /// No worker could be started, or none in time.
+    NoWorker,
+    /// The worker did not answer in time.
+    NoAnswer,
+    /// The journal could not be written, so the change was not made.
+    JournalFailed,
+    /// The server is shutting down.
+    ShuttingDown,
+    /// A drain was called off by a resume.
+    Resumed,
+    /// The time for draining was over and connections were cut.
+    DrainForced,
+    /// The action ran and said that it failed.
+    ActionFailed,
+    /// The supervisor died during the operation; its successor found this out.
+    SupervisorDied,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done => "done",
+            Self::AlreadySo => "it was so already",
+            Self::DryRun => "a dry run: nothing was changed",
+            Self::Adopted => "a running worker was adopted",
+            Self::Refused => "the worker refused the configuration",
+            Self::PrepareDeadline => "preparing took longer than its time limit",
+            Self::BindDeadline => "binding the listeners took longer than its time limit",
+            Self::CommitDeadline => "switching took longer than its time limit",
+            Self::WorkerDied => "the worker died",
+            Self::NoWorker => "no worker could be started in time",
+            Self::NoAnswer => "the worker did not answer in time",
+            Self::JournalFailed => "the journal could not be written",
+            Self::ShuttingDown => "the server is shutting down",
+            Self::Resumed => "a resume called it off",
+            Self::DrainForced => "connections were cut when the time for draining was over",
+            Self::ActionFailed => "the action failed",
+            Self::SupervisorDied => "the supervisor died meanwhile",
+        })
+    }
+}
+
+/// What is written into the journal and answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The final word.
+    pub outcome: Outcome,
+    /// Why.
+    pub cause: Cause,
+    /// The generation that this operation made and that serves because of it.
+    pub made: Option<GenerationNumber>,
+    /// The generation that the server is held to after this operation: what a restarted worker gets.
+    pub serving: Option<GenerationNumber>,
+}

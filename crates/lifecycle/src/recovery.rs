@@ -1,0 +1,48 @@
+//! What a supervisor knows from the journal of the one before it.
+
+use crate::{Cause, GenerationNumber, Kind, OperationKey, Outcome, Verdict};
+
+/// What the journal says when the supervisor starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The highest generation number that was ever written down, as an intent too; zero if none.
+    pub last_generation: GenerationNumber,
+    /// Keys of workers, candidates and calls are counted from here. It must be higher than any that an
+    /// earlier supervisor used (the time in milliseconds will do).
+    pub keys_from: u64,
+    /// Operations that began and have no outcome.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// An operation that an earlier supervisor began and could not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// A new key for it.
+    pub operation: OperationKey,
+    /// What it was.
+    pub kind: Kind,
+    /// The generation that it meant to serve, if that was written down.
+    pub intent: Option<GenerationNumber>,
+}
+
+impl Unfinished {
+    /// How it ended, seen from afterwards.
+    ///
+    /// `adopted` is the generation of the worker that lived on, if one did. A commit is sent only after
+    /// the intent is in the journal, so that without an intent nothing was changed; and with one the
+    /// living worker tells. If none lives, nobody knows whether it was served for a moment.
+    #[must_use]
+    pub fn verdict(&self, adopted: Option<GenerationNumber>) -> Verdict {
+        let outcome = match (self.kind, self.intent, adopted) {
+            (Kind::Start | Kind::Reload, Some(intent), Some(serving)) if intent == serving => {
+                Outcome::Applied
+            }
+            (Kind::Start | Kind::Reload, Some(_), None) => Outcome::Unknown,
+            (Kind::Start | Kind::Reload, _, _) | (Kind::DryRun, _, _) => Outcome::NotReady,
+            (Kind::Drain | Kind::Stop, _, Some(_)) => Outcome::RolledBack,
+            (Kind::Drain | Kind::Stop, _, None) | (Kind::Action | Kind::Resume, _, _) => Outcome::Unknown,
+        };
+        let made = if outcome == Outcome::Applied { self.intent } else { None };
+        Verdict { outcome, cause: Cause::SupervisorDied, made, serving: adopted }
+    }
+}

@@ -1,0 +1,123 @@
+//! What the machine shows of itself: for `status`, and for the simulation's checks.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{GenerationNumber, Kind, OperationKey, StepName, WorkerKey};
+
+/// Where the server as a whole is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing has begun.
+    New,
+    /// The first worker is being started.
+    Starting,
+    /// It serves, or restarts a worker that died in order to serve.
+    Serving,
+    /// It accepts nothing and lets connections end. Listeners stay open, new connections wait.
+    Draining,
+    /// It accepts nothing until it is resumed.
+    Drained,
+    /// It is ending.
+    Stopping,
+    /// It has ended.
+    Stopped,
+}
+
+impl Phase {
+    /// The word used in JSON and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What a worker is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The one that serves, or is to serve as soon as it can.
+    Serving,
+    /// Prepared beside the serving one, to take its place.
+    Candidate,
+    /// Served before; its connections end.
+    Draining,
+}
+
+/// How far a worker's process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Started; has not said hello.
+    Starting,
+    /// Said hello; has no generation yet.
+    Loading,
+    /// Serves its generation.
+    Serving,
+    /// Lets its connections end.
+    Draining,
+    /// Has no connections and accepts none.
+    Drained,
+    /// Was told to end.
+    Stopping,
+    /// Was killed and is not reaped yet.
+    Killed,
+}
+
+/// One worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    /// Its key.
+    pub worker: WorkerKey,
+    /// What it is there for.
+    pub role: Role,
+    /// How far it is.
+    pub stage: Stage,
+    /// What it serves.
+    pub generation: Option<GenerationNumber>,
+}
+
+/// The operation that is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationView {
+    /// Its key.
+    pub operation: OperationKey,
+    /// What it is.
+    pub kind: Kind,
+    /// What it does now.
+    pub step: StepName,
+}
+
+/// A picture of the machine between two steps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Where the server is.
+    pub phase: Phase,
+    /// The generation that a living worker serves. None while there is no such worker: connections wait
+    /// in the accept queue.
+    pub serving: Option<GenerationNumber>,
+    /// While a commit is under way: the generation that may serve already.
+    pub committing: Option<GenerationNumber>,
+    /// The generation that the server is held to: what a restarted worker gets.
+    pub held_to: Option<GenerationNumber>,
+    /// All workers.
+    pub workers: Vec<WorkerView>,
+    /// The active operation, or the one whose outcome is being written.
+    pub operation: Option<OperationView>,
+    /// The remembered reload, if a signal asked for one.
+    pub deferred: Option<OperationKey>,
+    /// How often a dead worker was replaced since the start.
+    pub restarts: u64,
+    /// When the next worker will be started, if one died.
+    pub next_restart: Option<Duration>,
+}
