@@ -1,1 +1,48 @@
-//! handover-testkit
+//! What the end-to-end tests and the benchmarks are written with: real processes, real sockets.
+//!
+//! - [`Workspace`]: a directory of one test, with its own configuration, state and runtime directories.
+//! - [`Handover`]: the shipped binary, started, awaited, signalled, and cleaned up with every process it began.
+//! - [`Process`]: the same for any command (nginx, HAProxy, socat …).
+//! - [`http`], [`websocket`], [`tunnel`], [`curl`]: clients that send exact bytes and show exact bytes.
+//! - [`origin`], [`echo`]: servers behind the proxy, steered by the test.
+//! - [`faults`]: what goes wrong, on purpose: frozen processes, foreign listeners, few descriptors, files that hang.
+//! - [`proc`]: what the kernel says about a process: children, descriptors, memory, CPU, zombies.
+//!
+//! Rules: nothing here sleeps for a fixed time in place of an event; every wait has a [`Deadline`] and says, when it
+//! passes, what was waited for. A helper that cannot do its work panics: its failure is the test's failure.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test helper fails by failing the test"
+)]
+#![allow(clippy::print_stderr, reason = "the test runner captures what a helper says about a failure")]
+
+pub mod curl;
+pub mod echo;
+pub mod faults;
+pub mod http;
+pub mod notify;
+pub mod origin;
+pub mod pattern;
+pub mod proc;
+pub mod tunnel;
+pub mod websocket;
+
+mod control;
+mod deadline;
+mod gate;
+mod handover;
+mod ports;
+mod process;
+mod workspace;
+
+pub use control::{Control, Event, Events};
+pub use deadline::{DEADLINE, Deadline, until};
+pub use gate::{Gate, Gates};
+pub use handover::{CONFIG, Handover, HandoverBuilder, command};
+pub use ports::Port;
+pub use process::{Output, Process, run, signal, wait_for_exit};
+pub use rustix::process::Signal;
+pub use workspace::Workspace;

@@ -1,0 +1,236 @@
+//! The shipped binary under test: started, awaited by its own notification of readiness, ended without remainder.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::control::Control;
+use crate::faults::with_few_descriptors;
+use crate::notify::Notifications;
+use crate::process::{Output, Process, run};
+use crate::workspace::Workspace;
+
+/// The name of the configuration file in a workspace.
+pub const CONFIG: &str = "handover.toml";
+
+/// What is to be started.
+#[derive(Debug)]
+pub struct HandoverBuilder<'a> {
+    binary: PathBuf,
+    workspace: &'a Workspace,
+    config: Option<String>,
+    environment: Vec<(OsString, OsString)>,
+    descriptors: Option<u32>,
+}
+
+impl HandoverBuilder<'_> {
+    /// Serves this configuration, written to `handover.toml` in the workspace. Without it the embedded default.
+    #[must_use]
+    pub fn config(mut self, text: impl Into<String>) -> Self {
+        self.config = Some(text.into());
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Allows it this many open descriptors.
+    #[must_use]
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    #[must_use]
+    #[track_caller]
+    pub fn start(self) -> Handover {
+        match self.try_start() {
+            Ok(handover) => handover,
+            Err(output) => {
+                panic!("handover ended with {} instead of serving:\n{}", output.code, output.all())
+            }
+        }
+    }
+
+    /// Starts it and waits until it is ready or has ended.
+    ///
+    /// # Errors
+    /// It ended before it was ready; what it left.
+    pub fn try_start(self) -> Result<Handover, Output> {
+        let mut handover = self.start_unawaited();
+        handover.wait_ready(0)?;
+        Ok(handover)
+    }
+
+    /// Starts it and waits for nothing.
+    #[must_use]
+    pub fn start_unawaited(self) -> Handover {
+        let notifications = Notifications::listen(&self.workspace.path("run/notify.sock"));
+        let mut command = command(&self.binary, self.workspace);
+        command.arg("serve");
+        if let Some(text) = &self.config {
+            command.arg(self.workspace.write(CONFIG, text));
+        }
+        command.env("NOTIFY_SOCKET", notifications.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(most) = self.descriptors {
+            command = with_few_descriptors(&command, most);
+        }
+        let process = Process::start(command);
+        let control = Control::at(&self.workspace.control_socket());
+        Handover { binary: self.binary, root: Paths::of(self.workspace), process, notifications, control }
+    }
+}
+
+/// What a command line for a workspace needs to know of it.
+#[derive(Debug, Clone)]
+struct Paths {
+    root: PathBuf,
+    runtime: PathBuf,
+    state: PathBuf,
+    control: PathBuf,
+}
+
+impl Paths {
+    fn of(workspace: &Workspace) -> Self {
+        Self {
+            root: workspace.root().to_owned(),
+            runtime: workspace.runtime(),
+            state: workspace.state(),
+            control: workspace.control_socket(),
+        }
+    }
+
+    /// Nothing of the user's own environment may matter: not the home, not another server's control socket.
+    fn command(&self, binary: &Path) -> Command {
+        let mut command = Command::new(binary);
+        command
+            .current_dir(&self.root)
+            .env("HOME", self.root.join("home"))
+            .env("XDG_RUNTIME_DIR", &self.runtime)
+            .env("XDG_STATE_HOME", &self.state)
+            .env("HANDOVER_CONTROL", &self.control)
+            .env("HANDOVER_STATE", self.state.join("handover"))
+            .env("NO_COLOR", "1")
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("LISTEN_FDS")
+            .env_remove("LISTEN_PID")
+            .env_remove("LISTEN_FDNAMES")
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID");
+        command
+    }
+}
+
+/// A command line of the binary for this workspace: its control socket and state directory are set, nothing else.
+#[must_use]
+pub fn command(binary: &Path, workspace: &Workspace) -> Command {
+    Paths::of(workspace).command(binary)
+}
+
+/// A running `handover serve`.
+#[derive(Debug)]
+pub struct Handover {
+    binary: PathBuf,
+    root: Paths,
+    /// The supervisor.
+    pub process: Process,
+    /// What it told the service manager.
+    pub notifications: Notifications,
+    /// Its control socket.
+    pub control: Control,
+}
+
+impl Handover {
+    /// Says what is to be started: `binary` in this workspace.
+    #[must_use]
+    pub fn of<'a>(binary: impl Into<PathBuf>, workspace: &'a Workspace) -> HandoverBuilder<'a> {
+        HandoverBuilder {
+            binary: binary.into(),
+            workspace,
+            config: None,
+            environment: Vec::new(),
+            descriptors: None,
+        }
+    }
+
+    /// Waits for `READY=1` after `mark` (see [`Notifications::mark`]).
+    ///
+    /// # Errors
+    /// The process ended first; what it left.
+    pub fn wait_ready(&mut self, mark: usize) -> Result<(), Output> {
+        let process = &mut self.process;
+        match self.notifications.wait_after_unless(mark, "READY=1", || process.ended()) {
+            Some(_) => Ok(()),
+            None => Err(self.process.wait()),
+        }
+    }
+
+    /// The supervisor's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Sends the supervisor a signal.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// SIGTERM, and what it left when it had ended.
+    pub fn terminate(&mut self) -> Output {
+        self.signal(Signal::TERM);
+        self.process.wait()
+    }
+
+    /// Replaces the configuration file, without a reload.
+    pub fn write_config(&self, text: impl AsRef<[u8]>) {
+        let path = self.root.root.join(CONFIG);
+        let other = self.root.root.join("handover.toml.new");
+        std::fs::write(&other, text).expect("configuration written");
+        std::fs::rename(other, path).expect("configuration put in place");
+    }
+
+    /// Runs an operator's command line against it: `["reload", "--dry-run"]`.
+    #[must_use]
+    pub fn cli<I, A>(&self, arguments: I) -> Output
+    where
+        I: IntoIterator<Item = A>,
+        A: AsRef<std::ffi::OsStr>,
+    {
+        run(self.command(arguments))
+    }
+
+    /// The command line that [`Handover::cli`] runs.
+    #[must_use]
+    pub fn command<I, A>(&self, arguments: I) -> Command
+    where
+        I: IntoIterator<Item = A>,
+        A: AsRef<std::ffi::OsStr>,
+    {
+        let mut command = self.root.command(&self.binary);
+        command.args(arguments);
+        command
+    }
+
+    /// Replaces the configuration and reloads: the command's output.
+    #[must_use]
+    pub fn reload_with(&self, text: impl AsRef<[u8]>) -> Output {
+        self.write_config(text);
+        self.cli(["reload"])
+    }
+
+    /// The serving worker's process.
+    #[must_use]
+    #[track_caller]
+    pub fn worker(&self) -> u32 {
+        self.control.worker()
+    }
+}
