@@ -1,1 +1,32 @@
-//! handover-handoff
+//! Descriptors, and the channel they travel through.
+//!
+//! What a supervisor and its worker need from the kernel beyond what the standard library gives: a
+//! private message channel that carries open descriptors, sealed memory files, the sockets a process
+//! manager passes at start, the identity of the process at the other end, and an executable that is
+//! kept open so that it can be started again after its file was replaced.
+//!
+//! | module | what for |
+//! |---|---|
+//! | [`channel`] | typed messages with descriptors over a `SOCK_SEQPACKET` socket |
+//! | [`memfd`] | bytes in a sealed memory file: what was checked cannot change afterwards |
+//! | [`bundle`] | the bytes of every file that a generation names, in one memory file |
+//! | [`inherit`] | `LISTEN_FDS` and other descriptors that arrive by number |
+//! | [`peer`] | who is at the other end of a Unix socket |
+//! | [`process`] | kept executables, child processes, pidfds, subreaper |
+//! | [`signals`] | signals that a managed process survives, and reads when it wants |
+//!
+//! This is the one crate of the workspace that may use `unsafe`. Each block says why it is needed and
+//! why it is sound.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod bundle;
+pub mod channel;
+pub mod inherit;
+pub mod memfd;
+pub mod peer;
+pub mod process;
+pub mod signals;
+
+pub use bundle::Bundle;
+pub use channel::{Channel, ChannelError};

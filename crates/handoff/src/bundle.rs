@@ -1,0 +1,324 @@
+//! The bytes of every file that a generation names.
+//!
+//! A worker reads each file once, while it prepares; from then on the generation is these bytes and no
+//! longer the files. The supervisor keeps the bundle of the generation that serves: a worker that has to
+//! be replaced starts from it, whatever stands on the disk by then.
+//!
+//! In its memory file a bundle is a magic number, the digest and the length of the index, the index (JSON), and
+//! the files' bytes one after the other in the index's order. Digests are BLAKE3; they are checked on reading.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::memfd::{self, MemfdError};
+
+/// The first bytes of a bundle's memory file, its layout's version among them.
+const MAGIC: &[u8; 8] = b"HOBUNDL1";
+/// The most bytes that all files of one generation may have together.
+pub const MAX_BUNDLE_BYTES: usize = 256 * 1024 * 1024;
+/// The most files that one generation may name.
+pub const MAX_BUNDLE_FILES: usize = 65_536;
+
+/// The files of one generation, by the path under which they were read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bundle {
+    top: Option<PathBuf>,
+    files: BTreeMap<PathBuf, BundleFile>,
+    bytes: usize,
+}
+
+/// One file of a [`Bundle`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleFile {
+    /// What was read.
+    pub bytes: Arc<[u8]>,
+    /// BLAKE3 of the bytes, hexadecimal.
+    pub digest: String,
+    /// False for what is built into the program and only bears a name, not a path.
+    pub on_disk: bool,
+}
+
+/// What can go wrong with a bundle.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// Adding a file would bring it over a limit.
+    #[error(
+        "the files of one generation are over the limit of {MAX_BUNDLE_BYTES} bytes or {MAX_BUNDLE_FILES} files"
+    )]
+    TooBig,
+    /// The index cannot be written.
+    #[error("the index of a bundle cannot be encoded: {0}")]
+    Encode(#[source] serde_json::Error),
+    /// The memory file could not be made or read.
+    #[error(transparent)]
+    Memfd(#[from] MemfdError),
+    /// What was passed as a bundle is none, or not a whole one.
+    #[error("a bundle of files is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl Bundle {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the top-level file.
+    ///
+    /// # Errors
+    /// [`BundleError::TooBig`].
+    pub fn insert_top(&mut self, path: &Path, bytes: Arc<[u8]>) -> Result<(), BundleError> {
+        self.insert(path, bytes)?;
+        self.top = Some(path.to_owned());
+        Ok(())
+    }
+
+    /// Adds a file; one that was added under the same path before is replaced.
+    ///
+    /// # Errors
+    /// [`BundleError::TooBig`].
+    pub fn insert(&mut self, path: &Path, bytes: Arc<[u8]>) -> Result<(), BundleError> {
+        self.insert_file(path.to_owned(), bytes, true)
+    }
+
+    /// Adds a top-level "file" that is built into the program and is not on the disk.
+    ///
+    /// # Errors
+    /// [`BundleError::TooBig`].
+    pub fn insert_built_in_top(&mut self, name: &str, bytes: Arc<[u8]>) -> Result<(), BundleError> {
+        self.insert_file(PathBuf::from(name), bytes, false)?;
+        self.top = Some(PathBuf::from(name));
+        Ok(())
+    }
+
+    fn insert_file(&mut self, path: PathBuf, bytes: Arc<[u8]>, on_disk: bool) -> Result<(), BundleError> {
+        let before = self.files.get(&path).map_or(0, |file| file.bytes.len());
+        let total = self.bytes.saturating_sub(before).saturating_add(bytes.len());
+        if total > MAX_BUNDLE_BYTES || self.files.len() >= MAX_BUNDLE_FILES {
+            return Err(BundleError::TooBig);
+        }
+        let digest = blake3::hash(&bytes).to_hex().to_string();
+        self.bytes = total;
+        self.files.insert(path, BundleFile { bytes, digest, on_disk });
+        Ok(())
+    }
+
+    /// The path of the top-level file, if there is one.
+    #[must_use]
+    pub fn top(&self) -> Option<&Path> {
+        self.top.as_deref()
+    }
+
+    /// The bytes of the top-level file.
+    #[must_use]
+    pub fn top_bytes(&self) -> Option<&Arc<[u8]>> {
+        self.get(self.top()?)
+    }
+
+    /// The bytes that were read under this path.
+    #[must_use]
+    pub fn get(&self, path: &Path) -> Option<&Arc<[u8]>> {
+        self.files.get(path).map(|file| &file.bytes)
+    }
+
+    /// All files, the top-level one first, then by path.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &BundleFile)> {
+        let top = self.top.as_deref();
+        let first = top.and_then(|top| self.files.get_key_value(top));
+        let others = self.files.iter().filter(move |(path, _)| top != Some(path.as_path()));
+        first.into_iter().chain(others).map(|(path, file)| (path.as_path(), file))
+    }
+
+    /// True if there is no file in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// BLAKE3, hexadecimal, over the paths and digests of all files: two bundles with the same one are the same.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (path, file) in self.files() {
+            let path = path.as_os_str().as_bytes();
+            hasher.update(&(path.len() as u64).to_le_bytes());
+            hasher.update(path);
+            hasher.update(file.digest.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Writes the bundle into a sealed memory file.
+    ///
+    /// # Errors
+    /// The system is out of memory or the process out of descriptors.
+    pub fn to_memfd(&self) -> Result<OwnedFd, BundleError> {
+        let files = self.files().map(|(path, file)| IndexFile {
+            path: PathText::from(path),
+            bytes: file.bytes.len() as u64,
+            digest: file.digest.clone(),
+            on_disk: file.on_disk,
+        });
+        let index = Index { top: self.top.as_deref().map(PathText::from), files: files.collect() };
+        let index = serde_json::to_vec(&index).map_err(BundleError::Encode)?;
+        let mut bytes = Vec::with_capacity(MAGIC.len() + blake3::OUT_LEN + 8 + index.len() + self.bytes);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(blake3::hash(&index).as_bytes());
+        bytes.extend_from_slice(&(index.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&index);
+        for (_, file) in self.files() {
+            bytes.extend_from_slice(&file.bytes);
+        }
+        Ok(memfd::sealed("handover-bundle", &bytes)?)
+    }
+
+    /// Reads a bundle from a sealed memory file and checks every digest.
+    ///
+    /// # Errors
+    /// It is not sealed, too big, or no whole bundle.
+    pub fn from_memfd(file: impl AsFd) -> Result<Self, BundleError> {
+        /// Room for the index of a bundle that is full, at a generous length of path.
+        const MAX_INDEX_BYTES: usize = MAX_BUNDLE_FILES * 512;
+        let bytes = memfd::read_sealed(file, MAX_BUNDLE_BYTES + MAX_INDEX_BYTES)?;
+        let damaged = BundleError::Damaged;
+        let rest = bytes.strip_prefix(MAGIC).ok_or(damaged("it does not start with its magic number"))?;
+        let (digest, rest) =
+            rest.split_first_chunk::<{ blake3::OUT_LEN }>().ok_or(damaged("it has no index"))?;
+        let (length, rest) = rest.split_first_chunk::<8>().ok_or(damaged("it has no index"))?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let (index, mut rest) = rest.split_at_checked(length).ok_or(damaged("its index is cut short"))?;
+        if blake3::hash(index) != *digest {
+            return Err(damaged("its index does not have its digest"));
+        }
+        let index: Index =
+            serde_json::from_slice(index).map_err(|_| damaged("its index cannot be understood"))?;
+        let mut bundle = Bundle::new();
+        for file in index.files {
+            let length = usize::try_from(file.bytes).unwrap_or(usize::MAX);
+            let (content, after) = rest.split_at_checked(length).ok_or(damaged("a file is cut short"))?;
+            rest = after;
+            let path = PathBuf::from(file.path);
+            bundle.insert_file(path.clone(), Arc::from(content), file.on_disk)?;
+            if bundle.files.get(&path).is_none_or(|kept| kept.digest != file.digest) {
+                return Err(damaged("a file does not have the digest that the index gives it"));
+            }
+        }
+        if !rest.is_empty() {
+            return Err(damaged("there is more in it than its index says"));
+        }
+        bundle.top = index.top.map(PathBuf::from);
+        if bundle.top.as_ref().is_some_and(|top| !bundle.files.contains_key(top)) {
+            return Err(damaged("its top-level file is missing"));
+        }
+        Ok(bundle)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Index {
+    top: Option<PathText>,
+    files: Vec<IndexFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IndexFile {
+    path: PathText,
+    bytes: u64,
+    digest: String,
+    on_disk: bool,
+}
+
+/// A path in JSON: as text where it is text, else byte by byte.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum PathText {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<&Path> for PathText {
+    fn from(path: &Path) -> Self {
+        match path.to_str() {
+            Some(text) => PathText::Text(text.to_owned()),
+            None => PathText::Bytes(path.as_os_str().as_bytes().to_vec()),
+        }
+    }
+}
+
+impl From<PathText> for PathBuf {
+    fn from(text: PathText) -> Self {
+        match text {
+            PathText::Text(text) => PathBuf::from(text),
+            PathText::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Bundle {
+        let mut bundle = Bundle::new();
+        bundle.insert(Path::new("/a/body.html"), Arc::from(&b"<p>hello"[..])).unwrap();
+        bundle.insert_top(Path::new("/z/hello.toml"), Arc::from(&b"listeners = []"[..])).unwrap();
+        bundle.insert(Path::new("/a/empty"), Arc::from(&b""[..])).unwrap();
+        bundle
+    }
+
+    #[test]
+    fn a_bundle_comes_back_from_its_memory_file_as_it_was() {
+        let odd = PathBuf::from(OsString::from_vec(b"/a/\xff.key".to_vec()));
+        let mut bundle = example();
+        bundle.insert(&odd, Arc::from(&[0, 255, 10][..])).unwrap();
+        let back = Bundle::from_memfd(bundle.to_memfd().unwrap()).unwrap();
+        assert_eq!(back, bundle);
+        assert_eq!(back.digest(), bundle.digest());
+        assert_eq!(&back.top_bytes().unwrap()[..], b"listeners = []");
+        assert_eq!(back.get(&odd).unwrap()[..], [0, 255, 10]);
+    }
+
+    #[test]
+    fn the_top_level_file_comes_first() {
+        let bundle = example();
+        let paths: Vec<_> = bundle.files().map(|(path, _)| path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["/z/hello.toml", "/a/body.html", "/a/empty"]);
+    }
+
+    #[test]
+    fn the_digest_changes_with_any_byte_and_any_path() {
+        let digest = example().digest();
+        let mut other = example();
+        other.insert(Path::new("/a/body.html"), Arc::from(&b"<p>hello!"[..])).unwrap();
+        assert_ne!(other.digest(), digest);
+        let mut other = example();
+        other.insert(Path::new("/a/more"), Arc::from(&b""[..])).unwrap();
+        assert_ne!(other.digest(), digest);
+    }
+
+    #[test]
+    fn no_damaged_bundle_is_taken() {
+        let whole = memfd::read_sealed(example().to_memfd().unwrap(), 1 << 20).unwrap();
+        for cut in 0..whole.len() {
+            let file = memfd::sealed("test", &whole[..cut]).unwrap();
+            assert!(Bundle::from_memfd(file).is_err(), "cut to {cut} of {} bytes", whole.len());
+        }
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            let file = memfd::sealed("test", &bytes).unwrap();
+            assert!(Bundle::from_memfd(file).is_err(), "byte {at} changed");
+        }
+        let mut longer = whole;
+        longer.push(0);
+        assert!(Bundle::from_memfd(memfd::sealed("test", &longer).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,241 @@
+//! Descriptors that a process finds open when it starts, announced by number in its environment.
+//!
+//! - `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`: listening sockets from a service manager
+//!   (sd_listen_fds(3)). They are for the process with the announced ID only; a child that inherited the
+//!   variables must leave them alone, and must not be given them in the first place.
+//! - [`CHANNEL_VARIABLE`]: a worker's channel to its supervisor.
+//!
+//! Taking ownership of a descriptor by its number is sound only if nobody else in the process owns that
+//! number. So both are to be taken first thing in `main`; each number is given out once; and what is
+//! found there must be what was announced (a listening socket, a `SOCK_SEQPACKET` socket), which a
+//! descriptor that the process opened for itself at that point is not.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::FdFlags;
+use rustix::net::SocketType;
+
+/// Environment variable with the number of a worker's channel to its supervisor.
+pub const CHANNEL_VARIABLE: &str = "HANDOVER_CHANNEL";
+/// Environment variable with the path at which a worker, once its supervisor is gone, is found by the next one.
+pub const SUCCESSION_VARIABLE: &str = "HANDOVER_SUCCESSION";
+
+/// Variables that mean this process and nobody else: never passed on to a child, unless set for it anew.
+pub const PRIVATE_VARIABLES: [&str; 10] = [
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "FDSTORE",
+    CHANNEL_VARIABLE,
+    SUCCESSION_VARIABLE,
+];
+
+/// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
+const LISTEN_FDS_START: RawFd = 3;
+/// The most that are taken from a service manager.
+const MAX_LISTEN_FDS: usize = 1024;
+
+/// A socket from the service manager.
+#[derive(Debug)]
+pub struct Inherited {
+    /// Its name (`FileDescriptorName=`), `unknown` if the manager gave none.
+    pub name: String,
+    /// The listening socket, close-on-exec.
+    pub socket: OwnedFd,
+}
+
+/// Why announced descriptors cannot be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InheritError {
+    /// A variable does not say what it should.
+    #[error("the environment variable {variable}={value:?} {problem}")]
+    Variable {
+        /// The variable's name.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The descriptor is not open, or not what it should be.
+    #[error("descriptor {fd}, announced by {variable}, {problem}")]
+    Descriptor {
+        /// The variable that announced it.
+        variable: &'static str,
+        /// Its number.
+        fd: RawFd,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Numbers that were given out already.
+static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// The listening sockets that a service manager passed to this very process; none if they are meant for
+/// another one, or were taken already. Call it first thing in `main`.
+///
+/// # Errors
+/// The variables contradict themselves or what is open. Then nothing is taken.
+pub fn listen_fds() -> Result<Vec<Inherited>, InheritError> {
+    let variable = |name| env::var(name).ok();
+    let (pid, fds, names) = (variable("LISTEN_PID"), variable("LISTEN_FDS"), variable("LISTEN_FDNAMES"));
+    let names = announced(std::process::id(), pid.as_deref(), fds.as_deref(), names.as_deref())?;
+    let mut numbered = Vec::with_capacity(names.len());
+    for (fd, name) in (LISTEN_FDS_START..).zip(names) {
+        check(fd, "LISTEN_FDS", is_listening)?;
+        numbered.push((fd, name));
+    }
+    let taken = numbered.into_iter().filter_map(|(fd, name)| Some(Inherited { name, socket: take(fd)? }));
+    Ok(taken.collect())
+}
+
+/// The channel to the supervisor that started this process as its worker; `None` in any other process, or
+/// if it was taken already. Call it first thing in `main`.
+///
+/// # Errors
+/// The variable does not hold the number of a connected `SOCK_SEQPACKET` socket.
+pub fn channel() -> Result<Option<OwnedFd>, InheritError> {
+    let Ok(value) = env::var(CHANNEL_VARIABLE) else { return Ok(None) };
+    let variable = CHANNEL_VARIABLE;
+    let Some(fd) = value.parse::<RawFd>().ok().filter(|fd| *fd >= LISTEN_FDS_START) else {
+        return Err(InheritError::Variable { variable, value, problem: "is not a descriptor's number" });
+    };
+    check(fd, variable, is_channel)?;
+    Ok(take(fd))
+}
+
+/// What the three variables say: the names of descriptors 3, 4 …
+fn announced(
+    own_pid: u32,
+    pid: Option<&str>,
+    fds: Option<&str>,
+    names: Option<&str>,
+) -> Result<Vec<String>, InheritError> {
+    let (Some(pid), Some(fds)) = (pid, fds) else { return Ok(Vec::new()) };
+    let wrong = |variable, value: &str, problem| InheritError::Variable {
+        variable,
+        value: value.to_owned(),
+        problem,
+    };
+    let Ok(pid) = pid.parse::<u32>() else {
+        return Err(wrong("LISTEN_PID", pid, "is not a process ID"));
+    };
+    if pid != own_pid {
+        return Ok(Vec::new());
+    }
+    let Some(count) = fds.parse::<usize>().ok().filter(|count| *count <= MAX_LISTEN_FDS) else {
+        return Err(wrong("LISTEN_FDS", fds, "is not a number of descriptors, or too high"));
+    };
+    let Some(names) = names else { return Ok(vec!["unknown".to_owned(); count]) };
+    let split: Vec<String> = names.split(':').map(str::to_owned).collect();
+    if split.len() != count && !(count == 0 && names.is_empty()) {
+        return Err(wrong("LISTEN_FDNAMES", names, "does not have as many names as LISTEN_FDS says"));
+    }
+    Ok(split.into_iter().take(count).collect())
+}
+
+fn check(
+    fd: RawFd,
+    variable: &'static str,
+    fits: fn(BorrowedFd<'_>) -> io::Result<Result<(), &'static str>>,
+) -> Result<(), InheritError> {
+    let problem = |problem: String| InheritError::Descriptor { variable, fd, problem };
+    // SAFETY: needed because the number comes from the environment. `fd` is 3 or above and so not -1. If it
+    // is not open, the system calls made with it say EBADF; nothing closes it while it is borrowed here,
+    // because this is the start of `main`, and the borrow ends with this function.
+    #[allow(unsafe_code, reason = "a descriptor is known by its number only; see above")]
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    match fits(borrowed) {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => return Err(problem(why.to_owned())),
+        Err(error) => return Err(problem(format!("cannot be used: {error}"))),
+    }
+    rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC)
+        .map_err(|errno| problem(format!("cannot be set close-on-exec: {errno}")))
+}
+
+fn is_listening(fd: BorrowedFd<'_>) -> io::Result<Result<(), &'static str>> {
+    let listens = rustix::net::sockopt::socket_acceptconn(fd)?;
+    Ok(if listens { Ok(()) } else { Err("is a socket that does not listen") })
+}
+
+fn is_channel(fd: BorrowedFd<'_>) -> io::Result<Result<(), &'static str>> {
+    let kind = rustix::net::sockopt::socket_type(fd)?;
+    let listens = rustix::net::sockopt::socket_acceptconn(fd)?;
+    Ok(if kind == SocketType::SEQPACKET && !listens {
+        Ok(())
+    } else {
+        Err("is not a connected SOCK_SEQPACKET socket")
+    })
+}
+
+fn take(fd: RawFd) -> Option<OwnedFd> {
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if !taken.insert(fd) {
+        return None;
+    }
+    // SAFETY: needed because an inherited descriptor has no owner in this program yet. `check` saw that it is
+    // open and of the announced kind, and TAKEN that this is the first and only time it is given out.
+    #[allow(unsafe_code, reason = "takes ownership of an inherited descriptor; see above")]
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    Some(owned)
+}
+
+/// Sets or clears close-on-exec on a descriptor, which is what decides whether the next program has it.
+pub(crate) fn set_inheritable(fd: impl AsFd, inheritable: bool) -> io::Result<()> {
+    let flags = if inheritable { FdFlags::empty() } else { FdFlags::CLOEXEC };
+    Ok(rustix::io::fcntl_setfd(fd, flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_for_another_process_are_left_alone() {
+        assert_eq!(announced(7, Some("8"), Some("1"), Some("web")).unwrap(), Vec::<String>::new());
+        assert_eq!(announced(7, None, Some("1"), None).unwrap(), Vec::<String>::new());
+        assert_eq!(announced(7, Some("7"), None, Some("web")).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn names_are_checked_against_the_count() {
+        assert_eq!(announced(7, Some("7"), Some("2"), Some("web:api")).unwrap(), ["web", "api"]);
+        assert_eq!(announced(7, Some("7"), Some("2"), None).unwrap(), ["unknown", "unknown"]);
+        assert_eq!(announced(7, Some("7"), Some("0"), Some("")).unwrap(), Vec::<String>::new());
+        assert!(announced(7, Some("7"), Some("2"), Some("web")).is_err());
+        assert!(announced(7, Some("7"), Some("1"), Some("web:api")).is_err());
+    }
+
+    #[test]
+    fn numbers_that_are_none_or_too_high_are_refused() {
+        for fds in ["", "-1", "+", "1 ", "0x1", "1025", "99999999999999999999"] {
+            assert!(announced(7, Some("7"), Some(fds), None).is_err(), "{fds:?}");
+        }
+        assert!(announced(7, Some("seven"), Some("1"), None).is_err());
+    }
+
+    #[test]
+    fn a_descriptor_that_is_not_open_or_no_socket_is_refused() {
+        use std::os::fd::AsRawFd;
+        let file = tempfile::tempfile().unwrap();
+        let error = check(file.as_raw_fd(), "LISTEN_FDS", is_listening).unwrap_err();
+        assert!(error.to_string().contains("announced by LISTEN_FDS"), "{error}");
+        assert!(check(1_000_000, "LISTEN_FDS", is_listening).is_err());
+        let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(check(stream.as_raw_fd(), "LISTEN_FDS", is_listening).is_err());
+        assert!(check(stream.as_raw_fd(), CHANNEL_VARIABLE, is_channel).is_err());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        check(listener.as_raw_fd(), "LISTEN_FDS", is_listening).unwrap();
+    }
+}

@@ -1,0 +1,362 @@
+//! Executables that are kept open, processes started from them, and how their end is noticed.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
+
+use crate::inherit::{self, PRIVATE_VARIABLES};
+use crate::signals;
+
+/// An executable file that is kept open: it can be started again although its path has since been
+/// deleted, replaced or half overwritten by a copy.
+#[derive(Debug)]
+pub struct Executable {
+    file: OwnedFd,
+    path: PathBuf,
+}
+
+impl Executable {
+    /// The one that this process runs. The kernel knows it whatever became of its path.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted, or the process is out of descriptors.
+    pub fn current() -> io::Result<Self> {
+        let path = std::fs::read_link("/proc/self/exe")?;
+        Ok(Executable { file: open_executable(Path::new("/proc/self/exe"))?, path })
+    }
+
+    /// The one at this path, as it is now.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Executable { file: open_executable(path)?, path: path.to_owned() })
+    }
+
+    /// Where it was found.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// BLAKE3 of the file, hexadecimal.
+    ///
+    /// # Errors
+    /// It may be executed but not read, or reading failed.
+    pub fn digest(&self) -> io::Result<String> {
+        // Opened anew: the descriptor may be for executing only, and its position is not ours to move.
+        let file = File::open(self.by_descriptor())?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file)?;
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    fn by_descriptor(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+fn open_executable(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    // O_PATH, because a file that may be executed need not be readable (open(2)).
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// What a process is to be started with.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// What to execute.
+    pub executable: &'a Executable,
+    /// `argv`, its name (`argv[0]`) first.
+    pub arguments: &'a [OsString],
+    /// Variables to set beside those that are passed on. [`PRIVATE_VARIABLES`] are not passed on.
+    pub environment: &'a [(OsString, OsString)],
+    /// Descriptors that the process keeps, under the same numbers; all others are close-on-exec.
+    pub descriptors: &'a [BorrowedFd<'a>],
+}
+
+impl Spawn<'_> {
+    /// Starts the process, in a process group of its own, so that a terminal's signals reach the parent only,
+    /// with standard input empty, and with [`signals::MANAGED`] blocked, so that a stray signal cannot end it
+    /// before it has decided what to do with signals.
+    ///
+    /// # Errors
+    /// As execve(2) and fork(2): out of processes, descriptors or memory, or the file cannot be executed.
+    pub fn start(&self) -> io::Result<Child> {
+        let mut command = Command::new(self.executable.by_descriptor());
+        let (name, arguments) = match self.arguments.split_first() {
+            Some((name, arguments)) => (name.clone(), arguments),
+            None => (self.executable.path().as_os_str().to_owned(), &[][..]),
+        };
+        command.arg0(name).args(arguments).stdin(Stdio::null()).process_group(0);
+        for variable in PRIVATE_VARIABLES {
+            command.env_remove(variable);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // Duplicates would be closed with the closure; the numbers stay valid because `self` borrows the
+        // descriptors until the child has been started.
+        let mut kept = Vec::with_capacity(self.descriptors.len());
+        for descriptor in self.descriptors {
+            kept.push(Kept { number: descriptor.as_raw_fd() });
+        }
+        let in_child = move || {
+            for descriptor in &kept {
+                inherit::set_inheritable(descriptor, true)?;
+            }
+            signals::block_managed()
+        };
+        // SAFETY: needed because what a child keeps must be decided between fork and exec: done in the parent,
+        // every other child started meanwhile would get the descriptors too. Sound: the closure makes only
+        // system calls (fcntl, sigprocmask), which are async-signal-safe; it neither allocates nor locks.
+        #[allow(unsafe_code, reason = "pre_exec; see above")]
+        unsafe {
+            command.pre_exec(in_child);
+        }
+        let child = command.spawn()?;
+        Child::of(child.id())
+    }
+}
+
+/// A descriptor's number, of which its owner is known to outlive the spawning.
+struct Kept {
+    number: i32,
+}
+
+impl AsFd for Kept {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: needed because the closure of `pre_exec` must be 'static and so cannot borrow. Sound: it runs
+        // inside `Command::spawn`, during which `Spawn::descriptors` is borrowed, hence open.
+        #[allow(unsafe_code, reason = "see above")]
+        unsafe {
+            BorrowedFd::borrow_raw(self.number)
+        }
+    }
+}
+
+/// A process, held so that its ID cannot come to mean another one: by a pidfd (pidfd_open(2)), which
+/// becomes readable when the process ends.
+///
+/// Dropping it does not end the process.
+#[derive(Debug)]
+pub struct Child {
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Child {
+    /// Takes hold of a process by its ID. For a child of this process that was not waited for yet, the ID is
+    /// certain; for another one, prove afterwards that it still lives (by an answer on its channel).
+    ///
+    /// # Errors
+    /// It does not exist, or the process is out of descriptors.
+    pub fn of(pid: u32) -> io::Result<Child> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        Ok(Child { pid, pidfd: rustix::process::pidfd_open(raw, PidfdFlags::empty())? })
+    }
+
+    /// Its process ID.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends it a signal. That it has ended already is no error.
+    ///
+    /// # Errors
+    /// It may not be signalled by this user.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Ends it at once (SIGKILL).
+    ///
+    /// # Errors
+    /// As [`Child::signal`].
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// How it ended, if it did; this reaps it. Only for a child of this process.
+    ///
+    /// # Errors
+    /// ECHILD: it is not a child, or was waited for already.
+    pub fn try_wait(&self) -> io::Result<Option<Exit>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?;
+        Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Unknown,
+        }))
+    }
+}
+
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl AsRawFd for Child {
+    fn as_raw_fd(&self) -> i32 {
+        self.pidfd.as_raw_fd()
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It was not this process's child, so nobody told.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Signal(signal) => match signals::name(*signal) {
+                Some(name) => write!(f, "was ended by signal {name}"),
+                None => write!(f, "was ended by signal {signal}"),
+            },
+            Exit::Unknown => f.write_str("ended"),
+        }
+    }
+}
+
+/// Reaps one child that has ended, whichever it is: a worker, or an orphan that fell to this process as
+/// PID 1 or subreaper. `None` when there is none left to reap.
+///
+/// # Errors
+/// Never for want of children; otherwise as waitpid(2).
+pub fn reap_any() -> io::Result<Option<(u32, Exit)>> {
+    match rustix::process::waitpid(None, WaitOptions::NOHANG) {
+        Ok(Some((pid, status))) => {
+            let exit = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            };
+            Ok(Some((pid.as_raw_nonzero().get().unsigned_abs(), exit)))
+        }
+        Ok(None) | Err(Errno::CHILD) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Makes descendants of this process that lose their parent its children, so that it can reap them
+/// (PR_SET_CHILD_SUBREAPER, prctl(2)).
+///
+/// # Errors
+/// The kernel does not allow it.
+pub fn become_subreaper() -> io::Result<()> {
+    // Any process ID but none switches it on.
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+
+    use super::*;
+
+    fn shell(script: &str, environment: &[(OsString, OsString)], descriptors: &[BorrowedFd<'_>]) -> Child {
+        let executable = Executable::open(Path::new("/bin/sh")).unwrap();
+        let arguments = ["sh", "-c", script].map(OsString::from);
+        Spawn { executable: &executable, arguments: &arguments, environment, descriptors }.start().unwrap()
+    }
+
+    fn end(child: &Child) -> Exit {
+        let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+        let ready = rustix::event::poll(&mut [PollFd::new(child, PollFlags::IN)], Some(&limit)).unwrap();
+        assert_eq!(ready, 1, "the process did not end in time");
+        child.try_wait().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_kept_executable_starts_although_its_path_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("true");
+        std::fs::copy("/bin/true", &path).unwrap();
+        let executable = Executable::open(&path).unwrap();
+        let digest = executable.digest().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "not a program").unwrap();
+        let spawn = Spawn { executable: &executable, arguments: &[], environment: &[], descriptors: &[] };
+        assert_eq!(end(&spawn.start().unwrap()), Exit::Code(0));
+        assert_eq!(executable.digest().unwrap(), digest);
+    }
+
+    #[test]
+    fn a_child_has_the_descriptors_it_was_given_and_no_others() {
+        let (mine, given) = io::pipe().unwrap();
+        let (_other_read, other) = io::pipe().unwrap();
+        let script = format!(
+            "test -e /proc/self/fd/{} && ! test -e /proc/self/fd/{} && ! test -e /proc/self/fd/{}",
+            given.as_raw_fd(),
+            other.as_raw_fd(),
+            mine.as_raw_fd()
+        );
+        assert_eq!(end(&shell(&script, &[], &[given.as_fd()])), Exit::Code(0));
+    }
+
+    #[test]
+    fn a_child_gets_no_variable_that_is_meant_for_its_parent() {
+        const ROLE: &str = "HANDOVER_TEST_IS_THE_PARENT";
+        if std::env::var_os(ROLE).is_some() {
+            assert_eq!(std::env::var("LISTEN_FDS").unwrap(), "1");
+            let script = "test -z \"$LISTEN_FDS\" && test -z \"$NOTIFY_SOCKET\" && test \"$MINE\" = yes";
+            assert_eq!(end(&shell(script, &[("MINE".into(), "yes".into())], &[])), Exit::Code(0));
+            return;
+        }
+        // This test once more, in a process that has the variables set.
+        let own = std::env::current_exe().unwrap();
+        let status = Command::new(own)
+            .args(["--exact", "process::tests::a_child_gets_no_variable_that_is_meant_for_its_parent"])
+            .envs([(ROLE, "1"), ("LISTEN_FDS", "1"), ("NOTIFY_SOCKET", "/nowhere")])
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    #[test]
+    fn a_stray_signal_does_not_end_a_child_that_has_not_decided_about_signals() {
+        let script = "for s in HUP TERM INT QUIT USR1 USR2; do kill -s $s $$; done; exit 3";
+        assert_eq!(end(&shell(script, &[], &[])), Exit::Code(3));
+    }
+
+    #[test]
+    fn an_end_by_a_signal_is_told_by_its_name() {
+        let child = shell("exec sleep 1000", &[], &[]);
+        child.kill().unwrap();
+        let exit = end(&child);
+        assert_eq!(exit, Exit::Signal(9));
+        assert_eq!(exit.to_string(), "was ended by signal KILL");
+        child.kill().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_an_error_and_leaves_no_child() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("text");
+        std::fs::write(&path, "text").unwrap();
+        let executable = Executable::open(&path).unwrap();
+        let spawn = Spawn { executable: &executable, arguments: &[], environment: &[], descriptors: &[] };
+        assert_eq!(spawn.start().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+}
