@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Actor, Change, Kind, Losses, Outcome, Problem};
+use crate::outcome::{CauseSchema, KindSchema, OutcomeSchema};
+use crate::{Actor, Cause, Change, Kind, Losses, Outcome, Problem, Refused};
 
 /// Whether an operation still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -30,18 +31,25 @@ pub struct Operation {
     /// Its ID: the Idempotency-Key if one was given, else made by the supervisor.
     pub id: String,
     /// What was asked for.
+    #[schema(value_type = KindSchema)]
     pub kind: Kind,
     /// Name of the action, for `action`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
-    /// Only checked, not applied.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub dry_run: bool,
     /// Runs, or done.
     pub state: OperationState,
     /// How it ended; absent while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<OutcomeSchema>)]
     pub outcome: Option<Outcome>,
+    /// Why it ended so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CauseSchema>)]
+    pub cause: Option<Cause>,
+    /// Why it was never admitted, in a word (`forbidden`, `busy`, `stale` …): the `type` of the error answer.
+    /// Such a request has an ID of its own, never the Idempotency-Key, and can be sent again with that key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Who asked.
     pub actor: Actor,
     /// Why, in the words of who asked.
@@ -62,6 +70,9 @@ pub struct Operation {
     /// What was accepted and deserves a look.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Problem>,
+    /// Changes, errors and warnings that the journal left out because there were too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// Connections that were cut, by kind.
     #[serde(default, skip_serializing_if = "Losses::is_empty")]
     pub losses: Losses,
@@ -80,8 +91,8 @@ pub struct Operation {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-fn is_false(value: &bool) -> bool {
-    !*value
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 impl Operation {
@@ -92,9 +103,10 @@ impl Operation {
             id: id.into(),
             kind,
             action: None,
-            dry_run: false,
             state: OperationState::Running,
             outcome: None,
+            cause: None,
+            refused: None,
             actor,
             comment: None,
             generation: None,
@@ -102,6 +114,7 @@ impl Operation {
             changes: Vec::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
+            left_out: 0,
             losses: Losses::default(),
             steps: Vec::new(),
             started_at: started_at.into(),
@@ -113,10 +126,22 @@ impl Operation {
         operation
     }
 
-    /// Ends the operation: sets outcome, duration and the sentence. Everything else must be filled in before.
-    pub fn finish(&mut self, outcome: Outcome, ms: f64) {
+    /// A request that was refused, as the history shows it. `id` must be a new one, not the Idempotency-Key.
+    #[must_use]
+    pub fn refused(mut self, why: &Refused, serving_generation: Option<u64>) -> Self {
+        self.refused = Some(why.word().to_owned());
+        self.errors = vec![Problem::new(why.to_string())];
+        self.serving_generation = serving_generation;
+        self.finish(Outcome::Rejected, Cause::Refused, 0.0);
+        self
+    }
+
+    /// Ends the operation: sets outcome, cause, duration and the sentence. Everything else must be filled in
+    /// before.
+    pub fn finish(&mut self, outcome: Outcome, cause: Cause, ms: f64) {
         self.state = OperationState::Done;
         self.outcome = Some(outcome);
+        self.cause = Some(cause);
         self.ms = ms;
         self.message = self.sentence();
     }

@@ -1,44 +1,163 @@
-//! What an operation is, and how it ended.
+//! The lifecycle's own words, and how the API's description (OpenAPI) shows them.
+//!
+//! The lifecycle crate knows nothing of OpenAPI. The enums here say the same words to the generator; a test
+//! holds them against the originals.
 
-use serde::{Deserialize, Serialize};
+pub use crate::interim::{Cause, Kind, Outcome, Phase};
 use utoipa::ToSchema;
 
 /// What was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(ToSchema, serde::Serialize)]
+#[schema(as = Kind)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// The first generation after the supervisor came up.
+#[allow(dead_code, reason = "only its schema is used")]
+pub(crate) enum KindSchema {
     Start,
-    /// A new generation from the files on disk; with `dry_run`, only checked.
     Reload,
-    /// One of the server's own actions, e.g. `reload_certs`.
+    DryRun,
     Action,
-    /// What is in flight ends; listeners are held; new connections wait in the accept queue.
     Drain,
-    /// Serve again after a drain.
     Resume,
-    /// Drain, then exit.
     Stop,
-    /// A dead worker is replaced by another with the serving generation.
-    Respawn,
 }
 
-/// How an operation ended: exactly one of these, written to the journal before anybody is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+/// How an operation ended: exactly one of these, in the journal before anybody is told.
+#[derive(ToSchema, serde::Serialize)]
+#[schema(as = Outcome)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// Done, and it serves.
+#[allow(dead_code, reason = "only its schema is used")]
+pub(crate) enum OutcomeSchema {
     Applied,
-    /// There was nothing to do: what was asked for is what serves.
     Unchanged,
-    /// Refused: the configuration is wrong, or the operation may not run now. Nothing changed.
     Rejected,
-    /// The candidate failed or took too long. The old generation serves.
     NotReady,
-    /// It was begun and undone. The old generation serves.
     RolledBack,
-    /// Done, and connections had to be cut at the deadline: see the losses.
     AppliedWithLosses,
-    /// Nobody can say; ask for the operation by its ID.
     Unknown,
+}
+
+/// Why it ended so.
+#[derive(ToSchema, serde::Serialize)]
+#[schema(as = Cause)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(crate) enum CauseSchema {
+    Done,
+    AlreadySo,
+    DryRun,
+    Adopted,
+    Refused,
+    PrepareDeadline,
+    BindDeadline,
+    CommitDeadline,
+    WorkerDied,
+    NoWorker,
+    NoAnswer,
+    JournalFailed,
+    ShuttingDown,
+    Resumed,
+    DrainForced,
+    ActionFailed,
+    SupervisorDied,
+}
+
+/// What the server as a whole is doing.
+#[derive(ToSchema, serde::Serialize)]
+#[schema(as = Phase)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(crate) enum PhaseSchema {
+    New,
+    Starting,
+    Serving,
+    Draining,
+    Drained,
+    Stopping,
+    Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The twin of every variant, so that a new one does not compile until it is described.
+    fn kind(kind: Kind) -> KindSchema {
+        match kind {
+            Kind::Start => KindSchema::Start,
+            Kind::Reload => KindSchema::Reload,
+            Kind::DryRun => KindSchema::DryRun,
+            Kind::Action => KindSchema::Action,
+            Kind::Drain => KindSchema::Drain,
+            Kind::Resume => KindSchema::Resume,
+            Kind::Stop => KindSchema::Stop,
+        }
+    }
+
+    fn outcome(outcome: Outcome) -> OutcomeSchema {
+        match outcome {
+            Outcome::Applied => OutcomeSchema::Applied,
+            Outcome::Unchanged => OutcomeSchema::Unchanged,
+            Outcome::Rejected => OutcomeSchema::Rejected,
+            Outcome::NotReady => OutcomeSchema::NotReady,
+            Outcome::RolledBack => OutcomeSchema::RolledBack,
+            Outcome::AppliedWithLosses => OutcomeSchema::AppliedWithLosses,
+            Outcome::Unknown => OutcomeSchema::Unknown,
+        }
+    }
+
+    fn cause(cause: Cause) -> CauseSchema {
+        match cause {
+            Cause::Done => CauseSchema::Done,
+            Cause::AlreadySo => CauseSchema::AlreadySo,
+            Cause::DryRun => CauseSchema::DryRun,
+            Cause::Adopted => CauseSchema::Adopted,
+            Cause::Refused => CauseSchema::Refused,
+            Cause::PrepareDeadline => CauseSchema::PrepareDeadline,
+            Cause::BindDeadline => CauseSchema::BindDeadline,
+            Cause::CommitDeadline => CauseSchema::CommitDeadline,
+            Cause::WorkerDied => CauseSchema::WorkerDied,
+            Cause::NoWorker => CauseSchema::NoWorker,
+            Cause::NoAnswer => CauseSchema::NoAnswer,
+            Cause::JournalFailed => CauseSchema::JournalFailed,
+            Cause::ShuttingDown => CauseSchema::ShuttingDown,
+            Cause::Resumed => CauseSchema::Resumed,
+            Cause::DrainForced => CauseSchema::DrainForced,
+            Cause::ActionFailed => CauseSchema::ActionFailed,
+            Cause::SupervisorDied => CauseSchema::SupervisorDied,
+        }
+    }
+
+    fn phase(phase: Phase) -> PhaseSchema {
+        match phase {
+            Phase::New => PhaseSchema::New,
+            Phase::Starting => PhaseSchema::Starting,
+            Phase::Serving => PhaseSchema::Serving,
+            Phase::Draining => PhaseSchema::Draining,
+            Phase::Drained => PhaseSchema::Drained,
+            Phase::Stopping => PhaseSchema::Stopping,
+            Phase::Stopped => PhaseSchema::Stopped,
+        }
+    }
+
+    #[test]
+    fn the_description_uses_the_words_that_are_sent() {
+        let word = |value: &dyn erased::Word| value.word();
+        for o in Outcome::ALL {
+            assert_eq!(word(&o), word(&outcome(o)));
+        }
+        assert_eq!(word(&Kind::DryRun), word(&kind(Kind::DryRun)));
+        assert_eq!(word(&Cause::NoWorker), word(&cause(Cause::NoWorker)));
+        assert_eq!(word(&Phase::Drained), word(&phase(Phase::Drained)));
+    }
+
+    mod erased {
+        pub(super) trait Word {
+            fn word(&self) -> String;
+        }
+        impl<T: serde::Serialize> Word for T {
+            fn word(&self) -> String {
+                serde_json::to_string(self).unwrap()
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The one sentence that says how an operation went.
 
-use crate::{Kind, Operation, Outcome, summarize_changes};
+use crate::{Cause, Kind, Operation, Outcome, Problem, summarize_changes};
 
 impl Operation {
     /// The one sentence that says how it went, the same for the command line, curl, the log and systemd.
@@ -13,34 +13,27 @@ impl Operation {
             Outcome::Applied => self.applied("applied"),
             Outcome::AppliedWithLosses => self.applied("applied with losses"),
             Outcome::Unchanged => self.unchanged(),
+            Outcome::Rejected if self.refused.is_some() => self.why(),
             Outcome::Rejected => self.failed("rejected"),
             Outcome::NotReady => self.failed("not ready"),
             Outcome::RolledBack => self.failed("rolled back"),
             Outcome::Unknown => format!(
-                "unknown: nobody can say how {} {} ended{}; ask with 'handover status' what serves",
+                "unknown: {}, so nobody can say how {} {} ended; 'handover status' says what serves",
+                self.why(),
                 self.title(),
                 self.id,
-                self.first_error().map(|e| format!(" ({e})")).unwrap_or_default(),
             ),
         }
     }
 
-    /// `reload`, `dry run of reload`, `action reload_certs`.
+    /// `reload`, `validation`, `action reload_certs`.
     #[must_use]
     pub fn title(&self) -> String {
-        let name = match self.kind {
-            Kind::Start => "start",
-            Kind::Reload if self.dry_run => "validation",
-            Kind::Reload => "reload",
-            Kind::Action => {
-                return format!("action {}", self.action.as_deref().unwrap_or("?"));
-            }
-            Kind::Drain => "drain",
-            Kind::Resume => "resume",
-            Kind::Stop => "stop",
-            Kind::Respawn => "respawn",
-        };
-        name.to_owned()
+        match (self.kind, &self.action) {
+            (Kind::Action, Some(name)) => format!("action {name}"),
+            (Kind::DryRun, _) => "validation".to_owned(),
+            (kind, _) => kind.as_str().to_owned(),
+        }
     }
 
     fn running_sentence(&self) -> String {
@@ -49,25 +42,22 @@ impl Operation {
 
     fn applied(&self, word: &str) -> String {
         let took = human_ms(self.ms);
-        let generation = self.serving_generation.or(self.generation).unwrap_or(0);
+        let serves = self.serving();
         match self.kind {
             Kind::Action => {
                 self.answer.clone().unwrap_or_else(|| format!("{word}: {} in {took}", self.title()))
             }
-            Kind::Reload if self.dry_run => format!(
-                "valid: a reload would do this: {}; nothing was changed, generation {generation} serves",
-                summarize_changes(&self.changes)
-            ),
-            Kind::Reload => format!(
-                "{word}: generation {generation} serves, {}, {}, in {took}",
-                summarize_changes(&self.changes),
-                self.losses
-            ),
-            Kind::Start => format!("{word}: generation {generation} serves, started in {took}"),
-            Kind::Respawn => format!("{word}: a new worker serves generation {generation}, in {took}"),
-            Kind::Resume => format!("{word}: generation {generation} serves again, in {took}"),
+            Kind::Start if self.cause == Some(Cause::Adopted) => {
+                format!("{word}: adopted the worker that was running, {serves}, in {took}")
+            }
+            Kind::Start => format!("{word}: {serves}, started in {took}"),
+            Kind::Reload | Kind::DryRun => {
+                let changes = summarize_changes(&self.changes);
+                format!("{word}: {serves}, {changes}, {}, in {took}", self.losses)
+            }
+            Kind::Resume => format!("{word}: {serves} again, in {took}"),
             Kind::Drain => format!(
-                "{word}: drained, {}, in {took}; the listeners are held, 'handover resume' serves again",
+                "{word}: drained, {}, in {took}; new connections wait, 'handover resume' serves them",
                 self.losses
             ),
             Kind::Stop => format!("{word}: stopped, {}, in {took}", self.losses),
@@ -75,59 +65,58 @@ impl Operation {
     }
 
     fn unchanged(&self) -> String {
-        let generation = self.serving_generation.or(self.generation).unwrap_or(0);
+        let serves = self.serving();
         match self.kind {
-            Kind::Reload if self.dry_run => {
+            Kind::DryRun if self.changes.is_empty() => {
+                format!("valid: a reload would change nothing; {serves}")
+            }
+            Kind::DryRun => {
                 format!(
-                    "valid: a reload would change nothing, the files equal generation {generation}, which serves"
+                    "valid: a reload would make this of it: {}; {serves}",
+                    summarize_changes(&self.changes)
                 )
             }
-            Kind::Reload => format!(
-                "unchanged: the files equal generation {generation}, which serves, in {}",
-                human_ms(self.ms)
-            ),
-            Kind::Action => self.answer.clone().unwrap_or_else(|| "unchanged".to_owned()),
-            _ => format!("unchanged: {} had nothing to do, generation {generation} serves", self.title()),
+            Kind::Reload => {
+                format!("unchanged: what is on disk serves already; {serves}, in {}", human_ms(self.ms))
+            }
+            Kind::Action => self.answer.clone().unwrap_or_else(|| format!("unchanged: {}", self.title())),
+            Kind::Drain => "unchanged: drained already; 'handover resume' serves again".to_owned(),
+            Kind::Start | Kind::Resume | Kind::Stop => {
+                format!("unchanged: {} had nothing to do; {serves}", self.title())
+            }
         }
     }
 
     fn failed(&self, word: &str) -> String {
-        if self.kind == Kind::Action
-            && let Some(answer) = &self.answer
-        {
+        if let (Kind::Action, None, Some(answer)) = (self.kind, &self.refused, &self.answer) {
             return answer.clone();
         }
-        let why = match self.errors.as_slice() {
-            [] => format!("{} failed without a reason", self.title()),
-            [only] => only.to_string(),
-            [first, ..] => format!("{} mistakes, the first: {first}", self.errors.len()),
-        };
         match self.serving_generation {
-            Some(generation) => format!("{word}: {why}; generation {generation} still serves"),
-            None => format!("{word}: {why}; nothing serves"),
+            Some(generation) => format!("{word}: {}; generation {generation} still serves", self.why()),
+            None => format!("{word}: {}; nothing serves", self.why()),
         }
     }
 
-    fn first_error(&self) -> Option<String> {
-        self.errors.first().map(ToString::to_string)
+    /// The first mistake and how many there are, or else the cause.
+    fn why(&self) -> String {
+        match self.errors.as_slice() {
+            [] => self.cause.map_or_else(|| "no reason is known".to_owned(), |cause| cause.to_string()),
+            [only] => only.to_string(),
+            [first, ..] => format!("{} mistakes, the first: {first}", self.errors.len()),
+        }
+    }
+
+    fn serving(&self) -> String {
+        match self.serving_generation {
+            Some(generation) => format!("generation {generation} serves"),
+            None => "nothing serves".to_owned(),
+        }
     }
 
     /// The sentence, then every problem with its place and excerpt, then every warning: what a person reads.
     #[must_use]
     pub fn report(&self) -> String {
-        let mut text = self.sentence();
-        let told_already = matches!(self.errors.as_slice(), [only] if only.excerpt.is_none());
-        if !told_already {
-            for problem in &self.errors {
-                text.push_str("\n\n");
-                text.push_str(&problem.report());
-            }
-        }
-        for warning in &self.warnings {
-            text.push_str("\n\nwarning: ");
-            text.push_str(&warning.report());
-        }
-        text
+        report(&self.message, &self.errors, &self.warnings)
     }
 
     /// The HTTP status of this operation's answer (202 while it runs).
@@ -140,6 +129,24 @@ impl Operation {
             Some(_) => 500,
         }
     }
+}
+
+/// A sentence, then every problem and every warning under it. A single problem without an excerpt is in the
+/// sentence already.
+pub(crate) fn report(sentence: &str, errors: &[Problem], warnings: &[Problem]) -> String {
+    let mut text = sentence.to_owned();
+    let told_already = matches!(errors, [only] if only.excerpt.is_none());
+    if !told_already {
+        for problem in errors {
+            text.push_str("\n\n");
+            text.push_str(&problem.report());
+        }
+    }
+    for warning in warnings {
+        text.push_str("\n\nwarning: ");
+        text.push_str(&warning.report());
+    }
+    text
 }
 
 /// A duration for people: `0.4 ms`, `3.1 ms`, `312 ms`, `4.2 s`, `3 min 5 s`.

@@ -3,25 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Generation, Operation};
-
-/// What the whole thing is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// The first generation is not serving yet.
-    Starting,
-    /// It serves.
-    Serving,
-    /// What is in flight ends; new connections wait.
-    Draining,
-    /// Drained; listeners are held, `resume` serves again.
-    Drained,
-    /// The worker is gone and another is being started; new connections wait.
-    Respawning,
-    /// On the way out.
-    Stopping,
-}
+use crate::outcome::PhaseSchema;
+use crate::{Generation, Operation, Phase};
 
 /// One listening address that the supervisor holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -71,6 +54,7 @@ pub struct Status {
     /// The supervisor's version.
     pub version: String,
     /// What it is doing.
+    #[schema(value_type = PhaseSchema)]
     pub phase: Phase,
     /// The supervisor's process ID, which never changes.
     pub pid: u32,

@@ -1,0 +1,212 @@
+//! The lifecycle's words, until that crate can be depended on.
+#![allow(missing_docs)]
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The one final word about an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// What was asked for is done, and nothing was lost.
+    Applied,
+    /// There was nothing to do: what serves is already what was asked for. Also the outcome of a dry
+    /// run that found no mistake, because a dry run changes nothing.
+    Unchanged,
+    /// The configuration or the request was refused; what served before serves.
+    Rejected,
+    /// The candidate failed (died, hung, could not be recorded); what served before serves.
+    NotReady,
+    /// The change was begun and taken back; what served before serves again.
+    RolledBack,
+    /// Done, but connections were cut: the counts are in the operation's losses.
+    AppliedWithLosses,
+    /// It could not be found out what happened. The operation's message says how to find out.
+    Unknown,
+}
+
+impl Outcome {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 7] = [
+        Self::Applied,
+        Self::Unchanged,
+        Self::Rejected,
+        Self::NotReady,
+        Self::RolledBack,
+        Self::AppliedWithLosses,
+        Self::Unknown,
+    ];
+
+    /// The word used in JSON, in the journal and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Rejected => "rejected",
+            Self::NotReady => "not_ready",
+            Self::RolledBack => "rolled_back",
+            Self::AppliedWithLosses => "applied_with_losses",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether what was asked for is now so (with or without losses).
+    #[must_use]
+    pub const fn is_success(self) -> bool {
+        matches!(self, Self::Applied | Self::Unchanged | Self::AppliedWithLosses)
+    }
+
+    /// Whether it is certain that what was asked for is not so. `Unknown` is neither this nor a success.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Rejected | Self::NotReady | Self::RolledBack)
+    }
+
+    /// Whether a generation other than the one before may serve because of this operation.
+    #[must_use]
+    pub const fn may_have_changed(self) -> bool {
+        matches!(self, Self::Applied | Self::AppliedWithLosses | Self::Unknown)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an operation ended as it did. The sentences for operators are made from this in `api`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It went as asked.
+    Done,
+    /// It was so already.
+    AlreadySo,
+    /// A dry run found no mistake.
+    DryRun,
+    /// A worker of an earlier supervisor was adopted; it serves what it served.
+    Adopted,
+    /// The worker refused the configuration: its problems are in the operation.
+    Refused,
+    /// The worker did not finish preparing in time.
+    PrepareDeadline,
+    /// The listeners were not bound in time.
+    BindDeadline,
+    /// The worker did not finish switching in time and was killed.
+    CommitDeadline,
+    /// The worker died while the operation needed it.
+    WorkerDied,
+    /// No worker could be started, or none in time.
+    NoWorker,
+    /// The worker did not answer in time.
+    NoAnswer,
+    /// The journal could not be written, so the change was not made.
+    JournalFailed,
+    /// The server is shutting down.
+    ShuttingDown,
+    /// A drain was called off by a resume.
+    Resumed,
+    /// The time for draining was over and connections were cut.
+    DrainForced,
+    /// The action ran and said that it failed.
+    ActionFailed,
+    /// The supervisor died during the operation; its successor found this out.
+    SupervisorDied,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done => "done",
+            Self::AlreadySo => "it was so already",
+            Self::DryRun => "a dry run: nothing was changed",
+            Self::Adopted => "a running worker was adopted",
+            Self::Refused => "the worker refused the configuration",
+            Self::PrepareDeadline => "preparing took longer than its time limit",
+            Self::BindDeadline => "binding the listeners took longer than its time limit",
+            Self::CommitDeadline => "switching took longer than its time limit",
+            Self::WorkerDied => "the worker died",
+            Self::NoWorker => "no worker could be started in time",
+            Self::NoAnswer => "the worker did not answer in time",
+            Self::JournalFailed => "the journal could not be written",
+            Self::ShuttingDown => "the server is shutting down",
+            Self::Resumed => "a resume called it off",
+            Self::DrainForced => "connections were cut when the time for draining was over",
+            Self::ActionFailed => "the action failed",
+            Self::SupervisorDied => "the supervisor died meanwhile",
+        })
+    }
+}
+
+/// What an operation is, without its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The supervisor's own first operation.
+    Start,
+    /// A reload.
+    Reload,
+    /// A reload that changes nothing (`validate`).
+    DryRun,
+    /// An embedder's action.
+    Action,
+    /// A drain.
+    Drain,
+    /// A resume.
+    Resume,
+    /// A stop.
+    Stop,
+}
+
+impl Kind {
+    /// The word used in JSON, in the journal and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Reload => "reload",
+            Self::DryRun => "dry_run",
+            Self::Action => "action",
+            Self::Drain => "drain",
+            Self::Resume => "resume",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// Where the server as a whole is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing has begun.
+    New,
+    /// The first worker is being started.
+    Starting,
+    /// It serves, or restarts a worker that died in order to serve.
+    Serving,
+    /// It accepts nothing and lets connections end. Listeners stay open, new connections wait.
+    Draining,
+    /// It accepts nothing until it is resumed.
+    Drained,
+    /// It is ending.
+    Stopping,
+    /// It has ended.
+    Stopped,
+}
+
+impl Phase {
+    /// The word used in JSON and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+}
