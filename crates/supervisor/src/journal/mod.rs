@@ -1,0 +1,470 @@
+//! The journal: what was asked for, by whom, and what came of it, kept across the life of every process.
+//!
+//! One append-only file of lines, each `<checksum> <json>`; every record is on disk (fdatasync) before
+//! anybody is told of it. An operation leaves at most four lines:
+//!
+//! ```text
+//!   admitted ──▶ intent ──▶ generation ──▶ done     a reload that is applied
+//!   admitted ────────────────────────────▶ done     one that fails, a dry run, a drain …
+//!                                          done     never admitted: not permitted, busy, stale
+//! ```
+//!
+//! - `intent` is written before the worker is told to commit. Whoever opens the journal after a crash in
+//!   between finds an [`Unfinished`] operation and, with what it learns from the worker that still serves,
+//!   says what became of it (`handover_lifecycle::Unfinished::verdict`). The bytes of the generation are
+//!   written before the intent, so that whoever reads the intent can load them.
+//! - A crash in the middle of a write leaves a torn last line. It is cut off when the journal is opened,
+//!   and reported. A damaged line further up is skipped and counted; the lines after it stay.
+//! - The file is bounded: when it holds twice the records that are kept, or [`MAX_FILE_BYTES`], it is
+//!   rewritten with the kept ones (temporary file, fsync, rename, fsync of the directory).
+//! - Room for a whole operation is reserved ahead of the end of the file. A full disk is therefore noticed
+//!   by [`Journal::check`] before an operation is admitted, and not when its outcome has to be written.
+//! - After a failed fsync nothing is known about the file's pages, so it is rewritten from memory.
+
+mod error;
+mod record;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+
+use handover_api::{Generation, JournalStatus, Operation};
+
+pub use error::JournalError;
+use record::{Line, encode, lines};
+pub use record::{Record, now};
+use store::{DirStore, Store};
+
+/// Operations that are kept by default, in memory and, at least, on disk.
+pub const DEFAULT_KEEP: usize = 1_000;
+/// The fewest that may be kept.
+pub const MIN_KEEP: usize = 10;
+/// The most that may be kept: they are in memory too.
+pub const MAX_KEEP: usize = 100_000;
+/// Generations whose description is kept.
+pub const KEPT_GENERATIONS: usize = 100;
+/// Generations whose bytes are kept, the serving one included.
+pub const KEPT_BUNDLES: usize = 10;
+/// The file is rewritten when it grows beyond this.
+pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// A longer line is not written but shortened: its lists are cut.
+pub const MAX_RECORD_BYTES: usize = 64 * 1024;
+/// Room that is reserved ahead of the end of the file: all the records of one operation.
+pub const RESERVED_BYTES: u64 = 4 * MAX_RECORD_BYTES as u64;
+
+/// What was found when the journal was opened.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recovery {
+    /// Whole records that were read.
+    pub records: u64,
+    /// Bytes of a torn tail that were cut off.
+    pub torn_bytes: u64,
+    /// Damaged lines further up that were skipped.
+    pub damaged_lines: u64,
+    /// Whole lines of a form that this version does not know (written by a newer one); kept until the file
+    /// is rewritten.
+    pub foreign_lines: u64,
+    /// Operations that were admitted and have no outcome.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// An operation that was admitted by a supervisor which is gone, without an outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unfinished {
+    /// The operation as it was admitted.
+    pub operation: Operation,
+    /// The generation that it was about to commit, when it had come that far.
+    pub intent: Option<u64>,
+}
+
+/// The journal. Its calls block for as long as the disk takes.
+#[derive(Debug)]
+pub struct Journal {
+    store: Box<dyn Store>,
+    path: PathBuf,
+    keep: usize,
+    /// Length of the whole records in the file; a torn tail beyond it is cut before the next write.
+    length: u64,
+    /// Lines in the file.
+    lines: u64,
+    /// The file may hold anything beyond `length`, or anything at all after a failed fsync.
+    doubt: Doubt,
+    failure: Option<String>,
+    recovery: Recovery,
+    contents: Contents,
+}
+
+/// What is not known about the file after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    None,
+    /// Something may stand after the last whole record.
+    Tail,
+    /// Nothing is known: rewrite.
+    All,
+}
+
+/// What the records say, in memory.
+#[derive(Debug, Default)]
+struct Contents {
+    /// Ended and refused operations, oldest first.
+    history: VecDeque<Operation>,
+    /// How many entries were dropped from the front of `history`.
+    dropped: usize,
+    /// Ended operations by ID: position in `history` plus `dropped`. Refused ones are not found by ID.
+    by_id: HashMap<String, usize>,
+    generations: BTreeMap<u64, Generation>,
+    /// Generations whose bytes are kept, by digest; the newest last.
+    bundles: VecDeque<(u64, String)>,
+    unfinished: Vec<Unfinished>,
+}
+
+impl Journal {
+    /// Opens the journal in `dir`, which is made (0700) if it is missing, and recovers its tail.
+    ///
+    /// # Errors
+    /// The directory or file cannot be made, read or written, belongs to somebody else, or another
+    /// supervisor has it open.
+    pub fn open(dir: &Path, keep: usize) -> Result<Self, JournalError> {
+        let (store, bytes) = DirStore::open(dir)?;
+        let path = store.path().to_owned();
+        Self::from_store(Box::new(store), path, &bytes, keep)
+    }
+
+    fn from_store(
+        store: Box<dyn Store>,
+        path: PathBuf,
+        bytes: &[u8],
+        keep: usize,
+    ) -> Result<Self, JournalError> {
+        let keep = keep.clamp(MIN_KEEP, MAX_KEEP);
+        let mut contents = Contents::default();
+        let mut recovery = Recovery::default();
+        let mut whole = 0_u64;
+        let mut damaged_since_whole = 0_u64;
+        let mut line_count = 0_u64;
+        for line in lines(bytes) {
+            match line {
+                Line::Damaged => {
+                    damaged_since_whole += 1;
+                    continue;
+                }
+                Line::Foreign { end } => {
+                    recovery.foreign_lines += 1;
+                    whole = end;
+                }
+                Line::Whole { record, end } => {
+                    recovery.records += 1;
+                    whole = end;
+                    contents.take(*record, keep);
+                }
+            }
+            line_count += 1 + damaged_since_whole;
+            recovery.damaged_lines += std::mem::take(&mut damaged_since_whole);
+        }
+        recovery.torn_bytes = (bytes.len() as u64).saturating_sub(whole);
+        recovery.unfinished = contents.unfinished.clone();
+        let mut journal = Self {
+            store,
+            path,
+            keep,
+            length: whole,
+            lines: line_count,
+            doubt: if recovery.torn_bytes > 0 { Doubt::Tail } else { Doubt::None },
+            failure: None,
+            recovery,
+            contents,
+        };
+        journal.mend().map_err(|source| journal.error("recover", &source))?;
+        Ok(journal)
+    }
+
+    /// What was found when it was opened.
+    #[must_use]
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Says whether a whole operation can be written now. Ask before an operation is admitted.
+    ///
+    /// # Errors
+    /// The disk is full, read-only or broken; nothing may be changed that could not be written down.
+    pub fn check(&mut self) -> Result<(), JournalError> {
+        let result = self.mend().and_then(|()| self.store.reserve(self.length, RESERVED_BYTES));
+        self.note(result, "reserve room in")
+    }
+
+    /// An operation was admitted.
+    ///
+    /// # Errors
+    /// It could not be written; do not start the operation.
+    pub fn admit(&mut self, operation: &Operation) -> Result<(), JournalError> {
+        self.append(Record::Admitted { operation: operation.clone() })
+    }
+
+    /// The worker is about to be told to commit `generation`, whose bytes are `bundle`, for the operation.
+    ///
+    /// # Errors
+    /// Bytes or intent could not be written; do not commit.
+    pub fn intend(&mut self, operation_id: &str, generation: u64, bundle: &[u8]) -> Result<(), JournalError> {
+        let digest = bundle_digest(bundle);
+        let kept = self.store.keep_blob(&digest, bundle);
+        self.note(kept, "write a generation's bytes beside")?;
+        let operation_id = operation_id.to_owned();
+        self.append(Record::Intent { operation_id, generation, bundle: digest, at: now() })?;
+        self.forget_old_bundles();
+        Ok(())
+    }
+
+    /// The bytes of a generation, if they are still kept and unharmed.
+    #[must_use]
+    pub fn bundle(&self, generation: u64) -> Option<Vec<u8>> {
+        let (_, digest) = self.contents.bundles.iter().find(|(number, _)| *number == generation)?;
+        let bytes = self.store.blob(digest).ok()?;
+        (bundle_digest(&bytes) == *digest).then_some(bytes)
+    }
+
+    /// Bytes of generations are content-addressed: a digest goes when no remembered generation has it.
+    fn forget_old_bundles(&mut self) {
+        let serving = self.contents.generations.values().find(|g| g.serving).map(|g| g.number);
+        while self.contents.bundles.len() > KEPT_BUNDLES {
+            let oldest = self.contents.bundles.iter().position(|(number, _)| Some(*number) != serving);
+            if let Some(position) = oldest {
+                self.contents.bundles.remove(position);
+            }
+        }
+        let kept: Vec<&str> = self.contents.bundles.iter().map(|(_, digest)| digest.as_str()).collect();
+        // What cannot be removed now is removed the next time.
+        let _ = self.store.keep_only_blobs(&kept);
+    }
+
+    /// A generation serves from now on; the one that served before does not.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn commit(&mut self, generation: &Generation) -> Result<(), JournalError> {
+        self.append(Record::Generation { generation: generation.clone() })
+    }
+
+    /// An operation ended, or a request was refused. It may be answered once this returns.
+    ///
+    /// # Errors
+    /// It could not be written; it is known in memory all the same, and written when the disk allows it.
+    pub fn finish(&mut self, operation: &Operation) -> Result<(), JournalError> {
+        self.append(Record::Done { operation: operation.clone() })
+    }
+
+    /// An ended operation by its ID.
+    #[must_use]
+    pub fn operation(&self, id: &str) -> Option<&Operation> {
+        let position = self.contents.by_id.get(id)?.checked_sub(self.contents.dropped)?;
+        self.contents.history.get(position)
+    }
+
+    /// The last `count` operations, refused ones too, the newest first.
+    #[must_use]
+    pub fn history(&self, count: usize) -> Vec<Operation> {
+        self.contents.history.iter().rev().take(count).cloned().collect()
+    }
+
+    /// The generations that are remembered, the newest first.
+    #[must_use]
+    pub fn generations(&self) -> Vec<Generation> {
+        self.contents.generations.values().rev().cloned().collect()
+    }
+
+    /// One of them by its number.
+    #[must_use]
+    pub fn generation(&self, number: u64) -> Option<&Generation> {
+        self.contents.generations.get(&number)
+    }
+
+    /// The highest generation number that was ever committed or intended; 0 for none.
+    #[must_use]
+    pub fn last_generation(&self) -> u64 {
+        let committed = self.contents.generations.keys().next_back().copied().unwrap_or(0);
+        let intended = self.contents.unfinished.iter().filter_map(|u| u.intent).max().unwrap_or(0);
+        let tried = self.contents.history.iter().filter_map(|o| o.generation).max().unwrap_or(0);
+        committed.max(intended).max(tried)
+    }
+
+    /// How many operations are kept from now on.
+    pub fn set_keep(&mut self, keep: usize) {
+        self.keep = keep.clamp(MIN_KEEP, MAX_KEEP);
+        self.contents.trim(self.keep);
+    }
+
+    /// How it fares, for `status`.
+    #[must_use]
+    pub fn status(&self) -> JournalStatus {
+        JournalStatus {
+            path: self.path.display().to_string(),
+            records: self.lines,
+            recovered_bytes: self.recovery.torn_bytes,
+            failure: self.failure.clone(),
+        }
+    }
+
+    /// Writes one record and waits until it is on disk.
+    ///
+    /// What is only about to happen does not happen when it cannot be written. What has happened is
+    /// remembered in any case, and the file is rewritten with it as soon as the disk allows.
+    fn append(&mut self, record: Record) -> Result<(), JournalError> {
+        let record = record.bounded();
+        let has_happened = matches!(record, Record::Generation { .. } | Record::Done { .. });
+        let written = encode(&record).and_then(|line| {
+            self.mend()?;
+            self.write(&line)
+        });
+        if written.is_ok() || has_happened {
+            self.contents.take(record, self.keep);
+        }
+        if written.is_err() && has_happened {
+            self.doubt = Doubt::All;
+        }
+        self.note(written, "write to")?;
+        if self.lines > 2 * self.keep as u64 || self.length > MAX_FILE_BYTES {
+            let rewritten = self.rewrite();
+            self.note(rewritten, "rotate")?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
+        self.doubt = Doubt::Tail;
+        self.store.append(line)?;
+        self.doubt = Doubt::All;
+        self.store.sync()?;
+        self.doubt = Doubt::None;
+        self.length += line.len() as u64;
+        self.lines += 1;
+        Ok(())
+    }
+
+    /// Removes what an earlier failure may have left, so that the next record stands on firm ground.
+    fn mend(&mut self) -> std::io::Result<()> {
+        match self.doubt {
+            Doubt::None => Ok(()),
+            Doubt::Tail => {
+                self.store.truncate(self.length)?;
+                self.store.sync()?;
+                self.doubt = Doubt::None;
+                Ok(())
+            }
+            Doubt::All => self.rewrite(),
+        }
+    }
+
+    fn rewrite(&mut self) -> std::io::Result<()> {
+        let (mut bytes, mut lines);
+        loop {
+            (bytes, lines) = (Vec::new(), 0);
+            for record in self.contents.records() {
+                bytes.extend_from_slice(&encode(&record)?);
+                lines += 1;
+            }
+            let few_enough = self.contents.history.len() <= MIN_KEEP;
+            if bytes.len() as u64 <= MAX_FILE_BYTES / 2 || few_enough {
+                break;
+            }
+            self.contents.trim((self.contents.history.len() / 2).max(MIN_KEEP));
+        }
+        self.store.replace(&bytes)?;
+        self.length = bytes.len() as u64;
+        self.lines = lines;
+        self.doubt = Doubt::None;
+        Ok(())
+    }
+
+    fn note(&mut self, result: std::io::Result<()>, doing: &'static str) -> Result<(), JournalError> {
+        match result {
+            Ok(()) => {
+                self.failure = None;
+                Ok(())
+            }
+            Err(source) => {
+                let error = self.error(doing, &source);
+                self.failure = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn error(&self, doing: &'static str, source: &std::io::Error) -> JournalError {
+        JournalError::from_io(doing, &self.path, source)
+    }
+}
+
+/// The name of a generation's bytes: their BLAKE3 hash, hexadecimal.
+#[must_use]
+pub fn bundle_digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+impl Contents {
+    fn take(&mut self, record: Record, keep: usize) {
+        match record {
+            Record::Admitted { operation } => self.unfinished.push(Unfinished { operation, intent: None }),
+            Record::Intent { operation_id, generation, bundle, .. } => {
+                self.bundles.retain(|(number, _)| *number != generation);
+                self.bundles.push_back((generation, bundle));
+                if let Some(unfinished) = self.unfinished.iter_mut().find(|u| u.operation.id == operation_id)
+                {
+                    unfinished.intent = Some(generation);
+                }
+            }
+            Record::Generation { generation } => {
+                for other in self.generations.values_mut() {
+                    other.serving = false;
+                }
+                self.generations.insert(generation.number, generation);
+                while self.generations.len() > KEPT_GENERATIONS {
+                    self.generations.pop_first();
+                }
+            }
+            Record::Done { operation } => {
+                self.unfinished.retain(|u| u.operation.id != operation.id);
+                if operation.refused.is_none() {
+                    self.by_id.insert(operation.id.clone(), self.dropped + self.history.len());
+                }
+                self.history.push_back(operation);
+            }
+        }
+        self.trim(keep);
+    }
+
+    fn trim(&mut self, keep: usize) {
+        while self.history.len() > keep {
+            if let Some(gone) = self.history.pop_front() {
+                if self.by_id.get(&gone.id) == Some(&self.dropped) {
+                    self.by_id.remove(&gone.id);
+                }
+                self.dropped += 1;
+            }
+        }
+    }
+
+    /// ID of the operation that meant to make this generation.
+    fn operation_of(&self, generation: u64) -> Option<&str> {
+        let unfinished = self.unfinished.iter().find(|u| u.intent == Some(generation));
+        let made = self.generations.get(&generation).and_then(|g| g.operation_id.as_deref());
+        unfinished.map(|u| u.operation.id.as_str()).or(made)
+    }
+
+    /// The records that say the same as all that were taken.
+    fn records(&self) -> impl Iterator<Item = Record> {
+        let generations =
+            self.generations.values().map(|generation| Record::Generation { generation: generation.clone() });
+        let history = self.history.iter().map(|operation| Record::Done { operation: operation.clone() });
+        let admitted = self.unfinished.iter().map(|u| Record::Admitted { operation: u.operation.clone() });
+        let intents = self.bundles.iter().map(|(generation, bundle)| Record::Intent {
+            operation_id: self.operation_of(*generation).unwrap_or_default().to_owned(),
+            generation: *generation,
+            bundle: bundle.clone(),
+            at: now(),
+        });
+        generations.chain(history).chain(admitted).chain(intents)
+    }
+}

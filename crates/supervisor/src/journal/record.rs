@@ -1,0 +1,168 @@
+//! One line of the journal: `<checksum> <json>\n`.
+//!
+//! The checksum is the first [`CHECKSUM_DIGITS`] hexadecimal digits of the BLAKE3 hash of the JSON text. It
+//! tells a torn or damaged line from a whole one; it is no seal against somebody who may write the file.
+
+use std::io;
+
+use handover_api::{Generation, Operation};
+use serde::{Deserialize, Serialize};
+
+use super::MAX_RECORD_BYTES;
+
+/// Hexadecimal digits of the hash that stand before the JSON text.
+const CHECKSUM_DIGITS: usize = 16;
+/// Entries that are left of each list when a record would be longer than [`MAX_RECORD_BYTES`].
+const SHORTENED_ENTRIES: usize = 20;
+/// Bytes that are left of each text when even that is not enough.
+const SHORTENED_TEXT: usize = 500;
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    /// An operation was admitted and runs.
+    Admitted {
+        /// The operation.
+        operation: Operation,
+    },
+    /// The worker is about to be told to commit.
+    Intent {
+        /// For which operation.
+        operation_id: String,
+        /// Which generation.
+        generation: u64,
+        /// BLAKE3 of its bytes, hexadecimal: their file's name.
+        bundle: String,
+        /// When, RFC 3339.
+        at: String,
+    },
+    /// A generation serves.
+    Generation {
+        /// The generation.
+        generation: Generation,
+    },
+    /// An operation ended, or a request was refused and never became one (`refused` says why).
+    Done {
+        /// The operation with its outcome.
+        operation: Operation,
+    },
+}
+
+impl Record {
+    /// The same, short enough to be written whole.
+    pub(super) fn bounded(mut self) -> Self {
+        let too_long =
+            |record: &Self| serde_json::to_vec(record).map_or(0, |text| text.len()) > MAX_RECORD_BYTES;
+        if too_long(&self) {
+            self.shorten_lists(SHORTENED_ENTRIES);
+        }
+        if too_long(&self) {
+            self.shorten_lists(1);
+            self.shorten_texts();
+        }
+        self
+    }
+
+    fn shorten_lists(&mut self, entries: usize) {
+        match self {
+            Self::Admitted { operation } | Self::Done { operation } => {
+                let all = operation.changes.len() + operation.errors.len() + operation.warnings.len();
+                operation.changes.truncate(entries);
+                operation.errors.truncate(entries);
+                operation.warnings.truncate(entries);
+                operation.steps.truncate(entries);
+                let kept = operation.changes.len() + operation.errors.len() + operation.warnings.len();
+                operation.left_out += (all - kept) as u64;
+            }
+            Self::Generation { generation } => {
+                generation.changes.truncate(entries);
+                generation.files.truncate(entries);
+            }
+            Self::Intent { .. } => {}
+        }
+    }
+
+    fn shorten_texts(&mut self) {
+        if let Self::Admitted { operation } | Self::Done { operation } = self {
+            for problem in operation.errors.iter_mut().chain(&mut operation.warnings) {
+                problem.excerpt = None;
+                shorten(&mut problem.detail);
+                problem.help.as_mut().map(shorten);
+            }
+            for change in &mut operation.changes {
+                shorten(&mut change.name);
+                change.detail.as_mut().map(shorten);
+            }
+            shorten(&mut operation.message);
+            operation.answer.as_mut().map(shorten);
+            operation.comment.as_mut().map(shorten);
+        }
+    }
+}
+
+fn shorten(text: &mut String) {
+    if text.len() > SHORTENED_TEXT {
+        text.truncate(text.floor_char_boundary(SHORTENED_TEXT));
+        text.push('…');
+    }
+}
+
+/// The time now as the journal writes it: RFC 3339, UTC, milliseconds.
+#[must_use]
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+fn checksum(json: &[u8]) -> String {
+    blake3::hash(json).to_hex().as_str().chars().take(CHECKSUM_DIGITS).collect()
+}
+
+/// The line of a record, with its line feed.
+pub(super) fn encode(record: &Record) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(record).map_err(io::Error::other)?;
+    let mut line = Vec::with_capacity(CHECKSUM_DIGITS + 2 + json.len());
+    line.extend_from_slice(checksum(&json).as_bytes());
+    line.push(b' ');
+    line.extend_from_slice(&json);
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// One line as it was found.
+pub(super) enum Line {
+    /// A whole record, and where the byte after its line feed is.
+    Whole {
+        /// The record.
+        record: Box<Record>,
+        /// Offset of the next line.
+        end: u64,
+    },
+    /// A whole line in a form that this version does not know.
+    Foreign {
+        /// Offset of the next line.
+        end: u64,
+    },
+    /// Anything else: torn or damaged.
+    Damaged,
+}
+
+/// Goes through the lines of a file.
+pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = Line> {
+    let mut end = 0_u64;
+    bytes.split_inclusive(|byte| *byte == b'\n').map(move |line| {
+        end += line.len() as u64;
+        match checked(line).map(serde_json::from_slice::<Record>) {
+            Some(Ok(record)) => Line::Whole { record: Box::new(record), end },
+            Some(Err(_)) => Line::Foreign { end },
+            None => Line::Damaged,
+        }
+    })
+}
+
+/// The JSON text of a line whose checksum is right.
+fn checked(line: &[u8]) -> Option<&[u8]> {
+    let (sum, rest) = line.strip_suffix(b"\n")?.split_at_checked(CHECKSUM_DIGITS)?;
+    let json = rest.strip_prefix(b" ")?;
+    (checksum(json).as_bytes() == sum).then_some(json)
+}
