@@ -14,8 +14,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod body;
+mod chunked;
+mod copy;
 mod date;
+mod diagnose;
 mod forward;
+mod framing;
 mod header;
 pub mod limits;
 mod message;
@@ -25,8 +29,10 @@ mod reply;
 mod request;
 mod response;
 mod rules;
+mod scan;
 mod status;
 mod target;
+mod trailers;
 
 pub use body::{BodyReader, BodyState, Side, Step};
 pub use date::DateText;
@@ -36,8 +42,8 @@ pub use limits::HeadLimits;
 pub use message::{BodyKind, Parsed, Version};
 pub use refusal::Refusal;
 pub use render::{
-    CHUNK_END, CONTINUE, Delivery, Prepared, write_chunk_header, write_last_chunk, write_own_head,
-    write_plain,
+    CHUNK_END, CONTINUE, Delivery, MAX_CHUNK_HEADER_BYTES, Prepared, write_chunk_header, write_last_chunk,
+    write_own_head, write_plain,
 };
 pub use reply::{Outgoing, ToClient, write_response_head};
 pub use request::{RequestHead, parse_request_head};

@@ -30,6 +30,9 @@ pub const MAX_METHOD_BYTES: usize = 32;
 /// Options that all `Connection` headers of one message may name together.
 pub const MAX_CONNECTION_OPTIONS: usize = 32;
 
+/// Bytes of `Host` or of an authority: a DNS name has at most 253, a port 6.
+pub const MAX_HOST_BYTES: usize = 260;
+
 /// Empty lines before a request line that are passed over (RFC 9112 §2.2 asks for at least one).
 pub const MAX_LEADING_EMPTY_LINES: usize = 1;
 

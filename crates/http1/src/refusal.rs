@@ -25,4 +25,9 @@ impl Refusal {
     pub(crate) const fn bad(reason: &'static str) -> Self {
         Self::new(400, reason)
     }
+
+    /// The same fault found in an upstream's response.
+    pub(crate) const fn by_upstream(self) -> Self {
+        Self::new(502, self.reason)
+    }
 }
