@@ -83,13 +83,16 @@ fn explain_tcp(address: SocketAddr, error: &io::Error) -> Unbound {
     if error.kind() == io::ErrorKind::AddrInUse
         && let Some(occupant) = owner::tcp_occupant(address)
     {
-        let place = if occupant.address == address { String::new() } else { format!(" as {}", occupant.address) };
+        let place =
+            if occupant.address == address { String::new() } else { format!(" as {}", occupant.address) };
         let who = occupant.owner.map_or_else(|| "another process".to_owned(), |owner| owner.to_string());
         unbound.detail.push_str(&format!("; held{place} by {who}"));
     } else if error.kind() == io::ErrorKind::AddrNotAvailable {
         unbound.detail.push_str("; no interface of this machine has that address");
     } else if error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024 {
-        unbound.detail.push_str("; ports below 1024 need root, CAP_NET_BIND_SERVICE, or a socket from systemd");
+        unbound
+            .detail
+            .push_str("; ports below 1024 need root, CAP_NET_BIND_SERVICE, or a socket from systemd");
     }
     unbound
 }
@@ -158,7 +161,8 @@ pub(crate) fn listen_abstract(name: &str, backlog: u32) -> Result<OwnedFd, Unbou
 
 /// Could the abstract name be bound, as far as can be told without binding it?
 pub(crate) fn check_abstract(name: &str) -> Result<(), Unbound> {
-    let taken = UnixAddr::from_abstract_name(name).and_then(|address| UnixStream::connect_addr(&address)).is_ok();
+    let taken =
+        UnixAddr::from_abstract_name(name).and_then(|address| UnixStream::connect_addr(&address)).is_ok();
     if !taken {
         return Ok(());
     }
@@ -197,10 +201,7 @@ mod tests {
         foreign.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         foreign.listen(8).unwrap();
         let address = foreign.local_addr().unwrap().as_socket().unwrap();
-        assert_eq!(
-            listen_tcp(address, 8).unwrap_err().errno,
-            rustix::io::Errno::ADDRINUSE.raw_os_error()
-        );
+        assert_eq!(listen_tcp(address, 8).unwrap_err().errno, rustix::io::Errno::ADDRINUSE.raw_os_error());
     }
 
     #[test]

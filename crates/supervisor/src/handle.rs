@@ -1,0 +1,250 @@
+//! The line to the driver, for those who ask: the control server, signals, and the supervisor itself.
+//!
+//! A [`DriverHandle`] can be cloned and sent anywhere. Everything that is asked goes through one queue to
+//! the driver, which alone knows and changes the state.
+
+use std::time::Duration;
+
+use handover_api::{Actor, Diff, Event, Generation, Operation, Refused, Status};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::protocol::Settings;
+
+/// How many requests may wait for the driver; further ones wait with whoever asks.
+pub(crate) const QUEUE: usize = 64;
+/// How many events a slow subscriber may fall behind before it loses the oldest.
+pub const EVENTS_KEPT: usize = 256;
+/// How long whoever asks about the present state waits for the driver.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Serve what is on disk.
+    Reload,
+    /// Check what is on disk, and say what would change.
+    Validate,
+    /// Run one of the server's own actions.
+    Action {
+        /// Its name.
+        name: String,
+        /// What came with it.
+        body: String,
+    },
+    /// Let connections end.
+    Drain {
+        /// How long they may take; the configured limit if `None`.
+        limit: Option<Duration>,
+    },
+    /// Serve again after a drain.
+    Resume,
+    /// Drain and exit.
+    Stop {
+        /// Without draining.
+        now: bool,
+        /// How long the drain may take; the configured limit if `None`.
+        limit: Option<Duration>,
+    },
+}
+
+/// A request that is to become an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewOperation {
+    /// What.
+    pub ask: Ask,
+    /// Who asks.
+    pub actor: Actor,
+    /// Why, in the asker's words.
+    pub comment: Option<String>,
+    /// The ID that it shall have (`Idempotency-Key`). If there is one with this ID already, that one is answered.
+    pub id: Option<String>,
+    /// Only if this generation serves (`If-Match`).
+    pub if_match: Option<u64>,
+}
+
+impl NewOperation {
+    /// A request without comment, ID or condition.
+    #[must_use]
+    pub fn new(ask: Ask, actor: Actor) -> Self {
+        NewOperation { ask, actor, comment: None, id: None, if_match: None }
+    }
+}
+
+/// An operation that was admitted. Dropping the ticket does not call it off.
+#[derive(Debug)]
+pub struct Ticket {
+    /// The operation as it was when it was admitted (or found by its ID).
+    pub operation: Operation,
+    pub(crate) done: oneshot::Receiver<Operation>,
+}
+
+impl Ticket {
+    /// Waits until it has ended. Bounded: every operation ends in bounded time.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`] if the supervisor ends before the operation does.
+    pub async fn done(self) -> Result<Operation, Refused> {
+        self.done.await.map_err(|_gone| gone())
+    }
+}
+
+/// The serving configuration's top-level file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServingConfig {
+    /// The generation it belongs to, which is its entity tag too.
+    pub generation: u64,
+    /// Its path, or the name of what is built in.
+    pub path: String,
+    /// Its bytes, as they were read.
+    pub bytes: std::sync::Arc<[u8]>,
+}
+
+/// The line to the driver.
+#[derive(Debug, Clone)]
+pub struct DriverHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) settings: watch::Receiver<Settings>,
+    pub(crate) closing: watch::Receiver<bool>,
+}
+
+/// What goes through the queue to the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Request(Box<NewOperation>, oneshot::Sender<Result<Ticket, Refused>>),
+    Refuse(Box<NewOperation>, Refused, oneshot::Sender<Operation>),
+    Status(oneshot::Sender<Box<Status>>),
+    Operation(String, oneshot::Sender<Option<Box<Operation>>>),
+    History(usize, oneshot::Sender<Vec<Operation>>),
+    Generations(oneshot::Sender<Vec<Generation>>),
+    Config(oneshot::Sender<Option<ServingConfig>>),
+    Diff(oneshot::Sender<Diff>),
+    Metrics(oneshot::Sender<String>),
+    Connections(oneshot::Sender<Option<String>>),
+    ReopenLogs,
+}
+
+fn gone() -> Refused {
+    Refused::Unavailable("it is ending".to_owned())
+}
+
+impl DriverHandle {
+    /// Asks for an operation. Answers as soon as it is admitted or refused; a refused one is in the journal then.
+    ///
+    /// # Errors
+    /// Why it is not admitted; nothing was changed.
+    pub async fn request(&self, new: NewOperation) -> Result<Ticket, Refused> {
+        self.ask(|answer| Command::Request(Box::new(new), answer)).await?
+    }
+
+    /// Writes down a request that was refused before it got here (the peer's role does not allow it), and
+    /// returns it as it stands in the history.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn refuse(&self, new: NewOperation, why: Refused) -> Result<Operation, Refused> {
+        self.ask(|answer| Command::Refuse(Box::new(new), why, answer)).await
+    }
+
+    /// What runs now.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn status(&self) -> Result<Status, Refused> {
+        self.ask(Command::Status).await.map(|status| *status)
+    }
+
+    /// An operation by its ID, running or ended.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn operation(&self, id: &str) -> Result<Option<Operation>, Refused> {
+        let found = self.ask(|answer| Command::Operation(id.to_owned(), answer)).await?;
+        Ok(found.map(|operation| *operation))
+    }
+
+    /// The last operations, refused ones too, the newest first; one that runs comes before all others.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn history(&self, count: usize) -> Result<Vec<Operation>, Refused> {
+        self.ask(|answer| Command::History(count, answer)).await
+    }
+
+    /// The generations that are remembered, the newest first.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn generations(&self) -> Result<Vec<Generation>, Refused> {
+        self.ask(Command::Generations).await
+    }
+
+    /// The top-level file of what serves; `None` if nothing does, or it has none.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn config(&self) -> Result<Option<ServingConfig>, Refused> {
+        self.ask(Command::Config).await
+    }
+
+    /// How the files on disk differ from what serves.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn diff(&self) -> Result<Diff, Refused> {
+        self.ask(Command::Diff).await
+    }
+
+    /// The metrics of supervisor and worker, Prometheus text with its `# EOF`. Without an answer of the
+    /// worker, the supervisor's alone.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn metrics(&self) -> Result<String, Refused> {
+        self.ask(Command::Metrics).await
+    }
+
+    /// The worker's open connections, a JSON array; `None` without an answer.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn connections(&self) -> Result<Option<String>, Refused> {
+        self.ask(Command::Connections).await
+    }
+
+    /// Opens log files again, in supervisor and worker.
+    pub async fn reopen_logs(&self) {
+        let _ = self.commands.send(Command::ReopenLogs).await;
+    }
+
+    /// What happens from now on. A receiver that falls behind by more than [`EVENTS_KEPT`] is told how many it missed.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// The settings of what serves (roles among them), and their changes.
+    #[must_use]
+    pub fn settings(&self) -> watch::Receiver<Settings> {
+        self.settings.clone()
+    }
+
+    /// Turns true when the supervisor is about to end: every operation was answered by then; write the answers
+    /// and close.
+    #[must_use]
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.clone()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refused> {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.commands.send(command(answer)).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())
+        };
+        match tokio::time::timeout(ANSWER_LIMIT, asked).await {
+            Ok(result) => result,
+            Err(_) => Err(Refused::Unavailable(format!("no answer within {} s", ANSWER_LIMIT.as_secs()))),
+        }
+    }
+}

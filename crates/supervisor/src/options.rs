@@ -1,0 +1,71 @@
+//! What a supervisor is started with.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use handover_lifecycle::Limits;
+
+use crate::paths;
+
+/// What a supervisor is started with. [`Options::new`] gives the usual, then set what differs.
+#[derive(Clone)]
+pub struct Options {
+    /// Name of the server: in logs, `status`, metrics and the default paths.
+    pub name: String,
+    /// Its version, for `status`.
+    pub version: String,
+    /// The control socket. Its directory is made (0750) if it is missing.
+    pub control: PathBuf,
+    /// The directory of the journal.
+    pub state: PathBuf,
+    /// The top-level file, as it was named, for `status` only: the worker reads it.
+    pub config: Option<PathBuf>,
+    /// `argv` of the worker: the same as this process's own, so that the same `main` comes to the same place.
+    pub arguments: Vec<OsString>,
+    /// Variables that the worker gets beside this process's own.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Every time limit of the lifecycle.
+    pub limits: Limits,
+    /// Whether four lines are printed on stdout when the first generation serves.
+    pub banner: bool,
+    /// The command to try next, for the banner's last line.
+    pub next_command: String,
+    /// Called on USR1, after the worker was told the same.
+    pub reopen_logs: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Options {
+    /// The usual: default paths, this process's arguments, default limits, a banner.
+    #[must_use]
+    pub fn new(name: &str, version: &str) -> Self {
+        let control = paths::control_socket(name);
+        Options {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            state: paths::state_directory(&control),
+            next_command: format!("curl --unix-socket {} http://localhost/v1/status", control.display()),
+            control,
+            config: None,
+            arguments: std::env::args_os().collect(),
+            environment: Vec::new(),
+            limits: Limits::DEFAULT,
+            banner: true,
+            reopen_logs: Arc::new(|| {}),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("control", &self.control)
+            .field("state", &self.state)
+            .field("config", &self.config)
+            .field("arguments", &self.arguments)
+            .finish_non_exhaustive()
+    }
+}
