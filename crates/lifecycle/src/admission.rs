@@ -126,9 +126,11 @@ pub struct Active {
     pub operation: OperationKey,
     /// What it is.
     pub kind: Kind,
-    /// Whether the same request may still join it: it has not begun to read, or (drain, stop) it has
-    /// not ended.
+    /// Whether this request asks for the same and may still join: a reload that has not begun to read, a
+    /// drain with the same limit, a stop.
     pub joinable: bool,
+    /// Whether its outcome is decided and only being written.
+    pub ended: bool,
 }
 
 /// Whether there is a worker to ask.
@@ -233,7 +235,7 @@ fn admit_while_stopping(now: &Situation, asked: &Asked) -> Admission {
     match (asked.request, now.active) {
         (
             Request::Stop { now: at_once, .. },
-            Some(Active { operation, kind: Kind::Stop, joinable: true }),
+            Some(Active { operation, kind: Kind::Stop, ended: false, .. }),
         ) => {
             if at_once || asked.caller == Caller::Signal {
                 Admission::Force(operation)
@@ -247,7 +249,7 @@ fn admit_while_stopping(now: &Situation, asked: &Asked) -> Admission {
 
 fn admit_reload(now: &Situation, caller: Caller) -> Admission {
     match (now.active, caller) {
-        (Some(Active { operation, kind: Kind::Reload, joinable: true }), _) => Admission::Join(operation),
+        (Some(Active { operation, kind: Kind::Reload, joinable: true, .. }), _) => Admission::Join(operation),
         (_, Caller::Signal) if now.active.is_some() || now.phase != Phase::Serving => {
             now.deferred.map_or(Admission::Defer, Admission::Join)
         }
@@ -272,7 +274,7 @@ fn admit_in_worker(now: &Situation) -> Admission {
 
 fn admit_drain(now: &Situation) -> Admission {
     match (now.active, now.phase) {
-        (Some(Active { operation, kind: Kind::Drain, joinable: true }), _) => Admission::Join(operation),
+        (Some(Active { operation, kind: Kind::Drain, joinable: true, .. }), _) => Admission::Join(operation),
         (Some(active), _) => busy(active),
         (None, Phase::New | Phase::Starting) => Admission::Refuse(Refusal::NotStarted),
         (None, Phase::Draining | Phase::Drained) => Admission::AlreadySo,
@@ -282,7 +284,7 @@ fn admit_drain(now: &Situation) -> Admission {
 
 fn admit_resume(now: &Situation) -> Admission {
     match (now.active, now.phase) {
-        (Some(Active { operation, kind: Kind::Drain, joinable: true }), _) => Admission::Preempt(operation),
+        (Some(Active { operation, kind: Kind::Drain, ended: false, .. }), _) => Admission::Preempt(operation),
         (Some(active), _) => busy(active),
         (None, Phase::New | Phase::Starting) => Admission::Refuse(Refusal::NotStarted),
         (None, Phase::Serving) => Admission::AlreadySo,

@@ -1,53 +1,322 @@
-//! The machine itself.
+//! The machine: one state, one `step`.
+//!
+//! ```text
+//!            Start                 committed                    drain
+//!   New ───────────────▶ Starting ──────────▶ Serving ──────────────────▶ Draining
+//!    │                      │                 ▲  ▲  │ ◀────────────────────   │
+//!    │ Adopted              │ failed          │  │  │   resume (drain is      │ no connection left, or
+//!    └──────────────────────┼─────────────────┘  │  │   rolled back)          │ the limit is over, or
+//!                           │                    │  │                         │ the worker died
+//!                           │        resume      │  │ stop                    ▼
+//!                           │     ┌──────────────┴──┼──────────────────── Drained
+//!                           ▼     │                 ▼                         │
+//!                        Stopping ◀──────────── (from every phase) ◀──────────┘
+//!                           │ every worker reaped, every outcome answered
+//!                           ▼
+//!                        Stopped
+//! ```
+//!
+//! *Serving* includes the time in which a dead worker is being replaced: its listeners stay open, and
+//! connections wait. The phases say what the server is for; beside them stand three small tables:
+//!
+//! - **workers**, each with a role and a stage. One has the role *serving*. Candidates and draining ones stand
+//!   beside it in the same table.
+//! - **one active operation** with an explicit step. What it needs of a worker is a *load*: a
+//!   generation on its way into that worker. A restart is a load too, that nobody asked for.
+//! - **endings**: operations whose outcome is decided and on its way into the journal, before it is
+//!   answered; and those that a stop overtook and whose truth the worker will still tell.
+//!
+//! # A load
+//!
+//! ```text
+//!   Preparing ──Need──▶ Binding ──Bound──▶ Preparing ──Prepared──▶ Journaling ──IntentWritten──▶ Committing ──Committed──▶ serves
+//! ```
+//!
+//! | it fails in         | by                                  | reload                                    | start    | restart            |
+//! |---------------------|-------------------------------------|-------------------------------------------|----------|--------------------|
+//! | Preparing, Binding  | Rejected                            | rejected                                  | rejected, exit | kill, back-off |
+//! | Preparing, Binding  | its deadline: Abort                 | not ready; the worker serves on           | not ready, exit | kill, back-off |
+//! | Preparing … Journaling | the worker died                  | not ready; restart with the old           | not ready, exit | back-off      |
+//! | Journaling          | IntentFailed, or its deadline       | not ready; Abort, the worker serves on    | goes on: an unrecorded server is better than none | (no intent) |
+//! | Committing          | the worker died, or its deadline (kill) | *settle*, below                       | not ready, exit | (kill,) back-off |
+//!
+//! # Settling a commit that was not answered
+//!
+//! The intent is in the journal, the commit was sent, and the worker is gone. The next worker is given
+//! the **new** generation. If it serves: `applied_with_losses`, because the crash cut connections. If
+//! that fails in any way, the **old** one is loaded: `rolled_back`. If that fails too, `unknown`: the
+//! supervisor keeps trying the old one, and `status` says when it serves. Each attempt is bounded by the load's own deadlines.
+//!
+//! # A worker that dies
+//!
+//! It is replaced after a pause that doubles from [`Limits::backoff_first`] to
+//! [`Limits::backoff_longest`], and begins again after a worker has served for [`Limits::backoff_reset`]. The new one gets
+//! the bytes of the generation that the server is held to, not the disk. A reload asked for meanwhile waits for the worker;
+//! but if workers die one after the other, the reload's configuration is loaded *instead*, because the old
+//! one may be what kills them. While drained, a dead worker is replaced by the resume.
+//!
+//! # A stop
+//!
+//! Drain (if something is served) → Stop → exit of the process; each step has a deadline that leads to the
+//! harder one: Stop at once → SIGKILL → given up. What was active ends first: a reload as `rejected`, unless its commit is
+//! on its way: then the worker says. A drain goes on as part of the stop, and ends with it.
+
+mod begin;
+mod end;
+mod load;
+mod table;
+mod time;
+mod workers;
 
 use std::time::Duration;
 
-use crate::{Effect, Event, Limits, Phase, Recovered, View};
+use crate::{
+    Active, Effect, Event, Exit, GenerationNumber, Kind, Limits, OperationKey, OperationView, Phase,
+    Recovered, Role, Situation, Stage, StepName, View, WorkerState, WorkerView,
+};
+use table::{EndStep, Ending, LoadStep, Operation, Step, Worker};
 
-/// The lifecycle of one server. See the module for its states.
+/// The lifecycle of one server.
 #[derive(Clone, Debug)]
 pub struct Machine {
     limits: Limits,
-    recovered: Recovered,
+    /// The latest time seen.
+    now: Duration,
     phase: Phase,
+    workers: Vec<Worker>,
+    active: Option<Operation>,
+    endings: Vec<Ending>,
+    /// A reload that a signal asked for while something else ran.
+    deferred: Option<OperationKey>,
+    /// The generation that the server is held to.
+    held_to: Option<GenerationNumber>,
+    /// The highest number given to a generation.
+    last_generation: GenerationNumber,
+    /// The next key for a worker, candidate or call.
+    next_key: u64,
+    restart: Restart,
+    /// What the process ends with when all else is over.
+    exit: Exit,
+    recovered: Recovered,
+    out: Vec<Effect>,
+}
+
+/// When dead workers are replaced.
+#[derive(Clone, Copy, Debug)]
+struct Restart {
+    /// When the next worker is to be started.
+    at: Option<Duration>,
+    /// Workers that died without having served for long, since the last one that had.
+    failures: u32,
+    /// Since when the worker serves.
+    serving_since: Option<Duration>,
+    /// How many were started in place of dead ones.
+    count: u64,
 }
 
 impl Machine {
     /// A machine that has not begun: its first event is [`Event::Start`] or [`Event::Adopted`].
     #[must_use]
     pub fn new(limits: Limits, recovered: Recovered) -> Self {
-        Self { limits, recovered, phase: Phase::New }
+        Self {
+            limits,
+            now: Duration::ZERO,
+            phase: Phase::New,
+            workers: Vec::new(),
+            active: None,
+            endings: Vec::new(),
+            deferred: None,
+            held_to: None,
+            last_generation: recovered.last_generation,
+            next_key: recovered.keys_from,
+            restart: Restart { at: None, failures: 0, serving_since: None, count: 0 },
+            exit: Exit::Stopped,
+            recovered,
+            out: Vec::new(),
+        }
     }
 
     /// Takes in one event and says what must be done, in this order.
     ///
     /// `now` is the time since an arbitrary start, monotonic; a value before the last one counts as the
-    /// last one. Deadlines that have passed at `now` are acted upon after the event.
+    /// last one. Deadlines that have passed at `now` are acted upon after the event, so that an answer
+    /// which arrives together with its deadline counts.
     #[must_use]
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Effect> {
-        let _ = (now, event, &self.limits, &self.recovered);
-        Vec::new()
+        self.now = self.now.max(now);
+        self.take_in(event);
+        if self.phase != Phase::Stopped {
+            self.expire();
+            self.go_on();
+        }
+        std::mem::take(&mut self.out)
     }
 
-    /// The earliest time at which [`Event::Tick`] is wanted. Ask again after every step.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Duration> {
-        None
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Start { operation } => self.begin_start(operation),
+            Event::Adopted { operation, worker, generation, accepting } => {
+                self.begin_adopted(operation, worker, generation, accepting);
+            }
+            Event::Request { operation, asked } => self.request(operation, &asked),
+            Event::Tick => {}
+            Event::WorkerReady { worker } => self.worker_ready(worker),
+            Event::WorkerNotStarted { worker } => self.worker_gone(worker, false),
+            Event::WorkerExited { worker } => self.worker_gone(worker, true),
+            Event::ChannelLost { worker } => self.channel_lost(worker),
+            Event::Need { worker, candidate } => self.need(worker, candidate),
+            Event::Bound { worker, candidate } => self.bound(worker, candidate),
+            Event::Prepared { worker, candidate, unchanged } => self.prepared(worker, candidate, unchanged),
+            Event::Rejected { worker, candidate } => self.rejected(worker, candidate),
+            Event::Committed { worker, candidate } => self.committed(worker, candidate),
+            Event::Drained { worker, call, clean } => self.drained(worker, call, clean),
+            Event::Resumed { worker, call } => self.resumed(worker, call),
+            Event::ActionDone { worker, call, ok } => self.action_done(worker, call, ok),
+            Event::IntentWritten { operation, generation } => self.intent(operation, generation, true),
+            Event::IntentFailed { operation, generation } => self.intent(operation, generation, false),
+            Event::OutcomeWritten { operation } => self.outcome_written(operation),
+            Event::OutcomeFailed { operation } => self.outcome_failed(operation),
+        }
+    }
+
+    /// Begins whatever can begin now. It looks at the state only, not at what just happened, so that
+    /// no order of events can leave something waiting for ever.
+    fn go_on(&mut self) {
+        self.start_worker_if_due();
+        self.employ_worker();
+        if self.active.is_none()
+            && self.endings.is_empty()
+            && self.phase == Phase::Serving
+            && let Some(operation) = self.deferred.take()
+        {
+            self.begin_reload(operation, false);
+            self.start_worker_if_due();
+            self.employ_worker();
+        }
+        if self.phase == Phase::Stopping && self.workers.is_empty() {
+            self.finish_stop();
+        }
+    }
+
+    /// What admission may look at.
+    fn situation(&self, asked: &crate::Asked) -> Situation {
+        let active = match (&self.active, self.endings.first()) {
+            (Some(operation), _) => Some(Active {
+                operation: operation.key,
+                kind: operation.kind,
+                joinable: self.is_joinable(operation, asked),
+                ended: false,
+            }),
+            (None, Some(ending)) => {
+                Some(Active { operation: ending.key, kind: ending.kind, joinable: false, ended: true })
+            }
+            (None, None) => None,
+        };
+        let at_rest = self.main().is_some_and(Worker::is_at_rest);
+        Situation {
+            phase: self.phase,
+            active,
+            deferred: self.deferred,
+            generation: self.held_to,
+            worker: if at_rest { WorkerState::Present } else { WorkerState::Absent },
+        }
+    }
+
+    fn is_joinable(&self, operation: &Operation, asked: &crate::Asked) -> bool {
+        match (operation.kind, asked.request) {
+            (Kind::Reload, _) => matches!(operation.step, Step::AwaitWorker(_)),
+            (Kind::Drain, crate::Request::Drain { limit }) => {
+                self.main().and_then(|worker| worker.drain).is_some_and(|drain| drain.asked == limit)
+            }
+            (Kind::Stop, _) => true,
+            _ => false,
+        }
     }
 
     /// A picture of the machine, for `status`.
     #[must_use]
     pub fn view(&self) -> View {
+        let main = self.main();
         View {
             phase: self.phase,
-            serving: None,
-            committing: None,
-            held_to: None,
-            workers: Vec::new(),
-            operation: None,
-            deferred: None,
-            restarts: 0,
-            next_restart: None,
+            serving: main.and_then(|worker| worker.generation),
+            committing: main
+                .and_then(|worker| worker.load)
+                .filter(|load| load.step == LoadStep::Committing)
+                .map(|load| load.generation),
+            held_to: self.held_to,
+            workers: self
+                .workers
+                .iter()
+                .map(|w| WorkerView { worker: w.key, role: w.role, stage: w.stage, generation: w.generation })
+                .collect(),
+            operation: self.operation_view(),
+            deferred: self.deferred,
+            restarts: self.restart.count,
+            next_restart: self.restart.at,
         }
+    }
+
+    fn operation_view(&self) -> Option<OperationView> {
+        if let Some(operation) = &self.active {
+            let step = self.step_name(operation);
+            return Some(OperationView { operation: operation.key, kind: operation.kind, step });
+        }
+        self.endings.first().map(|ending| OperationView {
+            operation: ending.key,
+            kind: ending.kind,
+            step: match ending.step {
+                EndStep::Awaiting { .. } => StepName::StopWorker,
+                EndStep::Recording { .. } | EndStep::Pausing { .. } => StepName::Record,
+            },
+        })
+    }
+
+    fn step_name(&self, operation: &Operation) -> StepName {
+        match operation.step {
+            Step::AwaitWorker(_) => StepName::StartWorker,
+            Step::Loading => match self.main().and_then(|worker| worker.load).map(|load| load.step) {
+                Some(LoadStep::Preparing) | None => StepName::Prepare,
+                Some(LoadStep::Binding) => StepName::Bind,
+                Some(LoadStep::Journaling) => StepName::Journal,
+                Some(LoadStep::Committing) => StepName::Commit,
+            },
+            Step::Settling(_) => StepName::Settle,
+            Step::Acting(_) => StepName::Action,
+            Step::Draining => StepName::Drain,
+            Step::Resuming(_) => StepName::Resume,
+            Step::Stopping(_) => match self.workers.iter().any(|worker| worker.stage == Stage::Draining) {
+                true => StepName::Drain,
+                false => StepName::StopWorker,
+            },
+        }
+    }
+
+    /// The worker that serves or is to serve, unless it is on its way out.
+    fn main(&self) -> Option<&Worker> {
+        self.workers.iter().find(|worker| worker.role == Role::Serving && worker.stage != Stage::Killed)
+    }
+
+    /// Whether a process is or may still be there in the serving role, even one that is being killed.
+    fn slot_taken(&self) -> bool {
+        self.workers.iter().any(|worker| worker.role == Role::Serving)
+    }
+
+    fn main_mut(&mut self) -> Option<&mut Worker> {
+        self.workers.iter_mut().find(|worker| worker.role == Role::Serving && worker.stage != Stage::Killed)
+    }
+
+    fn key(&mut self) -> u64 {
+        let key = self.next_key;
+        self.next_key = self.next_key.saturating_add(1);
+        key
+    }
+
+    fn emit(&mut self, effect: Effect) {
+        self.out.push(effect);
+    }
+
+    fn after(&self, wait: Duration) -> Duration {
+        self.now.saturating_add(wait)
     }
 }

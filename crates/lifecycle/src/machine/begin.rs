@@ -1,0 +1,276 @@
+//! How operations begin: the start, the adoption, and every request.
+
+use std::time::Duration;
+
+use super::Machine;
+use super::table::{Awaited, Drain, EndStep, Ending, Operation, Settling, Step, Worker};
+use crate::{
+    Admission, Asked, CallKey, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey, Outcome,
+    Phase, Refusal, Request, Role, Source, Stage, StepName, WorkerKey, admit,
+};
+
+impl Machine {
+    pub(super) fn begin_start(&mut self, operation: OperationKey) {
+        if self.phase != Phase::New {
+            return;
+        }
+        self.phase = Phase::Starting;
+        self.record_unfinished(None);
+        self.begin(operation, Kind::Start, Step::AwaitWorker(Source::Disk), None);
+        self.progress(operation, StepName::StartWorker);
+        self.restart.at = Some(self.now);
+    }
+
+    pub(super) fn begin_adopted(
+        &mut self,
+        operation: OperationKey,
+        worker: WorkerKey,
+        generation: GenerationNumber,
+        accepting: bool,
+    ) {
+        if self.phase != Phase::New {
+            return;
+        }
+        self.next_key = self.next_key.max(worker.0.saturating_add(1));
+        self.last_generation = self.last_generation.max(generation);
+        self.held_to = Some(generation);
+        self.record_unfinished(Some(generation));
+        self.workers.push(Worker {
+            key: worker,
+            role: Role::Serving,
+            stage: if accepting { Stage::Serving } else { Stage::Drained },
+            by: None,
+            drain: None,
+            generation: Some(generation),
+            load: None,
+        });
+        self.restart.serving_since = Some(self.now);
+        if accepting {
+            self.phase = Phase::Serving;
+            self.emit(Effect::Started { operation });
+            self.record(operation, Kind::Start, Outcome::Unchanged, Cause::Adopted, None);
+        } else {
+            self.phase = Phase::Starting;
+            self.begin_resuming(operation, Kind::Start, worker);
+        }
+    }
+
+    pub(super) fn request(&mut self, operation: OperationKey, asked: &Asked) {
+        match admit(&self.situation(asked), asked) {
+            Admission::Start => self.begin_request(operation, asked.request),
+            Admission::Preempt(_) => match asked.request {
+                Request::Resume => {
+                    self.decide(Outcome::RolledBack, Cause::Resumed);
+                    self.begin_request(operation, asked.request);
+                }
+                _ => self.begin_request(operation, asked.request),
+            },
+            Admission::AlreadySo => {
+                self.emit(Effect::Started { operation });
+                self.record(operation, asked.request.kind(), Outcome::Unchanged, Cause::AlreadySo, None);
+            }
+            Admission::Join(running) => self.emit(Effect::Joined { request: operation, operation: running }),
+            Admission::Force(running) => {
+                self.emit(Effect::Joined { request: operation, operation: running });
+                self.force_stop();
+            }
+            Admission::Defer => self.defer(operation),
+            Admission::Refuse(refusal) => self.emit(Effect::Refuse { request: operation, refusal }),
+        }
+    }
+
+    fn begin_request(&mut self, operation: OperationKey, request: Request) {
+        match request {
+            Request::Reload { dry_run } => self.begin_reload(operation, dry_run),
+            Request::Action => self.begin_action(operation),
+            Request::Drain { limit } => self.begin_drain(operation, limit),
+            Request::Resume => self.begin_resume(operation),
+            Request::Stop { now, limit } => self.begin_stop(operation, now, limit),
+        }
+    }
+
+    fn begin(&mut self, operation: OperationKey, kind: Kind, step: Step, by: Option<Duration>) {
+        self.active = Some(Operation { key: operation, kind, step, by });
+        self.emit(Effect::Started { operation });
+    }
+
+    /// A signal's reload waits for its turn. While the server is drained or drains, that may be long:
+    /// a process manager that waits for the reload is told at once that it is over, or it would give up
+    /// on a server that is well.
+    fn defer(&mut self, operation: OperationKey) {
+        self.deferred = Some(operation);
+        self.emit(Effect::Deferred { request: operation });
+        if matches!(self.phase, Phase::Draining | Phase::Drained) {
+            self.emit(Effect::Notify(Notice::Reloading));
+            self.emit(Effect::Notify(Notice::Ready));
+        }
+    }
+
+    /// It waits for a worker even if one is there: [`Machine::go_on`] finds that out.
+    pub(super) fn begin_reload(&mut self, operation: OperationKey, dry_run: bool) {
+        let kind = if dry_run { Kind::DryRun } else { Kind::Reload };
+        // A dying worker may have to be reaped and its successor given the old generation first.
+        let wait =
+            self.limits.kill + self.limits.backoff_longest + self.limits.worker_start + self.limits.prepare;
+        let by = self.after(wait + self.limits.commit);
+        self.begin(operation, kind, Step::AwaitWorker(Source::Disk), Some(by));
+        if !dry_run {
+            self.emit(Effect::Notify(Notice::Reloading));
+            if let Some(at) = self.restart.at {
+                self.restart.at = Some(at.min(self.now));
+            }
+        }
+    }
+
+    fn begin_action(&mut self, operation: OperationKey) {
+        let Some(worker) = self.main().map(|worker| worker.key) else { return };
+        let call = CallKey(self.key());
+        let by = self.after(self.limits.action);
+        self.begin(operation, Kind::Action, Step::Acting(call), Some(by));
+        self.progress(operation, StepName::Action);
+        self.emit(Effect::Send { worker, message: Message::Action { call, operation } });
+    }
+
+    fn begin_drain(&mut self, operation: OperationKey, limit: Option<Duration>) {
+        self.begin(operation, Kind::Drain, Step::Draining, None);
+        self.progress(operation, StepName::Drain);
+        self.phase = Phase::Draining;
+        self.restart.at = None;
+        match self.main().map(|worker| (worker.key, worker.stage)) {
+            Some((worker, Stage::Serving)) => self.drain(worker, limit),
+            // A worker that is only being restarted has no connections.
+            Some((worker, _)) => {
+                self.phase = Phase::Drained;
+                self.decide(Outcome::Applied, Cause::Done);
+                self.kill(worker, Cause::Done);
+            }
+            None => {
+                self.phase = Phase::Drained;
+                self.decide(Outcome::Applied, Cause::Done);
+            }
+        }
+    }
+
+    /// Tells a worker to drain, or, if it drains already, to be done earlier.
+    pub(super) fn drain(&mut self, worker: WorkerKey, asked: Option<Duration>) {
+        let limit = asked.unwrap_or(self.limits.drain).min(self.limits.drain_longest);
+        let (over, grace) = (self.after(limit), self.limits.drain_grace);
+        let call = CallKey(self.key());
+        let Some(draining) = self.workers.iter_mut().find(|w| w.key == worker) else { return };
+        let call = match draining.drain {
+            Some(drain) if drain.over <= over => return,
+            Some(drain) => drain.call,
+            None => call,
+        };
+        draining.drain = Some(Drain { call, asked, over });
+        draining.stage = Stage::Draining;
+        draining.by = Some(over.saturating_add(grace));
+        self.emit(Effect::Send { worker, message: Message::Drain { call, limit } });
+    }
+
+    fn begin_resume(&mut self, operation: OperationKey) {
+        match self.main().map(|worker| (worker.key, worker.stage)) {
+            Some((worker, Stage::Draining | Stage::Drained)) => {
+                self.begin_resuming(operation, Kind::Resume, worker)
+            }
+            _ => {
+                let source = self.held_to.map_or(Source::Disk, Source::Generation);
+                self.begin(operation, Kind::Resume, Step::AwaitWorker(source), None);
+                self.progress(operation, StepName::StartWorker);
+                self.phase = Phase::Drained;
+                self.restart.at = Some(self.now);
+            }
+        }
+    }
+
+    fn begin_resuming(&mut self, operation: OperationKey, kind: Kind, worker: WorkerKey) {
+        let call = CallKey(self.key());
+        let by = self.after(self.limits.resume);
+        self.begin(operation, kind, Step::Resuming(call), Some(by));
+        self.progress(operation, StepName::Resume);
+        if kind == Kind::Resume {
+            self.phase = Phase::Drained;
+        }
+        if let Some(drained) = self.main_mut() {
+            drained.stage = Stage::Drained;
+            drained.drain = None;
+            drained.by = None;
+        }
+        self.emit(Effect::Send { worker, message: Message::Resume { call } });
+    }
+
+    /// Ends what is active, then every worker.
+    fn begin_stop(&mut self, operation: OperationKey, now: bool, limit: Option<Duration>) {
+        self.overtake();
+        self.begin(operation, Kind::Stop, Step::Stopping(None), None);
+        self.enter_stopping();
+        let limit = if now { Some(Duration::ZERO) } else { limit };
+        for (worker, stage, load) in self.workers.iter().map(|w| (w.key, w.stage, w.load)).collect::<Vec<_>>()
+        {
+            match stage {
+                Stage::Serving | Stage::Draining => {
+                    self.progress(operation, StepName::Drain);
+                    self.drain(worker, limit);
+                }
+                // It may serve already.
+                Stage::Loading if load.is_some_and(|load| load.is_committing()) => self.drain(worker, limit),
+                Stage::Drained => self.stop_worker(worker, now),
+                Stage::Starting | Stage::Loading => self.kill(worker, Cause::ShuttingDown),
+                Stage::Stopping | Stage::Killed => {}
+            }
+        }
+    }
+
+    pub(super) fn enter_stopping(&mut self) {
+        self.phase = Phase::Stopping;
+        self.restart.at = None;
+        if let Some(request) = self.deferred.take() {
+            self.emit(Effect::Refuse { request, refusal: Refusal::Stopping });
+        }
+        self.emit(Effect::Notify(Notice::Stopping));
+        self.emit(Effect::CloseListeners);
+    }
+
+    /// A stop comes first. What cannot be called off any more is awaited; the rest ends as rejected.
+    fn overtake(&mut self) {
+        let Some(operation) = self.active else { return };
+        let main = self.main().map(|worker| (worker.key, worker.load, worker.drain));
+        let awaited = match (operation.step, main) {
+            (Step::Loading, Some((worker, Some(load), _))) if load.is_committing() => {
+                Some((worker, Awaited::Commit(load.candidate), None))
+            }
+            (Step::Acting(call), Some((worker, ..))) => Some((worker, Awaited::Action(call), operation.by)),
+            (Step::Draining, Some((worker, _, Some(drain)))) => {
+                Some((worker, Awaited::Drain(drain.call), None))
+            }
+            _ => None,
+        };
+        if let Some((worker, what, by)) = awaited {
+            self.active = None;
+            let step = EndStep::Awaiting { worker, what, by };
+            self.endings.push(Ending { key: operation.key, kind: operation.kind, step });
+            return;
+        }
+        match operation.step {
+            // One of two generations would have served: nobody will find out which.
+            Step::Settling(Settling { .. }) | Step::Acting(_) => {
+                self.decide(Outcome::Unknown, Cause::ShuttingDown)
+            }
+            _ => {
+                self.call_off_load();
+                self.decide(Outcome::Rejected, Cause::ShuttingDown);
+            }
+        }
+    }
+
+    /// Two stops in a row: no more draining.
+    fn force_stop(&mut self) {
+        for (worker, stage) in self.workers.iter().map(|w| (w.key, w.stage)).collect::<Vec<_>>() {
+            match stage {
+                Stage::Serving | Stage::Draining => self.drain(worker, Some(Duration::ZERO)),
+                Stage::Stopping => self.stop_worker(worker, true),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the machine remembers: workers, what is being loaded into them, operations and their ends.
+
+use std::time::Duration;
+
+use crate::{
+    CallKey, CandidateKey, Cause, GenerationNumber, Kind, OperationKey, Role, Source, Stage, Verdict,
+    WorkerKey,
+};
+
+/// One worker process. There are few, so they live in a list.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) key: WorkerKey,
+    pub(super) role: Role,
+    pub(super) stage: Stage,
+    /// When the stage has lasted too long. `Loading` has its deadlines in the load, `Serving` and `Drained`
+    /// have none.
+    pub(super) by: Option<Duration>,
+    /// The drain that it is in, and when that is over for the worker itself.
+    pub(super) drain: Option<Drain>,
+    /// What it has committed.
+    pub(super) generation: Option<GenerationNumber>,
+    /// What it is preparing or committing.
+    pub(super) load: Option<Load>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drain {
+    pub(super) call: CallKey,
+    /// As asked: only the same request joins.
+    pub(super) asked: Option<Duration>,
+    /// When the worker cuts what is left.
+    pub(super) over: Duration,
+}
+
+/// A generation on its way into a worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) candidate: CandidateKey,
+    pub(super) generation: GenerationNumber,
+    pub(super) source: Source,
+    pub(super) dry_run: bool,
+    /// The operation that wants it; none for a restart, which nobody asked for.
+    pub(super) owner: Option<OperationKey>,
+    pub(super) step: LoadStep,
+    /// When the whole of preparing must be over.
+    pub(super) prepare_by: Duration,
+    /// When this step must be over.
+    pub(super) by: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoadStep {
+    Preparing,
+    Binding,
+    Journaling,
+    Committing,
+}
+
+/// The one operation that is active.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operation {
+    pub(super) key: OperationKey,
+    pub(super) kind: Kind,
+    pub(super) step: Step,
+    /// When this step must be over, if nothing else bounds it.
+    pub(super) by: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// A worker must be there first; then this is loaded into it.
+    AwaitWorker(Source),
+    /// The serving worker has a load that is ours.
+    Loading,
+    /// The worker was lost between our commit and its answer.
+    Settling(Settling),
+    /// The embedder's action runs.
+    Acting(CallKey),
+    /// The serving worker drains.
+    Draining,
+    /// The serving worker was told to resume.
+    Resuming(CallKey),
+    /// All workers are being ended; the cause is why connections were cut, if they were.
+    Stopping(Option<Cause>),
+}
+
+/// Finding out after a crash which generation can be served: first the new one, then the old one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settling {
+    /// The candidate whose commit was not answered: its listeners are still held.
+    pub(super) first: CandidateKey,
+    /// The generation that was being committed.
+    pub(super) new: GenerationNumber,
+    /// Whether the new one has failed a second time, so that the old one is loaded.
+    pub(super) back: bool,
+    /// What happened to the first worker.
+    pub(super) cause: Cause,
+}
+
+/// An operation that is over but for its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    pub(super) key: OperationKey,
+    pub(super) kind: Kind,
+    pub(super) step: EndStep,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum EndStep {
+    /// A stop came first, but the worker will still say how this went.
+    Awaiting { worker: WorkerKey, what: Awaited, by: Option<Duration> },
+    /// The outcome is being written.
+    Recording { verdict: Verdict, by: Duration, attempt: u32 },
+    /// It could not be written and will be tried again.
+    Pausing { verdict: Verdict, until: Duration, attempt: u32 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Commit(CandidateKey),
+    Action(CallKey),
+    Drain(CallKey),
+}
+
+impl Worker {
+    /// Whether it can be talked to and is meant to live.
+    pub(super) fn is_usable(&self) -> bool {
+        matches!(self.stage, Stage::Loading | Stage::Serving | Stage::Draining | Stage::Drained)
+    }
+
+    /// Whether it has a generation and can run an action or a dry run now.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(self.stage, Stage::Serving | Stage::Drained) && self.load.is_none()
+    }
+
+    /// Whether ending it now cuts connections, as far as anybody knows.
+    pub(super) fn may_have_connections(&self) -> bool {
+        match self.stage {
+            Stage::Serving | Stage::Draining => true,
+            // It has not said that it is drained.
+            Stage::Stopping => self.drain.is_some(),
+            Stage::Starting | Stage::Loading | Stage::Drained | Stage::Killed => false,
+        }
+    }
+}
