@@ -17,6 +17,7 @@
 
 mod actor;
 mod change;
+mod client;
 mod event;
 mod exit;
 mod generation;
@@ -24,14 +25,17 @@ mod interim;
 mod losses;
 mod operation;
 mod outcome;
+pub mod paths;
 mod problem;
 mod problem_details;
 mod refused;
 mod sentence;
 mod status;
+mod text;
 
 pub use actor::{Actor, ActorKind};
 pub use change::{Change, ChangeKind, What, summarize_changes};
+pub use client::{Answer, Call, Client, ClientError, Events, percent_encoded};
 pub use event::{Event, EventKind};
 pub use exit::ExitCode;
 pub use generation::{Diff, FileDiff, FileDigest, FileState, Generation};

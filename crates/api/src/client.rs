@@ -1,0 +1,328 @@
+//! A client of the control API over its Unix socket: one connection a request, answers read whole.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+use crate::{Event, PROBLEM_CONTENT_TYPE, ProblemDetails};
+
+/// How long connecting may take: a Unix socket connects at once unless its queue is full.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// The longest answer that is read: a configuration, metrics, a long history.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// The longest event.
+const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nothing listens there.
+    #[error(
+        "not running: nothing answers on {} ({reason}); start it with 'handover serve', or name the control socket of one that runs with --control PATH",
+        socket.display()
+    )]
+    NotRunning {
+        /// The control socket.
+        socket: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// The socket or its directory may not be used.
+    #[error(
+        "not permitted: the control socket {} may not be used by this user ({reason}); its mode and group are set by [control] in the configuration",
+        socket.display()
+    )]
+    NotPermitted {
+        /// The control socket.
+        socket: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// It could not be reached for another reason.
+    #[error("cannot connect to {}: {reason}", socket.display())]
+    Connect {
+        /// The control socket.
+        socket: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// The connection ended before the answer was whole; what was asked for may have happened.
+    #[error("the connection to {} ended before the answer was whole: {reason}", socket.display())]
+    Lost {
+        /// The control socket.
+        socket: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// The request cannot be sent like this.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Call {
+    method: Method,
+    target: String,
+    headers: Vec<(HeaderName, String)>,
+    body: Bytes,
+}
+
+impl Call {
+    /// `GET path`, where `path` has its query already, percent-encoded.
+    #[must_use]
+    pub fn get(path: impl Into<String>) -> Self {
+        Self { method: Method::GET, target: path.into(), headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// `POST path`.
+    #[must_use]
+    pub fn post(path: impl Into<String>) -> Self {
+        Self { method: Method::POST, ..Self::get(path) }
+    }
+
+    /// Adds `name=value` to the query.
+    #[must_use]
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        self.target.push(if self.target.contains('?') { '&' } else { '?' });
+        self.target.push_str(name);
+        self.target.push('=');
+        self.target.push_str(&percent_encoded(value));
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((HeaderName::from_static(name), value.into()));
+        self
+    }
+
+    /// Sends a body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+/// `value` with everything but RFC 3986 unreserved characters percent-encoded.
+#[must_use]
+pub fn percent_encoded(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte as char),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// What was answered.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// `Content-Type`, without parameters.
+    pub content_type: String,
+    /// The body, whole.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Reads the body as JSON.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`]: what answers is no `handover`, or one of another version.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ClientError> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            ClientError::Invalid(format!("what answered (status {}) is not understood: {error}", self.status))
+        })
+    }
+
+    /// The error that the answer describes, if it does.
+    #[must_use]
+    pub fn problem(&self) -> Option<ProblemDetails> {
+        if self.content_type == PROBLEM_CONTENT_TYPE { serde_json::from_slice(&self.body).ok() } else { None }
+    }
+
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// A client. It holds no connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the control socket at this path.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The control socket's path.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks and waits for the whole answer, for as long as that takes; bound it from outside. Dropping the
+    /// future does not call off what was asked for.
+    ///
+    /// # Errors
+    /// See [`ClientError`]. An answer with an error status is an answer.
+    pub async fn send(&self, call: Call) -> Result<Answer, ClientError> {
+        let response = self.open(call).await?;
+        let status = response.status().as_u16();
+        let content_type = content_type(&response);
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await
+            .map_err(|error| self.lost(&*error))?
+            .to_bytes();
+        Ok(Answer { status, content_type, body })
+    }
+
+    /// Follows `GET /v1/events`. The error of a refused request is in [`ClientError::Invalid`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn events(&self) -> Result<Events, ClientError> {
+        let response = self.open(Call::get("/v1/events").header("accept", "text/event-stream")).await?;
+        if response.status() != hyper::StatusCode::OK {
+            let body = Limited::new(response.into_body(), MAX_EVENT_BYTES)
+                .collect()
+                .await
+                .map_err(|error| self.lost(&*error))?
+                .to_bytes();
+            return Err(ClientError::Invalid(String::from_utf8_lossy(&body).trim_end().to_owned()));
+        }
+        Ok(Events { body: response.into_body(), buffer: BytesMut::new(), socket: self.socket.clone() })
+    }
+
+    async fn open(&self, call: Call) -> Result<Response<Incoming>, ClientError> {
+        let stream = match tokio::time::timeout(CONNECT_LIMIT, UnixStream::connect(&self.socket)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(self.not_connected(&error)),
+            Err(_elapsed) => return Err(self.not_connected(&io::ErrorKind::TimedOut.into())),
+        };
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(&error))?;
+        // Ends by itself when the answer was read or dropped.
+        tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(call.method)
+            .uri(call.target)
+            .body(Full::new(call.body))
+            .map_err(|error| ClientError::Invalid(format!("this cannot be asked: {error}")))?;
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        for (name, value) in call.headers {
+            let value = HeaderValue::from_str(&value)
+                .map_err(|_| ClientError::Invalid(format!("{name}: {value:?} cannot be sent in a header")))?;
+            request.headers_mut().insert(name, value);
+        }
+        sender.send_request(request).await.map_err(|error| self.lost(&error))
+    }
+
+    fn not_connected(&self, error: &io::Error) -> ClientError {
+        let (socket, reason) = (self.socket.clone(), error.to_string());
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning { socket, reason }
+            }
+            io::ErrorKind::PermissionDenied => ClientError::NotPermitted { socket, reason },
+            _ => ClientError::Connect { socket, reason },
+        }
+    }
+
+    fn lost(&self, reason: &(impl fmt::Display + ?Sized)) -> ClientError {
+        ClientError::Lost { socket: self.socket.clone(), reason: reason.to_string() }
+    }
+}
+
+fn content_type(response: &Response<Incoming>) -> String {
+    let value =
+        response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Events as they come.
+#[derive(Debug)]
+pub struct Events {
+    body: Incoming,
+    buffer: BytesMut,
+    socket: PathBuf,
+}
+
+impl Events {
+    /// The next event, or `None` when the server ended the stream.
+    ///
+    /// # Errors
+    /// [`ClientError::Lost`]; [`ClientError::Invalid`] for what is no event.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            if let Some(block) = self.take_block() {
+                match event_in(&block)? {
+                    Some(event) => return Ok(Some(event)),
+                    None => continue,
+                }
+            }
+            if self.buffer.len() > MAX_EVENT_BYTES {
+                return Err(ClientError::Invalid("an event without end was sent".to_owned()));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => {
+                    let reason = error.to_string();
+                    return Err(ClientError::Lost { socket: self.socket.clone(), reason });
+                }
+            }
+        }
+    }
+
+    /// One block up to its empty line.
+    fn take_block(&mut self) -> Option<BytesMut> {
+        let end = self.buffer.windows(2).position(|pair| pair == b"\n\n")?;
+        Some(self.buffer.split_to(end + 2))
+    }
+}
+
+/// The event in one block of an event stream (HTML Living Standard, 9.2.6); none in a comment.
+fn event_in(block: &[u8]) -> Result<Option<Event>, ClientError> {
+    let text = String::from_utf8_lossy(block);
+    let data: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data:"))
+        .map(|data| data.strip_prefix(' ').unwrap_or(data))
+        .collect();
+    if data.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(&data.join("\n"))
+        .map(Some)
+        .map_err(|error| ClientError::Invalid(format!("an event is not understood: {error}")))
+}
