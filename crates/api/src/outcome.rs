@@ -3,7 +3,7 @@
 //! The lifecycle crate knows nothing of OpenAPI. The enums here say the same words to the generator; a test
 //! holds them against the originals.
 
-pub use crate::interim::{Cause, Kind, Outcome, Phase};
+pub use handover_lifecycle::{Cause, Kind, Outcome, Phase, StepName};
 use utoipa::ToSchema;
 
 /// What was asked for.
