@@ -58,7 +58,10 @@ impl Peer {
     pub fn groups(&self) -> Vec<u32> {
         let mut groups = vec![self.gid];
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        groups.extend(supplementary_groups(&status).filter(|&group| group != self.gid));
+        // Its ID may be another process's by now; only one of the same user may speak for it.
+        if effective_user(&status) == Some(self.uid) {
+            groups.extend(supplementary_groups(&status).filter(|&group| group != self.gid));
+        }
         groups
     }
 }
@@ -69,6 +72,11 @@ pub fn command_of(pid: u32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let name = String::from_utf8_lossy(&name).trim_end().chars().filter(|c| !c.is_control()).collect();
     Some(name)
+}
+
+fn effective_user(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn supplementary_groups(status: &str) -> impl Iterator<Item = u32> {
@@ -98,6 +106,8 @@ mod tests {
         assert_eq!(supplementary_groups(status).collect::<Vec<_>>(), [4, 24, 1000]);
         assert_eq!(supplementary_groups("Groups:\t \n").count(), 0);
         assert_eq!(supplementary_groups("").count(), 0);
+        assert_eq!(effective_user(status), Some(1000));
+        assert_eq!(effective_user(""), None);
     }
 
     #[test]
