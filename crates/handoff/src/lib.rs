@@ -14,6 +14,7 @@
 //! | [`peer`] | who is at the other end of a Unix socket |
 //! | [`process`] | kept executables, child processes, pidfds, subreaper |
 //! | [`signals`] | signals that a managed process survives, and reads when it wants |
+//! | [`succession`] | how a worker that outlived its supervisor is found by the next one |
 //!
 //! This is the one crate of the workspace that may use `unsafe`. Each block says why it is needed and
 //! why it is sound.
@@ -27,6 +28,7 @@ pub mod memfd;
 pub mod peer;
 pub mod process;
 pub mod signals;
+pub mod succession;
 
 pub use bundle::Bundle;
 pub use channel::{Channel, ChannelError};

@@ -18,7 +18,7 @@
 //!
 //! **When the channel ends** without a `Stop`, the supervisor is gone. The worker then drops a candidate that
 //! was not told to commit, ends no drain, goes on serving, and accepts one connection at the socket that
-//! [`handover_handoff::inherit::SUCCESSION_VARIABLE`] names, whose peer must have its own user ID or 0. That
+//! [`handover_handoff::inherit::SUCCESSION_VARIABLE`] names (a [`handover_handoff::succession::Door`]). That
 //! connection is the channel to the next supervisor, which speaks first.
 
 use std::fmt;
@@ -118,6 +118,9 @@ pub enum ToWorker {
     },
     /// Open log files again by their names. Not answered.
     ReopenLogs,
+    /// The server is about to end: take in what waits in the accept queues, then close every listening socket, so
+    /// that who connects now is refused and not left waiting. A drain or stop follows. Not answered.
+    CloseListeners,
     /// End the process. What is still open is cut and, if there is anything, counted in `Stopping` before.
     Stop {
         /// At once, without letting answers that are being written end.
