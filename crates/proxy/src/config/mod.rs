@@ -1,29 +1,70 @@
 //! The configuration: one TOML file, checked as a whole before anything of it is used.
+//!
+//! ```text
+//!  bytes ─▶ TOML document ─▶ raw types ─▶ checks ─▶ Config ─▶ route tables
+//!            toml            decode, raw   check     model     crate::routes
+//!              │                │            │                     │
+//!              └── syntax ──────┴─ keys, ────┴─ names, files, ─────┴─ conflicts ─▶ Sink ─▶ Vec<Problem>
+//!                                  types,       addresses
+//!                                  bounds
+//! ```
+//!
+//! No stage stops at a mistake: it is reported with its place, and the rest is read on, so that one run tells everything
+//! that is wrong with a file. Only a file without any is turned into a [`Checked`]. Raw and validated types are two: the
+//! raw ones mirror what can be written (and yield [`schema`]), the validated ones ([`Config`] and what it consists of)
+//! cannot be wrong.
+//!
+//! Files that the configuration names are read through the function given to [`parse`] and nothing else, so that they
+//! become part of the generation; names are resolved through [`Resolve`].
 
+mod address;
+mod check;
+mod decode;
 mod diff;
 mod model;
+mod raw;
 mod resolve;
+mod schema;
+mod sink;
 mod spans;
+mod values;
+
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use handover_api::Problem;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use decode::Decode as _;
+use sink::{MAX_PROBLEMS, Report, Severity, Sink};
+use spans::Text;
 
 pub use diff::diff;
 pub use model::*;
 pub use resolve::{Resolve, SystemResolver};
+pub use schema::schema;
 pub use spans::Spans;
+
+use crate::routes::Routes;
 
 /// What `handover serve` without a file serves: a fixed "Hello, World!" on 127.0.0.1:8080.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");
+
+/// The largest configuration file, in bytes: room for some hundred thousand routes.
+pub const MAX_CONFIG_BYTES: usize = 32 * 1024 * 1024;
 
 /// A configuration that can be served.
 #[derive(Debug, Clone)]
 pub struct Checked {
     /// What it says.
     pub config: Config,
+    /// Its routes, ready to be looked up.
+    pub routes: Routes,
     /// What is odd about it, but no reason to refuse it.
     pub warnings: Vec<Problem>,
     /// Where in the file it says it: for problems that show only later, such as a port in use.
@@ -47,12 +88,53 @@ pub fn parse(
     read: Read<'_>,
     resolve: &mut dyn Resolve,
 ) -> Result<Checked, Vec<Problem>> {
-    let _ = (base, text, read, resolve);
-    Err(vec![Problem::new("the configuration cannot be read yet").in_file(name)])
+    if text.len() > MAX_CONFIG_BYTES {
+        let detail = format!("the file has {} bytes, and at most {MAX_CONFIG_BYTES} are read", text.len());
+        return Err(vec![Problem::new(detail).in_file(name)]);
+    }
+    let text = std::str::from_utf8(text).map_err(|error| vec![not_utf8(name, text, error.valid_up_to())])?;
+    let mut sink = Sink::default();
+
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        sink.syntax(error.span().map(sink::Span::from), error.message().to_owned());
+    }
+    let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
+    let raw = raw::RawConfig::decode(&root, &mut sink).unwrap_or_default();
+    let outcome = check::check(raw, &mut check::Cx::new(&mut sink, base, read, resolve));
+
+    let reports = sink.into_reports(text);
+    let empty = DeTable::new();
+    let document = root.get_ref().as_table().unwrap_or(&empty);
+    let render = |reports: &[Report]| match reports {
+        [] => Vec::new(),
+        reports => Text::new(name, text).problems(reports, document),
+    };
+    let (errors, warnings): (Vec<Report>, Vec<Report>) =
+        reports.into_iter().partition(|report| report.severity == Severity::Error);
+    if !errors.is_empty() {
+        return Err(bounded(name, errors, render));
+    }
+    let warnings = bounded(name, warnings, render);
+    Ok(Checked { config: outcome.config, routes: outcome.routes, warnings, spans: Spans::new(name, text) })
 }
 
-/// The JSON Schema (2020-12) of the configuration file, for editors: `handover schema`.
-#[must_use]
-pub fn schema() -> serde_json::Value {
-    serde_json::Value::Null
+/// Renders the first [`MAX_PROBLEMS`], and says how many more there are.
+fn bounded(name: &str, mut reports: Vec<Report>, render: impl Fn(&[Report]) -> Vec<Problem>) -> Vec<Problem> {
+    let more = reports.len().saturating_sub(MAX_PROBLEMS);
+    reports.truncate(MAX_PROBLEMS);
+    let mut problems = render(&reports);
+    if more > 0 {
+        problems.push(Problem::new(format!("{more} more problems are not shown")).in_file(name));
+    }
+    problems
+}
+
+/// A file that is not text.
+fn not_utf8(name: &str, text: &[u8], at: usize) -> Problem {
+    let before = String::from_utf8_lossy(text.get(..at).unwrap_or_default());
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    Problem::new("the file is not UTF-8 text from here on").in_file(name).at(number(line), number(column))
 }

@@ -89,11 +89,18 @@ pub enum Protocol {
 pub struct Limits {
     /// Connections open at once on all addresses of the listener together.
     pub connections: u32,
-    /// Bytes of a request's head: request line and header fields.
+    /// Bytes of a request's head: request line and header fields; at most [`MAX_HEADER_BYTES`].
     pub header_bytes: usize,
+    /// Header lines of a request.
+    pub headers: usize,
+    /// Bytes of a request's target.
+    pub target_bytes: usize,
     /// Bytes of a request's body; `None`: unlimited.
     pub body_bytes: Option<u64>,
 }
+
+/// The largest head that can be allowed: a head must fit into one buffer.
+pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// Limits of a listener on time. None of them is ever zero or endless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +127,7 @@ pub struct Route {
 }
 
 /// The conditions of a route. An empty list is no condition.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matcher {
     /// Any of these hosts.
     pub hosts: Vec<HostPattern>,
@@ -128,8 +135,8 @@ pub struct Matcher {
     pub paths: Vec<PathPattern>,
     /// Any of these methods; `GET` admits `HEAD` as well. See [`crate::routes`].
     pub methods: Vec<Arc<str>>,
-    /// The HTTP listeners on which the route exists, sorted; never empty.
-    pub listeners: Vec<ListenerIndex>,
+    /// The HTTP listeners on which the route exists, sorted. Routes on all of them share one list.
+    pub listeners: Arc<[ListenerIndex]>,
 }
 
 /// A pattern for the host of a request: lower case, without port and trailing dot.
@@ -147,7 +154,7 @@ pub enum PathPattern {
     /// This path.
     Exact(Arc<str>),
     /// By whole segments: `/api` admits `/api` and `/api/x`, but not `/apix`; `/api/` admits `/api/` and `/api/x`,
-    /// but not `/api`. Never `/` alone, which is no condition.
+    /// but not `/api`. `/` alone is no condition.
     Prefix(Arc<str>),
 }
 
@@ -206,8 +213,8 @@ pub enum Piece {
     Query,
 }
 
-/// Files below a directory. The part of the path after the route's prefix names the file; for an exact path, or a
-/// route without path, the whole path does.
+/// Files below a directory. The part of the path after the route's prefix (see [`crate::routes::Match::prefix`]) names
+/// the file; for an exact path, or a route without path, the whole path does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directory {
     /// Absolute path of the directory. It is opened by whoever builds the generation; files are never part of it.
@@ -307,8 +314,6 @@ pub struct Forwarded {
     pub x_forwarded: bool,
     /// `Forwarded` (RFC 7239) is sent.
     pub forwarded: bool,
-    /// `Via` (RFC 9110 §7.6.3) is sent, in both directions.
-    pub via: bool,
     /// What becomes of the same fields in the client's request.
     pub incoming: Incoming,
 }
@@ -318,8 +323,10 @@ pub struct Forwarded {
 pub enum Incoming {
     /// They are dropped: the client is nobody's proxy, and could write anything.
     Replace,
-    /// They are kept and ours are added: all clients are proxies that can be trusted.
+    /// The client's address is added to `X-Forwarded-For` and `Forwarded`; the others are replaced.
     Append,
+    /// As `Append`, and `X-Forwarded-Proto` and `-Host` are kept: all clients are proxies that can be trusted.
+    Trust,
 }
 
 /// The control socket and the journal.

@@ -1,0 +1,204 @@
+//! From raw to validated: whether the values go together.
+//!
+//! Every check reports what it finds and goes on, so that one run shows everything. What cannot be checked because
+//! something it depends on is wrong is left out quietly: each mistake is reported once.
+
+mod actions;
+mod listeners;
+mod routes;
+mod services;
+mod settings;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use handover_http1::HeaderRules;
+
+use super::model::{Config, HeaderField, ListenerIndex, ServiceIndex};
+use super::raw::{Fields, RawConfig};
+use super::resolve::Resolve;
+use super::sink::{Located, Sink, Span, suggestion};
+use crate::routes::Routes;
+
+/// The longest name of a listener or a service.
+const MAX_NAME_BYTES: usize = 64;
+/// The longest name of a route.
+const MAX_ROUTE_NAME_BYTES: usize = 200;
+
+/// What the checks share.
+pub(super) struct Cx<'a> {
+    pub(super) sink: &'a mut Sink,
+    /// What relative paths are relative to.
+    pub(super) base: &'a Path,
+    pub(super) read: &'a mut dyn FnMut(&Path) -> io::Result<Arc<[u8]>>,
+    pub(super) resolve: &'a mut dyn Resolve,
+    /// Host names that were looked up already: each name is asked for once.
+    hosts: HashMap<(String, u16), Result<Vec<SocketAddr>, String>>,
+}
+
+/// Names that can be referred to, in the order of the file, which is that of the validated lists.
+struct Names {
+    what: &'static str,
+    index: HashMap<String, usize>,
+    order: Vec<Located<String>>,
+    used: Vec<bool>,
+}
+
+impl Names {
+    fn new<'n>(what: &'static str, names: impl Iterator<Item = &'n Located<String>>) -> Self {
+        let order: Vec<Located<String>> = names.cloned().collect();
+        let index = order.iter().enumerate().map(|(at, name)| (name.value.clone(), at)).collect();
+        Self { what, index, used: vec![false; order.len()], order }
+    }
+
+    /// The position of a name, or a report.
+    fn refer(&mut self, name: &Located<String>, sink: &mut Sink) -> Option<usize> {
+        if let Some(at) = self.index.get(&name.value) {
+            if let Some(used) = self.used.get_mut(*at) {
+                *used = true;
+            }
+            return Some(*at);
+        }
+        let report = sink.error(name.span, format!("there is no {} {:?}", self.what, name.value)).absence();
+        let candidates = self.order.iter().map(|name| name.value.as_str());
+        match suggestion(&name.value, candidates) {
+            Some(help) => report.help(help),
+            None => report.help(format!("define it with [{}s.{}]", self.what, name.value)),
+        };
+        None
+    }
+
+    fn unused(&self) -> impl Iterator<Item = &Located<String>> {
+        self.order.iter().zip(&self.used).filter(|(_, used)| !**used).map(|(name, _)| name)
+    }
+}
+
+/// What the checks made of a file. Only meaningful if they reported no error.
+pub(super) struct Outcome {
+    pub(super) config: Config,
+    pub(super) routes: Routes,
+}
+
+/// Checks everything.
+pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
+    let raw_listeners = raw.listeners.or_default();
+    let raw_services = raw.services.or_default();
+    let mut listener_names = Names::new("listener", raw_listeners.0.iter().map(|(name, _)| name));
+    let mut service_names = Names::new("service", raw_services.0.iter().map(|(name, _)| name));
+    if raw_listeners.0.is_empty() {
+        cx.sink
+            .error_without_place("there is no listener, so nothing would be served")
+            .absence()
+            .help("begin with [listeners.web] and address = \"127.0.0.1:8080\"");
+    }
+
+    let mut taken = listeners::Taken::default();
+    let listeners = listeners::check(raw_listeners, &mut service_names, &mut taken, cx);
+    let metrics = raw.metrics.take().and_then(|raw| settings::metrics(raw, &mut taken, cx));
+    let control = settings::control(raw.control.or_default(), &mut taken, cx);
+    let services = services::check(raw_services, cx);
+    let (routes, spans) =
+        routes::check(raw.routes.or_default(), &listeners, &mut listener_names, &mut service_names, cx);
+    let log = settings::log(&raw.log.or_default(), cx);
+    let drain = settings::drain(&raw.drain.or_default());
+
+    for name in service_names.unused() {
+        cx.sink.warning(name.span, format!("service {:?} is used by no route and no listener", name.value));
+    }
+    let listeners = listeners.into_iter().map(|checked| checked.listener).collect();
+    let config = Config { listeners, routes, services, control, log, metrics, drain };
+    let (tables, conflicts) = Routes::build_checked(&config);
+    routes::report_conflicts(&config, &conflicts, &spans, cx.sink);
+    Outcome { config, routes: tables }
+}
+
+impl<'a> Cx<'a> {
+    pub(super) fn new(
+        sink: &'a mut Sink,
+        base: &'a Path,
+        read: &'a mut dyn FnMut(&Path) -> io::Result<Arc<[u8]>>,
+        resolve: &'a mut dyn Resolve,
+    ) -> Self {
+        Self { sink, base, read, resolve, hosts: HashMap::new() }
+    }
+
+    /// Reports what is wrong with a text.
+    fn wrong(&mut self, span: Span, wrong: super::address::Wrong) {
+        let report = self.sink.error(span, wrong.detail);
+        if let Some(help) = wrong.help {
+            report.help(help);
+        }
+    }
+
+    /// Checks the name of a listener or a service: it stands in metrics, logs and LISTEN_FDNAMES.
+    fn name(&mut self, name: &Located<String>, what: &str) {
+        let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let text = &name.value;
+        if text.is_empty() || text.len() > MAX_NAME_BYTES || !text.bytes().all(ok) {
+            self.sink
+                .error(name.span, format!("{text:?} cannot be the name of a {what}"))
+                .help(format!("use up to {MAX_NAME_BYTES} letters (a to z), digits, \"-\", \"_\" and \".\""));
+        }
+    }
+
+    /// An absolute path, or a report if it cannot be one.
+    fn path(&mut self, text: &Located<String>) -> Option<PathBuf> {
+        if text.value.is_empty() || text.value.contains('\0') {
+            self.sink.error(text.span, format!("{:?} is not a path", text.value));
+            return None;
+        }
+        Some(self.base.join(&text.value))
+    }
+
+    /// Header fields that are to be set: each name once, no name that the proxy itself is in charge of.
+    fn fields(&mut self, fields: Fields) -> Vec<HeaderField> {
+        let mut checked: Vec<HeaderField> = Vec::with_capacity(fields.0.len());
+        for (name, value) in fields.0 {
+            if let Err(error) = HeaderRules::new::<_, _, &str>(&[(&name.value, &value.value)], &[]) {
+                let span = match error {
+                    handover_http1::RuleError::Value(_) => value.span,
+                    _ => name.span,
+                };
+                self.sink.error(span, error.to_string());
+            } else if checked.iter().any(|field| field.name.eq_ignore_ascii_case(&name.value)) {
+                self.sink
+                    .error(name.span, format!("{} is set twice", name.value))
+                    .help("case makes no difference");
+            } else {
+                checked.push(HeaderField { name: name.value.into(), value: value.value.into() });
+            }
+        }
+        checked
+    }
+
+    /// The addresses of a host, asked for once.
+    fn resolve_host(&mut self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+        let key = (host.to_owned(), port);
+        if let Some(known) = self.hosts.get(&key) {
+            return known.clone();
+        }
+        let result = match self.resolve.host(host, port) {
+            Ok(addresses) if addresses.is_empty() => Err("it has no address".to_owned()),
+            Ok(mut addresses) => {
+                // getaddrinfo may name an address twice; the resolver's order of preference stays.
+                let mut seen = std::collections::HashSet::new();
+                addresses.retain(|address| seen.insert(*address));
+                Ok(addresses)
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        self.hosts.insert(key, result.clone());
+        result
+    }
+}
+
+/// All listeners that speak HTTP.
+fn http_listeners(listeners: &[listeners::Checked]) -> Arc<[ListenerIndex]> {
+    listeners.iter().filter(|checked| checked.is_http).map(|checked| checked.index).collect()
+}
+
+/// A service that a reference could not be resolved to: the file is refused, so the index is never looked at.
+const NO_SERVICE: ServiceIndex = ServiceIndex::MAX;

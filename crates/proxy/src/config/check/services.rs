@@ -1,0 +1,105 @@
+//! Services: endpoints and what is said to them.
+
+use std::sync::Arc;
+
+use super::super::address::{self, Place};
+use super::super::decode::{Field, Named};
+use super::super::model::{Endpoint, EndpointAddress, Forwarded, HeaderEdits, KeepAlive, Service};
+use super::super::raw::{RawForwarded, RawHeaderEdits, RawKeepAlive, RawService};
+use super::super::sink::Located;
+use super::Cx;
+
+/// The most endpoints of one service, counting each address that a name resolves to.
+const MAX_ENDPOINTS: usize = 1024;
+
+/// Checks all services.
+pub(super) fn check(raw: Named<RawService>, cx: &mut Cx<'_>) -> Vec<Service> {
+    let mut checked = Vec::with_capacity(raw.0.len());
+    for (name, raw) in raw.0 {
+        cx.name(&name, "service");
+        if let Field::Set(raw) = raw {
+            checked.push(check_one(&name, raw.value, cx));
+        }
+    }
+    checked
+}
+
+fn check_one(name: &Located<String>, raw: RawService, cx: &mut Cx<'_>) -> Service {
+    let balance = raw.balance().0;
+    let connect_timeout = raw.connect_timeout().0;
+    let response_timeout = raw.response_timeout().0;
+    let texts = raw.endpoints.take();
+    Service {
+        name: Arc::from(name.value.as_str()),
+        endpoints: texts.map(|texts| endpoints(texts.value.0, cx)).unwrap_or_default(),
+        balance,
+        connect_timeout,
+        response_timeout,
+        keep_alive: keep_alive(&raw.keep_alive.or_default()),
+        request_headers: edits(raw.request_headers.or_default(), cx),
+        response_headers: edits(raw.response_headers.or_default(), cx),
+        forwarded: forwarded(&raw.forwarded.or_default()),
+    }
+}
+
+fn endpoints(texts: Vec<Located<String>>, cx: &mut Cx<'_>) -> Vec<Endpoint> {
+    let mut checked: Vec<Endpoint> = Vec::with_capacity(texts.len());
+    let mut seen = std::collections::HashMap::with_capacity(texts.len());
+    let mut count = 0;
+    for text in texts {
+        let place = match address::endpoint(&text.value, cx.base) {
+            Ok(place) => place,
+            Err(wrong) => {
+                cx.wrong(text.span, wrong);
+                continue;
+            }
+        };
+        if let Some(first) = seen.insert(text.value.clone(), text.span) {
+            cx.sink
+                .error(text.span, format!("endpoint {:?} is listed twice", text.value))
+                .also(first, "here as well");
+            continue;
+        }
+        let addresses = match place {
+            Place::Address(address) => vec![address],
+            Place::Name(host, port) => match cx.resolve_host(&host, port) {
+                Ok(addresses) => addresses.into_iter().map(EndpointAddress::Tcp).collect(),
+                Err(why) => {
+                    cx.sink
+                        .error(text.span, format!("cannot resolve {host:?}: {why}"))
+                        .help("names of endpoints are resolved when the configuration is loaded");
+                    continue;
+                }
+            },
+        };
+        let before = count;
+        count += addresses.len();
+        if before <= MAX_ENDPOINTS && count > MAX_ENDPOINTS {
+            cx.sink.error(text.span, format!("more than {MAX_ENDPOINTS} endpoints in one service"));
+        }
+        checked.push(Endpoint { name: text.value.into(), addresses });
+    }
+    checked
+}
+
+fn keep_alive(raw: &RawKeepAlive) -> KeepAlive {
+    KeepAlive { idle: raw.idle().0, idle_timeout: raw.idle_timeout().0 }
+}
+
+fn forwarded(raw: &RawForwarded) -> Forwarded {
+    Forwarded { x_forwarded: raw.x_forwarded(), forwarded: raw.rfc7239(), incoming: raw.incoming().0 }
+}
+
+fn edits(raw: RawHeaderEdits, cx: &mut Cx<'_>) -> HeaderEdits {
+    let set = cx.fields(raw.set.or_default());
+    let mut remove: Vec<Arc<str>> = Vec::new();
+    for name in raw.remove.or_default().0 {
+        match handover_http1::HeaderRules::new::<&str, &str, _>(&[], &[&name.value]) {
+            Err(error) => {
+                cx.sink.error(name.span, error.to_string());
+            }
+            Ok(_) => remove.push(name.value.to_ascii_lowercase().into()),
+        }
+    }
+    HeaderEdits { set, remove }
+}
