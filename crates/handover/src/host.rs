@@ -2,30 +2,55 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use handover_handoff::inherit::{self, SUCCESSION_VARIABLE};
+
+use crate::logging;
 use crate::service::Service;
+use crate::worker::{self, Setup};
 
-/// How the program is hosted: the part of its command line that concerns the supervisor.
-#[derive(Debug, Clone)]
-pub struct HostOptions {
-    /// Name of the program, for logs, the default control socket and `status`.
-    pub name: String,
-    /// Version of the program, for `status`.
-    pub version: String,
-    /// Control socket; by default in the user's runtime directory.
-    pub control: Option<PathBuf>,
-    /// Where journal and generations are kept; by default in the user's state directory.
-    pub state: Option<PathBuf>,
-    /// The top-level file, for `status` and `diff`; `None` if the configuration is built in.
-    pub config: Option<PathBuf>,
-}
+pub use handover_supervisor::Options as HostOptions;
+
+/// The exit code of a process that was started in a way it cannot run in (sysexits.h: EX_USAGE is 64; this is the
+/// command line's own code for it).
+const EXIT_USAGE: u8 = 2;
 
 /// Runs this process: as the supervisor, or, when the supervisor started it, as the worker that serves
 /// `service`. Returns when the process should exit, with the code to exit with.
 ///
 /// Call it first thing in `main`, from the main thread, before other threads exist. `service` is built in the
-/// worker only.
-pub fn host<S: Service>(options: HostOptions, service: impl FnOnce() -> S) -> ExitCode {
-    drop((options, service));
-    ExitCode::SUCCESS
+/// worker only. Logging goes to stderr unless [`logging::init`] was called before.
+pub fn host<S: Service>(mut options: HostOptions, service: impl FnOnce() -> S) -> ExitCode {
+    logging::start_default();
+    let channel = match inherit::channel() {
+        Ok(channel) => channel,
+        Err(error) => {
+            tracing::error!("this process cannot be a worker: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match channel {
+        None => {
+            let before = Arc::clone(&options.reopen_logs);
+            options.reopen_logs = Arc::new(move || {
+                reopen_logs();
+                before();
+            });
+            handover_supervisor::run(options)
+        }
+        Some(channel) => worker::run(Setup {
+            channel,
+            succession: std::env::var_os(SUCCESSION_VARIABLE).map(PathBuf::from),
+            version: options.version,
+            service: Arc::new(service()),
+        }),
+    }
+}
+
+/// Opens this process's log file again; if that fails, the old one is kept and says so.
+pub(crate) fn reopen_logs() {
+    if let Err(error) = logging::reopen() {
+        tracing::error!("{error}; lines go on into the file that was open");
+    }
 }

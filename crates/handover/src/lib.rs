@@ -10,12 +10,23 @@
 //! step that cannot fail, or dropped, which aborts it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod drain;
+mod files;
 mod host;
+pub mod logging;
 mod prepare;
+mod server;
 mod service;
 mod types;
+mod worker;
 
+pub use drain::{Drain, DrainEnd, LONGEST_DRAIN};
+pub use files::MAX_FILE_BYTES;
 pub use host::{HostOptions, host};
 pub use prepare::{BindError, Bound, Prepare};
-pub use service::{Candidate, Drain, DrainEnd, Service};
-pub use types::{Address, Change, ChangeKind, ListenerSpec, Losses, Problem, Settings, What};
+pub use server::{
+    Call, Context, LISTEN_VARIABLE_PREFIX, LoadError, Reloadable, Server, Tracked, TrackedStream,
+};
+pub use service::{Candidate, Service};
+pub use types::{Address, Change, ChangeKind, Grant, ListenerSpec, Losses, Problem, Roles, Settings, What};
+pub use worker::WorkerHandle;

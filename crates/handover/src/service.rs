@@ -11,20 +11,18 @@
 //!            serving
 //! ```
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
+use crate::drain::Drain;
 use crate::prepare::Prepare;
 use crate::types::{Change, Losses, Problem, Settings};
+use crate::worker::WorkerHandle;
 
 /// What a worker serves. The proxy implements it; embedders use [`crate::Server`], which implements it
 /// for them.
 ///
-/// The runtime calls `prepare`, `drain` and `action` each in a thread of its own, so that the channel
-/// to the supervisor is answered whatever they do; the other methods are called from the control
-/// thread and should return within milliseconds. Panics in `prepare` and `action` are caught and reported.
+/// The runtime calls `prepare`, `drain`, `resume`, `action` and the reports each in a thread of its own, so that the
+/// channel to the supervisor is answered whatever they do; [`Candidate::commit`] and the other methods are called
+/// from the control thread and should return within milliseconds. Panics in `prepare`, `drain` and `action` are
+/// caught and reported.
 pub trait Service: Send + Sync + 'static {
     /// Builds the next generation beside the one that serves, touching nothing that serves.
     ///
@@ -43,6 +41,10 @@ pub trait Service: Send + Sync + 'static {
 
     /// Serves again after [`Service::drain`] ended or was called off by the supervisor.
     fn resume(&self);
+
+    /// The server is about to end: takes in what waits in the accept queues, then closes every listening socket, so
+    /// that who connects from now on is refused and not left waiting. A drain or a stop follows.
+    fn close_listeners(&self) {}
 
     /// Cuts everything at once and says how many connections that cost. The process exits afterwards.
     fn stop_now(&self) -> Losses;
@@ -70,11 +72,17 @@ pub trait Service: Send + Sync + 'static {
 
     /// Runs a custom action; the sentence is the answer to `POST /v1/actions/{name}`.
     ///
+    /// Files that it reads through `files` come from the disk; once it has worked they replace those of the same
+    /// path in the bundle of the generation that serves. `bind` is of no use there.
+    ///
     /// # Errors
     /// The sentence that says why it did not work; answered with status 500.
-    fn action(&self, name: &str, _body: &str) -> Result<String, String> {
+    fn action(&self, name: &str, _body: &str, _files: &mut Prepare) -> Result<String, String> {
         Err(format!("there is no action named {name:?}"))
     }
+
+    /// Called once, before anything else, with a handle to the worker that hosts this service.
+    fn attach(&self, _worker: WorkerHandle) {}
 }
 
 /// A generation that is built and not yet served. Dropping it aborts: it must let go of all it holds and
@@ -101,100 +109,4 @@ pub trait Candidate: Send {
     /// Switches to this generation. Cannot fail; returns when every thread has switched, so that no answer
     /// of the old generation follows the first one of the new.
     fn commit(self: Box<Self>);
-}
-
-/// One drain: its deadline, and the line to the supervisor.
-#[derive(Debug, Clone)]
-pub struct Drain {
-    shared: Arc<DrainShared>,
-}
-
-#[derive(Debug)]
-struct DrainShared {
-    deadline: Instant,
-    left: AtomicU64,
-    end: Mutex<Option<DrainEnd>>,
-    changed: Condvar,
-}
-
-/// Why a drain should end before everything is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DrainEnd {
-    /// Its deadline has passed: cut what is left, and count it.
-    Deadline,
-    /// The supervisor asked to serve on: cut nothing; [`Service::resume`] follows.
-    Resumed,
-    /// A second stop: cut what is left at once, and count it.
-    StopNow,
-}
-
-impl Drain {
-    /// A drain that ends at the latest `limit` from now.
-    #[must_use]
-    pub fn new(limit: Duration) -> Self {
-        let now = Instant::now();
-        let deadline = now.checked_add(limit).unwrap_or(now);
-        Self {
-            shared: Arc::new(DrainShared {
-                deadline,
-                left: AtomicU64::new(0),
-                end: Mutex::new(None),
-                changed: Condvar::new(),
-            }),
-        }
-    }
-
-    /// When what is left must be cut.
-    #[must_use]
-    pub fn deadline(&self) -> Instant {
-        self.shared.deadline
-    }
-
-    /// Time until the deadline; zero once it has passed.
-    #[must_use]
-    pub fn remaining(&self) -> Duration {
-        self.shared.deadline.saturating_duration_since(Instant::now())
-    }
-
-    /// Says how many connections are still open. Cheap: call it whenever the number changes.
-    pub fn progress(&self, connections: u64) {
-        self.shared.left.store(connections, Ordering::Relaxed);
-    }
-
-    /// The number last given to [`Drain::progress`].
-    #[must_use]
-    pub fn connections(&self) -> u64 {
-        self.shared.left.load(Ordering::Relaxed)
-    }
-
-    /// Whether the drain should end now, and why.
-    #[must_use]
-    pub fn ended(&self) -> Option<DrainEnd> {
-        let end = *self.shared.end.lock().unwrap_or_else(PoisonError::into_inner);
-        end.or_else(|| self.remaining().is_zero().then_some(DrainEnd::Deadline))
-    }
-
-    /// Waits until the drain should end, at most `limit`.
-    #[must_use]
-    pub fn wait(&self, limit: Duration) -> Option<DrainEnd> {
-        let until = Instant::now() + limit.min(self.remaining());
-        let mut end = self.shared.end.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if end.is_some() || left.is_zero() {
-                break;
-            }
-            end = self.shared.changed.wait_timeout(end, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        end.or_else(|| self.remaining().is_zero().then_some(DrainEnd::Deadline))
-    }
-
-    /// Ends the drain early. The first reason stays, except that [`DrainEnd::StopNow`] overrides.
-    pub fn end(&self, why: DrainEnd) {
-        let mut end = self.shared.end.lock().unwrap_or_else(PoisonError::into_inner);
-        if end.is_none() || why == DrainEnd::StopNow {
-            *end = Some(why);
-        }
-        self.shared.changed.notify_all();
-    }
 }

@@ -1,0 +1,280 @@
+//! A program's [`Server`](super::Server) as a [`Service`]: what the worker prepares, commits and drains.
+//!
+//! ```text
+//!   prepare ── every value loads? ── every listener bound? ──┬── first: run starts, is ready? ──▶ candidate
+//!      │ no: all problems at once        │ no                └── later ───────────────────────▶ candidate
+//!      ▼                                 ▼
+//!   nothing changed                  nothing changed
+//! ```
+//!
+//! The first generation's values are published while it is prepared, because the program's future needs them to
+//! become ready; nothing serves yet that could see them too early.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::address::Declared;
+use super::context::Listeners;
+use super::reloadable::{Ready, Value};
+use super::run::{Body, Run};
+use super::{Action, Call};
+use crate::drain::Drain;
+use crate::prepare::{Bound, Prepare};
+use crate::service::{Candidate, Service};
+use crate::types::{Change, ChangeKind, ListenerSpec, Losses, Problem, What};
+use crate::worker::WorkerHandle;
+
+/// What the program declared.
+pub(crate) struct Declarations {
+    pub(crate) listeners: Vec<Declared>,
+    pub(crate) values: Vec<Arc<dyn Value>>,
+    pub(crate) actions: BTreeMap<String, Arc<Action>>,
+    pub(crate) told: bool,
+    pub(crate) mistakes: Vec<Problem>,
+    pub(crate) body: Arc<Body>,
+}
+
+/// The service that the worker hosts.
+pub(crate) struct Hosted {
+    declared: Declarations,
+    worker: OnceLock<WorkerHandle>,
+    serving: Arc<Mutex<Serving>>,
+    /// Held while a first generation is published and started: two prepares, one of them abandoned, must not mix.
+    starting: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Serving {
+    run: Option<Run>,
+    listeners: Option<Arc<Listeners>>,
+}
+
+/// The values, each loaded anew, and where to listen.
+type Loaded = (Vec<Box<dyn Ready>>, Vec<ListenerSpec>);
+
+impl Hosted {
+    pub(crate) fn new(declared: Declarations) -> Self {
+        Self { declared, worker: OnceLock::new(), serving: Arc::default(), starting: Mutex::new(()) }
+    }
+
+    /// Loads every value and reads every address: all problems at once.
+    fn load(&self, cx: &mut Prepare) -> Result<Loaded, Vec<Problem>> {
+        let mut problems = self.declared.mistakes.clone();
+        let mut ready = Vec::new();
+        for value in &self.declared.values {
+            match value.prepare(cx) {
+                Ok(loaded) => ready.push(loaded),
+                Err(failed) => problems.push(failed.problem()),
+            }
+        }
+        let mut specs = Vec::new();
+        for listener in &self.declared.listeners {
+            match listener.spec(|key| std::env::var(key).ok()) {
+                Ok(spec) => specs.push(spec),
+                Err(problem) => problems.push(*problem),
+            }
+        }
+        if problems.is_empty() { Ok((ready, specs)) } else { Err(problems) }
+    }
+
+    /// Publishes a first generation's values and starts the program's future on them.
+    fn start_first(
+        &self,
+        cx: &Prepare,
+        ready: Vec<Box<dyn Ready>>,
+        listeners: &Arc<Listeners>,
+    ) -> Result<Run, Vec<Problem>> {
+        let _alone = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if cx.is_cancelled() {
+            return Err(vec![Problem::new("the change was called off before the server was started")]);
+        }
+        for value in ready {
+            value.commit();
+        }
+        let problem = |error: super::run::NotReady| vec![Problem::new(error.to_string())];
+        let run = self.start(Arc::clone(listeners)).map_err(problem)?;
+        run.wait_ready(|| !cx.is_cancelled()).map_err(problem)?;
+        Ok(run)
+    }
+
+    fn start(&self, listeners: Arc<Listeners>) -> Result<Run, super::run::NotReady> {
+        let worker = self.worker.get().cloned();
+        Run::start(&self.declared.body, listeners, self.declared.told, move |result| {
+            let why = match result {
+                Ok(()) => "the server ended although nobody asked it to".to_owned(),
+                Err(error) => format!("the server ended: {error}"),
+            };
+            match worker {
+                Some(worker) => worker.fail(&why),
+                None => tracing::error!("{why}"),
+            }
+        })
+    }
+
+    fn serving(&self) -> MutexGuard<'_, Serving> {
+        lock(&self.serving)
+    }
+}
+
+fn lock(serving: &Mutex<Serving>) -> MutexGuard<'_, Serving> {
+    serving.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Service for Hosted {
+    fn prepare(&self, cx: &mut Prepare) -> Result<Box<dyn Candidate>, Vec<Problem>> {
+        let (ready, specs) = self.load(cx)?;
+        let (listeners, problems) = bind(cx, &specs);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let first = self.serving().listeners.is_none();
+        let mut changes: Vec<Change> = Vec::new();
+        if first {
+            let added = |spec: &ListenerSpec| {
+                Change::new(What::Added, ChangeKind::Listener, &spec.name)
+                    .with_detail(spec.address.to_string())
+            };
+            changes.extend(specs.iter().map(added));
+        }
+        let what = if first { What::Added } else { What::Changed };
+        let differing = ready.iter().filter(|value| first || value.differs());
+        changes.extend(differing.map(|value| Change::new(what, ChangeKind::Value, value.name())));
+        let summary = specs.iter().map(|spec| format!("{} on {}", spec.name, spec.address)).collect();
+        let mut prepared = Prepared {
+            serving: Arc::clone(&self.serving),
+            changes,
+            summary,
+            ready: Vec::new(),
+            listeners: Arc::new(listeners),
+            run: None,
+        };
+        if first && !cx.is_dry_run() {
+            let run = self.start_first(cx, ready, &prepared.listeners)?;
+            prepared.run = Some(run);
+        } else {
+            prepared.ready = ready;
+        }
+        Ok(Box::new(prepared))
+    }
+
+    fn drain(&self, drain: &Drain) -> Losses {
+        let run = self.serving().run.take();
+        run.map_or_else(Losses::default, |run| run.drain(drain))
+    }
+
+    /// The program holds copies of its own, which it lets go when it drains.
+    fn close_listeners(&self) {
+        let mut serving = self.serving();
+        serving.listeners = serving.listeners.is_some().then(Arc::default);
+        if let Some(run) = &serving.run {
+            run.close_listeners();
+        }
+    }
+
+    fn resume(&self) {
+        let listeners = self.serving().listeners.clone();
+        let Some(listeners) = listeners else { return };
+        match self.start(listeners) {
+            Ok(run) => self.serving().run = Some(run),
+            Err(error) => {
+                if let Some(worker) = self.worker.get() {
+                    worker.fail(&error.to_string());
+                }
+            }
+        }
+    }
+
+    fn stop_now(&self) -> Losses {
+        let run = self.serving().run.take();
+        run.map_or_else(Losses::default, Run::cut)
+    }
+
+    fn metrics(&self) -> String {
+        let open = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+        if let Some(run) = &self.serving().run {
+            for (kind, count) in run.connections() {
+                open.get_or_create(&[("kind", kind)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
+        let mut registry = Registry::with_prefix("handover");
+        registry.register("connections_open", "Connections that the server tracks, by kind", open);
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = encode(&mut text, &registry);
+        text.trim_end().trim_end_matches("# EOF").to_owned()
+    }
+
+    fn actions(&self) -> Vec<String> {
+        self.declared.actions.keys().cloned().collect()
+    }
+
+    fn action(&self, name: &str, body: &str, files: &mut Prepare) -> Result<String, String> {
+        let Some(action) = self.declared.actions.get(name) else {
+            return Err(format!("there is no action named {name:?}"));
+        };
+        let mut call = Call { body, files, reloaded: Vec::new() };
+        let answer = action(&mut call);
+        if !call.reloaded.is_empty() {
+            tracing::info!(action = name, "reloaded {}", call.reloaded.join(", "));
+        }
+        answer
+    }
+
+    fn attach(&self, worker: WorkerHandle) {
+        let _ = self.worker.set(worker);
+    }
+}
+
+/// Asks for the listeners; what cannot be had is a problem each.
+fn bind(cx: &mut Prepare, specs: &[ListenerSpec]) -> (Listeners, Vec<Problem>) {
+    let (mut listeners, mut problems) = (Listeners::new(), Vec::new());
+    for (spec, answer) in specs.iter().zip(cx.bind(specs)) {
+        match answer {
+            Ok(Bound::Socket(socket)) => {
+                listeners.insert(spec.name.clone(), (spec.clone(), socket));
+            }
+            Ok(Bound::OnlyChecked) => {}
+            Err(error) => {
+                problems.push(Problem::new(format!("listener {:?} on {}: {error}", spec.name, spec.address)));
+            }
+        }
+    }
+    (listeners, problems)
+}
+
+/// A generation that is loaded and not yet served.
+struct Prepared {
+    serving: Arc<Mutex<Serving>>,
+    changes: Vec<Change>,
+    summary: Vec<String>,
+    ready: Vec<Box<dyn Ready>>,
+    listeners: Arc<Listeners>,
+    run: Option<Run>,
+}
+
+impl Candidate for Prepared {
+    fn changes(&self) -> Vec<Change> {
+        self.changes.clone()
+    }
+
+    fn summary(&self) -> Vec<String> {
+        self.summary.clone()
+    }
+
+    fn commit(self: Box<Self>) {
+        let Self { serving, ready, listeners, run, .. } = *self;
+        for value in ready {
+            value.commit();
+        }
+        let mut serving = lock(&serving);
+        serving.listeners = Some(listeners);
+        if let Some(run) = run {
+            serving.run = Some(run);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The embedding API: a program's own server, in about ten lines.
+//!
+//! ```no_run
+//! use handover::Server;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     let mut server = Server::new("hello", env!("CARGO_PKG_VERSION"));
+//!     server.listener("http", "127.0.0.1:8080");
+//!     let greeting = server.reloadable("greeting", |files| files.read_to_string("greeting.txt".as_ref()));
+//!     server.run(move |cx| {
+//!         let greeting = greeting.clone();
+//!         async move {
+//!             let listener = cx.listener("http")?;
+//!             loop {
+//!                 tokio::select! {
+//!                     accepted = listener.accept() => drop((accepted?, greeting.load())), // serve it
+//!                     () = cx.draining() => return Ok::<(), std::io::Error>(()),
+//!                 }
+//!             }
+//!         }
+//!     })
+//! }
+//! ```
+
+mod address;
+mod context;
+mod hosted;
+mod reloadable;
+mod run;
+mod track;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::host::{HostOptions, host};
+use crate::prepare::Prepare;
+use crate::types::Problem;
+use address::Declared;
+use hosted::Hosted;
+use reloadable::Value;
+
+pub use address::LISTEN_VARIABLE_PREFIX;
+pub use context::Context;
+pub use reloadable::{LoadError, Reloadable};
+pub use track::{Tracked, TrackedStream};
+
+type Action = dyn Fn(&mut Call<'_>) -> Result<String, String> + Send + Sync;
+
+/// A program's server: what it listens on, what it can load anew, what else can be asked of it.
+///
+/// [`Server::run`] makes the program two processes. See the crate's documentation for what that means, and
+/// `examples/` for whole programs.
+pub struct Server {
+    options: HostOptions,
+    listeners: Vec<Declared>,
+    values: Vec<Arc<dyn Value>>,
+    actions: BTreeMap<String, Arc<Action>>,
+    told: bool,
+    state_is_set: bool,
+    /// What the program declared twice: found out when it is started, answered like a wrong configuration.
+    mistakes: Vec<Problem>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("options", &self.options)
+            .field("listeners", &self.listeners)
+            .field("values", &self.values.iter().map(|value| value.name()).collect::<Vec<_>>())
+            .field("actions", &self.actions.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A server of this name and version. The name is in the path of its control socket, so that several programs
+    /// of one user do not meet there.
+    #[must_use]
+    pub fn new(name: &str, version: &str) -> Self {
+        Self {
+            options: HostOptions::new(name, version),
+            listeners: Vec::new(),
+            values: Vec::new(),
+            actions: BTreeMap::new(),
+            told: false,
+            state_is_set: false,
+            mistakes: Vec::new(),
+        }
+    }
+
+    /// Puts the control socket there, instead of into the user's runtime directory.
+    pub fn control(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.options.control = path.into();
+        if !self.state_is_set {
+            self.options.state = handover_supervisor::paths::state_directory(&self.options.control);
+        }
+        self
+    }
+
+    /// Keeps the journal there, instead of in the user's state directory.
+    pub fn state(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
+        self.options.state = directory.into();
+        self.state_is_set = true;
+        self
+    }
+
+    /// Declares a listener: `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/app.sock` or `unix:@app`.
+    ///
+    /// The environment variable `HANDOVER_LISTEN_<NAME>` moves it (see [`LISTEN_VARIABLE_PREFIX`]), and a socket of
+    /// this name from the service manager (`FileDescriptorName=`) takes its place.
+    pub fn listener(&mut self, name: &str, address: &str) -> &mut Self {
+        if self.listeners.iter().any(|known| known.name == name) {
+            self.mistakes.push(Problem::new(format!("two listeners are named {name:?}")));
+        }
+        self.listeners.push(Declared { name: name.to_owned(), default: address.to_owned() });
+        self
+    }
+
+    /// Declares a value that is loaded at start and anew with every reload (`handover reload`, SIGHUP,
+    /// `POST /v1/reload`). If any of a server's values cannot be loaded, none is changed.
+    ///
+    /// Files that the loader reads through [`Prepare::read`] belong to the generation: a worker that must be
+    /// replaced loads the very same bytes again, whatever stands on the disk by then.
+    ///
+    /// Two values are published one after the other; what must change in one moment should be one value.
+    pub fn reloadable<T, E>(
+        &mut self,
+        name: &str,
+        load: impl Fn(&mut Prepare) -> Result<T, E> + Send + Sync + 'static,
+    ) -> Reloadable<T>
+    where
+        T: Send + Sync + 'static,
+        E: Into<LoadError>,
+    {
+        if self.values.iter().any(|known| known.name() == name) {
+            self.mistakes.push(Problem::new(format!("two reloadable values are named {name:?}")));
+        }
+        let value = Reloadable::new(
+            name.to_owned(),
+            Box::new(move |files: &mut Prepare| load(files).map_err(Into::into)),
+        );
+        self.values.push(Arc::new(value.clone()));
+        value
+    }
+
+    /// Declares an action: `POST /v1/actions/<name>` on the control socket calls it and answers the sentence it
+    /// returns, with status 200 or 500.
+    pub fn action(
+        &mut self,
+        name: &str,
+        run: impl Fn(&mut Call<'_>) -> Result<String, String> + Send + Sync + 'static,
+    ) -> &mut Self {
+        if self.actions.insert(name.to_owned(), Arc::new(run)).is_some() {
+            self.mistakes.push(Problem::new(format!("two actions are named {name:?}")));
+        }
+        self
+    }
+
+    /// The server is ready when it calls [`Context::ready`], and not already when its future waits for something
+    /// for the first time.
+    pub fn ready_when_told(&mut self) -> &mut Self {
+        self.told = true;
+        self
+    }
+
+    /// Runs the program: as the supervisor, or, started by it, as the worker, which calls `serve`.
+    ///
+    /// Call it first thing in `main`, before there are other threads. `serve` is called in the worker once the values
+    /// are loaded and the listeners are open, on a tokio runtime of its own, and again after a drain was taken back.
+    /// Its future is to end when [`Context::draining`] does; if it ends before, the worker is replaced.
+    pub fn run<F, S, E>(self, serve: S) -> ExitCode
+    where
+        S: Fn(Context) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        let body = Arc::new(move |cx: Context| -> run::Running {
+            let future = serve(cx);
+            Box::pin(async move { future.await.map_err(|error| error.to_string()) })
+        });
+        let Self { options, listeners, values, actions, told, mistakes, .. } = self;
+        host(options, move || {
+            Hosted::new(hosted::Declarations { listeners, values, actions, told, mistakes, body })
+        })
+    }
+}
+
+/// One call of an action.
+#[derive(Debug)]
+pub struct Call<'a> {
+    body: &'a str,
+    files: &'a mut Prepare,
+    /// Whether something was reloaded, for the log.
+    reloaded: Vec<String>,
+}
+
+impl Call<'_> {
+    /// What the caller sent with the request.
+    #[must_use]
+    pub fn body(&self) -> &str {
+        self.body
+    }
+
+    /// Loads one value anew and publishes it. The files that it reads take the place of those of the generation
+    /// that serves.
+    ///
+    /// # Errors
+    /// What the loader failed with; the old value stays.
+    pub fn reload<T: Send + Sync + 'static>(&mut self, value: &Reloadable<T>) -> Result<(), LoadError> {
+        let ready = Value::prepare(value, self.files).map_err(|failed| failed.error)?;
+        ready.commit();
+        self.reloaded.push(value.name().to_owned());
+        Ok(())
+    }
+}

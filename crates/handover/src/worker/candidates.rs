@@ -1,0 +1,173 @@
+//! Prepares, each in a thread of its own, and the one candidate that may be committed.
+//!
+//! ```text
+//!   Prepare ─▶ preparing ──┬── Prepared ─▶ ready ──┬── Commit ─▶ serving
+//!                  │       └── Rejected ─▶ gone    └── Abort ──▶ dropped
+//!                  └── Abort, the next Prepare, the supervisor gone ─▶ abandoned: its result is dropped when it comes
+//! ```
+
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
+
+use handover_handoff::Bundle;
+
+use super::errands::Errands;
+use super::mailbox::Post;
+use super::{Notice, Number};
+use crate::prepare::{BindError, Binder, Bound, CalledOff, Prepare};
+use crate::service::{Candidate, Service};
+use crate::types::{Change, ListenerSpec, Problem, Settings};
+
+/// What a prepare came to, with all that the supervisor is told of it.
+pub(crate) struct Ready {
+    pub(crate) candidate: Box<dyn Candidate>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) warnings: Vec<Problem>,
+    pub(crate) settings: Settings,
+    pub(crate) summary: Vec<String>,
+    pub(crate) bundle: Bundle,
+    /// The bundle once more, as it is passed on.
+    pub(crate) memfd: OwnedFd,
+}
+
+/// The answer to a request for listeners; `None` if it will never be answered.
+pub(crate) type Binding = Vec<Result<Bound, BindError>>;
+
+/// The one prepare that somebody waits for.
+pub(crate) struct Pending {
+    pub(crate) number: Number,
+    pub(crate) generation: u64,
+    pub(crate) dry_run: bool,
+    pub(crate) called_off: CalledOff,
+    /// What listeners it asked for, and who waits for the answer.
+    pub(crate) asked: Option<(Vec<ListenerSpec>, SyncSender<Binding>)>,
+    /// What it was lent; this process's own copies, for the next supervisor.
+    pub(crate) lent: Vec<(ListenerSpec, OwnedFd)>,
+    pub(crate) ready: Option<Ready>,
+}
+
+/// What is to be prepared.
+pub(crate) struct Order {
+    pub(crate) number: Number,
+    pub(crate) generation: u64,
+    pub(crate) dry_run: bool,
+    /// The bundle to prepare from, or else the disk; `Some(None)` if it was promised and did not come.
+    pub(crate) from: Option<Option<OwnedFd>>,
+}
+
+impl Pending {
+    /// Starts a prepare in a thread of its own.
+    pub(crate) fn start(order: Order, errands: &Errands, base: &Path) -> Self {
+        let Order { number, generation, dry_run, from } = order;
+        let called_off = CalledOff::default();
+        let pending = Self {
+            number,
+            generation,
+            dry_run,
+            called_off: called_off.clone(),
+            asked: None,
+            lent: Vec::new(),
+            ready: None,
+        };
+        let Errands { service, post } = errands.clone();
+        let base = base.to_owned();
+        let spawned = thread::Builder::new().name("prepare".to_owned()).spawn(move || {
+            let result = read_bundle(from).and_then(|from| {
+                let binder = binder(number, post.clone());
+                let cx = Prepare::new(generation, dry_run, base, from, called_off.clone(), binder);
+                prepare(&*service, cx)
+            });
+            match result {
+                // Nobody waits for it: it is let go here, where it may take its time.
+                Ok(ready) if called_off.is_set() => discard(ready),
+                result => post.send(Notice::Prepared { number, result: Box::new(result) }),
+            }
+        });
+        if let Err(error) = spawned {
+            let problem = Problem::new(format!("a thread to prepare in could not be started: {error}"));
+            errands.post.send(Notice::Prepared { number, result: Box::new(Err(vec![problem])) });
+        }
+        pending
+    }
+
+    /// Lets go of it: who waits for listeners is told that none will come, and what is ready is dropped.
+    pub(crate) fn abandon(self) {
+        self.called_off.set();
+        if let Some(ready) = self.ready {
+            discard_elsewhere(ready);
+        }
+    }
+}
+
+fn read_bundle(from: Option<Option<OwnedFd>>) -> Result<Option<Bundle>, Vec<Problem>> {
+    let problem =
+        |why: String| vec![Problem::new(format!("the files of the generation cannot be had: {why}"))];
+    match from {
+        None => Ok(None),
+        Some(None) => Err(problem("they did not come".to_owned())),
+        Some(Some(file)) => Bundle::from_memfd(file).map(Some).map_err(|error| problem(error.to_string())),
+    }
+}
+
+/// Asks the control thread, which asks the supervisor, and waits. The wait ends at the latest when the prepare is
+/// abandoned, because that drops the other end.
+fn binder(number: Number, post: Post<Notice>) -> Box<Binder> {
+    Box::new(move |specs| {
+        let (reply, answer) = mpsc::sync_channel(1);
+        post.send(Notice::Need { number, specs: specs.to_vec(), reply });
+        answer.recv().ok()
+    })
+}
+
+fn prepare(service: &dyn Service, mut cx: Prepare) -> Result<Ready, Vec<Problem>> {
+    let prepared = catch_unwind(AssertUnwindSafe(|| {
+        service.prepare(&mut cx).map(|candidate| {
+            let (changes, warnings) = (candidate.changes(), candidate.warnings());
+            (changes, warnings, candidate.settings(), candidate.summary(), candidate)
+        })
+    }));
+    let (changes, warnings, settings, summary, candidate) = match prepared {
+        Ok(Ok(parts)) => parts,
+        Ok(Err(problems)) if problems.is_empty() => {
+            return Err(vec![Problem::new("it was refused without a reason")]);
+        }
+        Ok(Err(problems)) => return Err(problems),
+        Err(payload) => return Err(vec![panicked(&payload)]),
+    };
+    let bundle = cx.into_bundle();
+    match bundle.to_memfd() {
+        Ok(memfd) => Ok(Ready { candidate, changes, warnings, settings, summary, bundle, memfd }),
+        Err(error) => Err(vec![Problem::new(format!("the files cannot be kept: {error}"))]),
+    }
+}
+
+fn panicked(payload: &Box<dyn Any + Send>) -> Problem {
+    let text = panic_text(payload);
+    Problem::new(format!("preparing panicked: {text}"))
+        .with_help("this is a mistake in the program; the place is in its log")
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(payload: &Box<dyn Any + Send>) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Drops what was prepared; a panic in that is reported and ends there.
+fn discard(ready: Ready) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(ready))) {
+        tracing::error!("letting go of a candidate panicked: {}", panic_text(&payload));
+    }
+}
+
+/// [`discard`], but not on this thread: what it takes to let go is the service's affair.
+pub(crate) fn discard_elsewhere(ready: Ready) {
+    let spawned = thread::Builder::new().name("discard".to_owned()).spawn(move || discard(ready));
+    if let Err(error) = spawned {
+        tracing::warn!("a candidate was let go on the control thread: {error}");
+    }
+}

@@ -1,0 +1,351 @@
+//! The control thread: one turn of waiting and answering after the other.
+//!
+//! ```text
+//!   supervised ◀──────── a successor connects ───────── orphan
+//!       │                                                  ▲
+//!       └── the channel ends, something is served ─────────┘
+//!       └── the channel ends, nothing is served ──▶ exit
+//! ```
+//!
+//! As an orphan the process serves what it served. TERM then means what `stop` means to a supervisor.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use handover_handoff::signals::{self, Signals};
+use handover_handoff::{Bundle, Channel, ChannelError};
+use handover_supervisor::protocol::{ToSupervisor, WorkerChannel};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::candidates::Pending;
+use super::drains::{Drains, ToDo};
+use super::errands::Errands;
+use super::mailbox::{Mailbox, Post};
+use super::succession::Succession;
+use super::{Notice, Number, SEND_WITHIN};
+use crate::service::Service;
+use crate::types::{ListenerSpec, Losses, Settings};
+
+/// How often a drain's progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// How long an orphan drains on TERM if its configuration says nothing about it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// The exit code of a worker whose service failed (sysexits.h, EX_SOFTWARE).
+const EXIT_FAILED: u8 = 70;
+
+/// What the control thread is made of.
+pub(crate) struct Parts {
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) version: String,
+    pub(crate) base: PathBuf,
+    pub(crate) post: Post<Notice>,
+    pub(crate) mailbox: Mailbox<Notice>,
+    pub(crate) signals: Signals,
+    pub(crate) succession: Option<Succession>,
+    pub(crate) channel: WorkerChannel,
+}
+
+/// The generation that serves, and what the next supervisor must be told of it.
+pub(super) struct Served {
+    pub(super) generation: u64,
+    pub(super) bundle: Bundle,
+    pub(super) memfd: OwnedFd,
+    pub(super) listeners: Vec<(ListenerSpec, OwnedFd)>,
+    pub(super) settings: Settings,
+    pub(super) summary: Vec<String>,
+}
+
+/// The control thread's state.
+pub(crate) struct Control {
+    pub(super) errands: Errands,
+    pub(super) version: String,
+    pub(super) base: PathBuf,
+    mailbox: Mailbox<Notice>,
+    signals: Signals,
+    succession: Option<Succession>,
+    /// `None` for an orphan.
+    channel: Option<WorkerChannel>,
+    /// Counts channels, so that the numbers of one are not taken for those of the next.
+    pub(super) channels: u64,
+    /// Whether this channel's supervisor has spoken.
+    pub(super) welcomed: bool,
+    /// The key that the first supervisor gave this worker.
+    pub(super) key: Option<u64>,
+    pub(super) pending: Option<Pending>,
+    pub(super) served: Option<Served>,
+    pub(super) drains: Drains,
+    pub(super) actions: usize,
+    told_at: Instant,
+    exit: Option<ExitCode>,
+    /// Why the channel is of no more use, until the end of the turn in which that was found.
+    broken: RefCell<Option<ChannelError>>,
+}
+
+impl Control {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            errands: Errands { service: parts.service, post: parts.post },
+            version: parts.version,
+            base: parts.base,
+            mailbox: parts.mailbox,
+            signals: parts.signals,
+            succession: parts.succession,
+            channel: Some(parts.channel),
+            channels: 1,
+            welcomed: false,
+            key: None,
+            pending: None,
+            served: None,
+            drains: Drains::default(),
+            actions: 0,
+            told_at: Instant::now(),
+            exit: None,
+            broken: RefCell::new(None),
+        }
+    }
+
+    /// Takes turns until the process is to end.
+    pub(crate) fn run(mut self) -> ExitCode {
+        loop {
+            if let Some(code) = self.exit {
+                return code;
+            }
+            if let Err(error) = self.wait() {
+                // Nothing but poll itself fails here, and without it nothing can be waited for.
+                tracing::error!("the worker cannot wait for its supervisor: {error}");
+                return ExitCode::FAILURE;
+            }
+            self.take_messages();
+            self.take_notices();
+            self.take_signals();
+            self.take_successor();
+            self.look_at_clock();
+            self.look_at_channel();
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self) -> io::Result<()> {
+        let mut fds =
+            vec![PollFd::new(&self.mailbox, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+        fds.extend(self.channel.as_ref().map(|channel| PollFd::new(channel, PollFlags::IN)));
+        fds.extend(self.succession.as_ref().map(|socket| PollFd::new(socket, PollFlags::IN)));
+        let timeout = self.timeout().and_then(|timeout| Timespec::try_from(timeout).ok());
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let tick = self.drains.is_draining().then(|| self.told_at + PROGRESS_EVERY);
+        let next = [tick, self.drains.exit_by()].into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn take_messages(&mut self) {
+        while self.exit.is_none() && self.broken.borrow().is_none() {
+            let Some(channel) = &self.channel else { return };
+            match channel.try_recv() {
+                Ok(Some((message, fds))) => self.handle(message, fds),
+                Ok(None) => return,
+                Err(error) => return self.supervisor_is_gone(&error),
+            }
+        }
+    }
+
+    fn take_notices(&mut self) {
+        while let Some(notice) = self.mailbox.next() {
+            self.note(notice);
+        }
+    }
+
+    /// A supervised worker is told what to do by its supervisor, and by nobody else.
+    fn take_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.next() {
+            let name = signals::name(signal).unwrap_or("unknown");
+            if self.channel.is_some() {
+                tracing::debug!("signal {name} ignored: this worker listens to its supervisor");
+                continue;
+            }
+            match name {
+                "TERM" | "INT" | "QUIT" => {
+                    tracing::info!("signal {name}: there is no supervisor, so the worker stops by itself");
+                    let limit = self.served.as_ref().and_then(|served| served.settings.drain_limit);
+                    let todo = self.drains.stop(false, Some(limit.unwrap_or(DRAIN_LIMIT)));
+                    self.carry_out(todo, Losses::default());
+                }
+                "USR1" => self.reopen_logs(),
+                _ => tracing::debug!("signal {name} ignored: there is no supervisor"),
+            }
+        }
+    }
+
+    fn take_successor(&mut self) {
+        while let Some(accepted) = self.succession.as_ref().map(Succession::accept) {
+            match accepted {
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!("a would-be supervisor was turned away: {error}");
+                    if error.kind() != io::ErrorKind::PermissionDenied {
+                        return;
+                    }
+                }
+                Ok(Some(_)) if self.channel.is_some() && self.welcomed => {
+                    tracing::warn!("a would-be supervisor was turned away: this worker has one that lives");
+                }
+                Ok(Some(socket)) => self.follow(socket),
+            }
+        }
+    }
+
+    /// Takes a new supervisor. It speaks first; until it has, another may take its place.
+    fn follow(&mut self, socket: OwnedFd) {
+        match Channel::from_socket(socket) {
+            Ok(channel) => {
+                tracing::info!("another supervisor takes over this worker");
+                self.channel = Some(channel);
+                self.channels += 1;
+                self.welcomed = false;
+            }
+            Err(error) => tracing::warn!("a would-be supervisor was turned away: {error}"),
+        }
+    }
+
+    fn look_at_clock(&mut self) {
+        let now = Instant::now();
+        if now >= self.told_at + PROGRESS_EVERY {
+            self.told_at = now;
+            if let Some((call, connections)) = self.drains.progress() {
+                self.send(&ToSupervisor::DrainProgress { call, connections }, &[]);
+            }
+        }
+        if self.exit.is_none() && self.drains.exit_by().is_some_and(|by| now >= by) {
+            tracing::warn!("the service did not end in time; the process ends without it");
+            let mut losses = Losses::default();
+            losses.add("connection", self.drains.open());
+            self.leave(&losses);
+        }
+    }
+
+    /// Does what the drains ask for; `losses` are those of the drain that ended.
+    pub(super) fn carry_out(&mut self, todo: ToDo, losses: Losses) {
+        if let Some(drain) = &todo.drain {
+            self.errands.drain(drain);
+        }
+        if todo.stop_now {
+            self.errands.stop_now();
+        }
+        if todo.resume {
+            self.errands.resume();
+        }
+        if let Some(call) = todo.resumed {
+            self.send(&ToSupervisor::Resumed { call }, &[]);
+        }
+        if todo.exit {
+            return self.leave(&losses);
+        }
+        if let Some(call) = todo.drained {
+            self.send(&ToSupervisor::Drained { call, losses }, &[]);
+        }
+    }
+
+    /// Ends the process, after saying what that cost.
+    fn leave(&mut self, losses: &Losses) {
+        if !losses.is_empty() {
+            if self.channel.is_none() {
+                tracing::warn!("the worker ends: {losses}");
+            }
+            self.send(&ToSupervisor::Stopping { losses: losses.clone() }, &[]);
+        }
+        self.exit = Some(ExitCode::SUCCESS);
+    }
+
+    /// The service cannot go on: the supervisor sees the process end, and starts another.
+    pub(super) fn fail(&mut self, why: &str) {
+        tracing::error!("the worker gives up: {why}");
+        self.exit = Some(ExitCode::from(EXIT_FAILED));
+    }
+
+    /// Sends a message. A channel that breaks over it is noticed at the end of the turn.
+    ///
+    /// # Errors
+    /// The message cannot be sent as it is; the channel is of use for others.
+    pub(super) fn try_send(
+        &self,
+        message: &ToSupervisor,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
+        let Some(channel) = &self.channel else { return Ok(()) };
+        if self.broken.borrow().is_some() {
+            return Ok(());
+        }
+        match channel.send(message, fds, SEND_WITHIN) {
+            Err(error) if error.is_before_sending() => Err(error),
+            Err(error) => {
+                self.broken.replace(Some(error));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Sends a message that nothing takes the place of.
+    pub(super) fn send(&self, message: &ToSupervisor, fds: &[BorrowedFd<'_>]) {
+        if let Err(error) = self.try_send(message, fds) {
+            tracing::error!("a message to the supervisor was not sent: {error}");
+        }
+    }
+
+    /// Lets go of a channel that broke while something was sent.
+    fn look_at_channel(&mut self) {
+        let broken = self.broken.take();
+        if let Some(error) = broken {
+            self.supervisor_is_gone(&error);
+        }
+    }
+
+    /// The channel has ended: what somebody waited for there is dropped, and what serves goes on serving.
+    fn supervisor_is_gone(&mut self, why: &ChannelError) {
+        self.channel = None;
+        self.drains.forget_calls();
+        if let Some(pending) = self.pending.take() {
+            pending.abandon();
+        }
+        if self.exit.is_some() || self.drains.exit_by().is_some() {
+            return; // on the way out anyway
+        }
+        let known = matches!(why, ChannelError::Closed);
+        match &self.served {
+            None => self.fail(&format!("there is no supervisor, and nothing is served yet: {why}")),
+            Some(served) if known => {
+                tracing::warn!(generation = served.generation, "the supervisor is gone; serving goes on");
+            }
+            Some(served) => tracing::error!(
+                generation = served.generation,
+                "the channel to the supervisor is broken; serving goes on: {why}"
+            ),
+        }
+    }
+
+    /// The number, as one of the channel that is open now.
+    pub(super) fn number(&self, number: u64) -> Number {
+        Number { channel: self.channels, number }
+    }
+
+    pub(super) fn is_of_now(&self, number: Number) -> bool {
+        self.channel.is_some() && number.channel == self.channels
+    }
+
+    pub(super) fn reopen_logs(&self) {
+        crate::host::reopen_logs();
+        self.errands.service.reopen_logs();
+    }
+}

@@ -1,0 +1,137 @@
+//! The worker: what the supervisor asks over the channel, this process does and answers.
+//!
+//! ```text
+//!   supervisor ══ channel ══▶ control thread (this one) ──▶ commit
+//!                               ▲       │
+//!                       mailbox │       ├─▶ prepare   ┐
+//!                               │       ├─▶ drain     │ a thread each, which may block or hang;
+//!                               └───────┼─▶ action    │ the channel is answered all the same
+//!                                       └─▶ report    ┘
+//! ```
+//!
+//! The control thread is the main thread. It waits in one `poll` for the channel, the mailbox, signals and a
+//! successor; nothing that it does itself blocks, except a commit, which is bounded by the service's contract, and
+//! sending, which is bounded by [`SEND_WITHIN`].
+
+mod candidates;
+mod control;
+mod drains;
+mod errands;
+mod mailbox;
+mod messages;
+mod succession;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use handover_handoff::{Bundle, Channel};
+use handover_supervisor::protocol::{ListenerSpec, WorkerChannel};
+
+use crate::service::Service;
+use crate::types::{Losses, Problem};
+use candidates::{Binding, Ready};
+
+pub(crate) use candidates::panic_text;
+use control::Control;
+use mailbox::Post;
+
+/// How long the supervisor may leave the channel full before it is taken for dead.
+pub(crate) const SEND_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a worker needs to begin.
+pub(crate) struct Setup {
+    /// The channel, as it was inherited.
+    pub(crate) channel: OwnedFd,
+    /// Where a successor of the supervisor will look for this process.
+    pub(crate) succession: Option<PathBuf>,
+    /// The program's version.
+    pub(crate) version: String,
+    pub(crate) service: Arc<dyn Service>,
+}
+
+/// Serves until told to stop.
+pub(crate) fn run(setup: Setup) -> ExitCode {
+    let control = match begin(setup) {
+        Ok(control) => control,
+        Err(error) => {
+            tracing::error!("the worker cannot begin: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    control.run()
+}
+
+fn begin(setup: Setup) -> io::Result<Control> {
+    // Relative paths keep their meaning if the program changes its directory later.
+    let base = std::env::current_dir()?;
+    let signals = handover_handoff::signals::Signals::new()?;
+    let succession = match &setup.succession {
+        Some(path) => Some(succession::Succession::bind(path)?),
+        None => None,
+    };
+    let channel: WorkerChannel = Channel::from_socket(setup.channel).map_err(io::Error::other)?;
+    let (mailbox, post) = mailbox::mailbox()?;
+    setup.service.attach(WorkerHandle { post: post.clone() });
+    Ok(Control::new(control::Parts {
+        service: setup.service,
+        version: setup.version,
+        base,
+        post,
+        mailbox,
+        signals,
+        succession,
+        channel,
+    }))
+}
+
+/// What a service may tell the worker that hosts it. Clones are the same.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    post: Post<Notice>,
+}
+
+impl WorkerHandle {
+    /// Says that this process cannot serve any more, say because one of its threads died. The process exits, and the
+    /// supervisor starts another, with the generation that served, while connections wait.
+    pub fn fail(&self, why: &str) {
+        self.post.send(Notice::Failed { why: why.to_owned() });
+    }
+}
+
+impl fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerHandle").finish_non_exhaustive()
+    }
+}
+
+/// A number that a supervisor gave out: that of a candidate or of a call. It means nothing to the next supervisor,
+/// hence the count of channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Number {
+    pub(crate) channel: u64,
+    pub(crate) number: u64,
+}
+
+/// What other threads tell the control thread.
+pub(crate) enum Notice {
+    /// A prepare needs listeners, and waits.
+    Need { number: Number, specs: Vec<ListenerSpec>, reply: SyncSender<Binding> },
+    /// A prepare has ended.
+    Prepared { number: Number, result: Box<Result<Ready, Vec<Problem>>> },
+    /// An action has ended, having read `files`.
+    ActionDone { call: Number, result: Result<String, String>, files: Bundle },
+    /// A report is written.
+    Reported { call: Number, body: String },
+    /// The service has drained or cut everything.
+    Drained { losses: Losses },
+    /// The service serves again.
+    Resumed,
+    /// The service cannot go on.
+    Failed { why: String },
+}
