@@ -1,0 +1,351 @@
+//! The proxies that are compared: the same work, each in its own configuration language, run the same way.
+
+mod config;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use handover_testkit::{Handover, Port, Process, Signal, Workspace, http, proc};
+
+use crate::Result;
+
+/// Which proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// This project's.
+    Handover,
+    /// nginx, as installed.
+    Nginx,
+    /// HAProxy, as installed.
+    Haproxy,
+}
+
+/// What all the proxies of one comparison have in common.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Common {
+    /// The binary to measure; by default the one beside this program.
+    #[arg(long)]
+    handover: Option<PathBuf>,
+    /// Only these proxies.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Kind>,
+    /// Threads (or worker processes) of each proxy; handover has as many as there are cores.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+/// What one proxy is started with.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    /// Where the origin answers HTTP.
+    pub(crate) origin: SocketAddr,
+    /// Where the origin echoes TCP.
+    pub(crate) echo: SocketAddr,
+    /// Routes `/r/N/` beside the others.
+    pub(crate) routes: usize,
+    /// With the settings that make reloads lose less, where there are such.
+    pub(crate) tuned: bool,
+}
+
+/// A running proxy.
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    kind: Kind,
+    process: Running,
+    http: Port,
+    tcp: Option<Port>,
+    setting: Setting,
+    threads: usize,
+    workspace: Workspace,
+}
+
+enum Running {
+    Handover(Box<Handover>),
+    Other(Process),
+}
+
+/// The ports of the origin that this process runs for a comparison.
+pub(crate) fn own_origin() -> Result<(SocketAddr, SocketAddr)> {
+    let (http, echo) = (Port::claim(), Port::claim());
+    let addresses = (http.address(), echo.address());
+    crate::origin::start(&crate::origin::Options {
+        listen: addresses.0,
+        echo: Some(addresses.1),
+        threads: 2,
+    })?;
+    // The origin lives as long as this process, and so do its claims.
+    std::mem::forget((http, echo));
+    Ok(addresses)
+}
+
+impl Common {
+    /// The proxies to compare, in the order in which they take turns. Says which are missing, and why.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        let all = [Kind::Handover, Kind::Nginx, Kind::Haproxy];
+        let wanted = all.into_iter().filter(|kind| self.only.is_empty() || self.only.contains(kind));
+        wanted
+            .filter(|kind| match self.program(*kind) {
+                Ok(_) => true,
+                Err(error) => {
+                    eprintln!("SKIPPED {}: {error}", kind.name());
+                    false
+                }
+            })
+            .collect()
+    }
+
+    fn program(&self, kind: Kind) -> Result<PathBuf> {
+        match kind {
+            Kind::Handover => {
+                let beside = std::env::current_exe()?.with_file_name("handover");
+                let path = self.handover.clone().unwrap_or(beside);
+                if path.exists() { Ok(path) } else { Err(format!("no {}", path.display()).into()) }
+            }
+            Kind::Nginx | Kind::Haproxy => {
+                Command::new(kind.name())
+                    .arg("-v")
+                    .output()
+                    .map_err(|error| format!("{}: {error}", kind.name()))?;
+                Ok(kind.name().into())
+            }
+        }
+    }
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Handover => "handover",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    /// The first line of what it says of its version.
+    pub(crate) fn version(self, common: &Common) -> String {
+        let Ok(program) = common.program(self) else { return format!("{}: missing", self.name()) };
+        let argument = if self == Self::Handover { "--version" } else { "-v" };
+        let Ok(output) = Command::new(program).arg(argument).output() else { return self.name().to_owned() };
+        let text = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+impl Peer {
+    /// Starts a proxy that answers `v1` at `/version`, and waits until it does.
+    pub(crate) fn start(kind: Kind, common: &Common, setting: &Setting) -> Result<Self> {
+        let workspace = Workspace::new();
+        let (http, tcp) = (Port::claim(), Port::claim());
+        let has_tcp = kind != Kind::Nginx || config::nginx_stream_module().is_some();
+        let filled = config::Filled {
+            kind,
+            setting,
+            threads: common.threads,
+            http: http.address(),
+            tcp: tcp.address(),
+            version: 1,
+            directory: workspace.root(),
+        };
+        // nginx's workers belong to another user when its master is root.
+        workspace.mode("", 0o755);
+        let text = filled.text()?;
+        let process = match kind {
+            Kind::Handover => {
+                let handover = Handover::of(common.program(kind)?, &workspace).config(text).try_start();
+                let handover = handover.map_err(|output| format!("handover: {}", output.all()))?;
+                Running::Handover(Box::new(handover))
+            }
+            Kind::Nginx | Kind::Haproxy => {
+                let file = workspace.write(kind.file(), text);
+                Running::Other(Process::try_start(kind.command(&file))?)
+            }
+        };
+        let name = format!("{}{}", kind.name(), if setting.tuned { " tuned" } else { "" });
+        let mut peer = Self {
+            name,
+            kind,
+            process,
+            http,
+            tcp: has_tcp.then_some(tcp),
+            setting: setting.clone(),
+            threads: common.threads,
+            workspace,
+        };
+        peer.wait_for_version(1)?;
+        Ok(peer)
+    }
+
+    /// Where it answers HTTP.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http.address()
+    }
+
+    /// Where it passes TCP, if it can.
+    pub(crate) fn tcp(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().map(Port::address)
+    }
+
+    /// Writes the configuration that answers `v<version>`, without telling the proxy.
+    pub(crate) fn write(&self, version: u64) -> Result<()> {
+        let text = config::Filled {
+            kind: self.kind,
+            setting: &self.setting,
+            threads: self.threads,
+            http: self.http.address(),
+            tcp: self.tcp.as_ref().map_or(self.http.address(), Port::address),
+            version,
+            directory: self.workspace.root(),
+        }
+        .text()?;
+        self.workspace.write(self.kind.file(), text);
+        Ok(())
+    }
+
+    /// Asks it to take the written configuration. Only handover answers; the others get their signal.
+    pub(crate) fn reload(&mut self) -> Result<Option<serde_json::Value>> {
+        match (&mut self.process, self.kind) {
+            (Running::Handover(handover), _) => {
+                let (status, operation) = handover.control.post("/v1/reload", &[]);
+                if status != 200 {
+                    return Err(format!("handover refused the reload: {status} {operation}").into());
+                }
+                Ok(Some(operation))
+            }
+            (Running::Other(process), Kind::Haproxy) => signal_haproxy(process).map(|()| None),
+            (Running::Other(process), _) => {
+                process.signal(Signal::HUP);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Waits until it is able to take a reload: HAProxy's master forgets a signal that comes before it has said that
+    /// the worker before is up, or within a moment after.
+    pub(crate) fn settle(&self) {
+        if let (Running::Other(process), Kind::Haproxy) = (&self.process, self.kind) {
+            handover_testkit::until("HAProxy says that its worker is up", || {
+                let said = process.stderr();
+                (count(&said, HAPROXY_UP) > count(&said, HAPROXY_RELOADING)).then_some(())
+            });
+            // Nothing tells when that moment is over.
+            std::thread::sleep(HAPROXY_DEAF);
+        }
+    }
+
+    /// Waits until a new connection is answered `v<version>`.
+    pub(crate) fn wait_for_version(&mut self, version: u64) -> Result<()> {
+        let expected = format!("v{version}");
+        let deadline = handover_testkit::Deadline::usual();
+        while !deadline.passed() {
+            if self.version().is_ok_and(|version| version == expected) {
+                return Ok(());
+            }
+            if self.ended() {
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        Err(format!("{} does not answer {expected}:\n{}", self.name, self.complaints()).into())
+    }
+
+    /// What `/version` answers on a new connection.
+    pub(crate) fn version(&self) -> std::io::Result<String> {
+        let mut connection = http::Connection::try_open(self.http())?;
+        connection.try_send("GET /version HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+        Ok(connection.try_response("GET")?.text())
+    }
+
+    fn ended(&mut self) -> bool {
+        match &mut self.process {
+            Running::Handover(handover) => handover.process.ended(),
+            Running::Other(process) => process.ended(),
+        }
+    }
+
+    /// What it wrote to its standard error.
+    pub(crate) fn complaints(&self) -> String {
+        match &self.process {
+            Running::Handover(handover) => handover.process.stderr(),
+            Running::Other(process) => process.stderr(),
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        match &self.process {
+            Running::Handover(handover) => handover.pid(),
+            Running::Other(process) => process.pid(),
+        }
+    }
+
+    /// CPU time of all its processes that are alive.
+    pub(crate) fn cpu(&self) -> Duration {
+        proc::tree_cpu(self.pid())
+    }
+
+    /// Memory of all its processes.
+    pub(crate) fn memory(&self) -> proc::Memory {
+        proc::tree_memory(self.pid())
+    }
+
+    /// How many processes it is.
+    pub(crate) fn processes(&self) -> usize {
+        proc::tree(self.pid()).len()
+    }
+}
+
+/// What HAProxy's master says when a worker is up,
+const HAPROXY_UP: &str = "Loading success.";
+/// and when it has understood a signal.
+const HAPROXY_RELOADING: &str = "Reloading HAProxy";
+/// For how long after that it may still miss a signal.
+const HAPROXY_DEAF: Duration = Duration::from_millis(100);
+/// After this time a signal that it has not taken is sent again.
+const SIGNAL_LOST: Duration = Duration::from_secs(1);
+
+fn count(text: &str, what: &str) -> usize {
+    text.matches(what).count()
+}
+
+/// Sends the signal until HAProxy's master says that it got it.
+fn signal_haproxy(process: &mut Process) -> Result<()> {
+    let before = count(&process.stderr(), HAPROXY_RELOADING);
+    for _ in 0..3 {
+        process.signal(Signal::USR2);
+        let deadline = handover_testkit::Deadline::after(SIGNAL_LOST);
+        while !deadline.passed() {
+            if count(&process.stderr(), HAPROXY_RELOADING) > before {
+                return Ok(());
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        eprintln!("haproxy: the signal to reload had no effect, sent again");
+    }
+    Err(format!("haproxy does not reload:\n{}", process.stderr()).into())
+}
+
+impl Kind {
+    /// Whether it has settings that make its reloads lose less; if not, why.
+    pub(crate) fn can_be_tuned(self) -> std::result::Result<(), String> {
+        config::can_be_tuned(self)
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Handover => handover_testkit::CONFIG,
+            Self::Nginx => "nginx.conf",
+            Self::Haproxy => "haproxy.cfg",
+        }
+    }
+
+    fn command(self, file: &Path) -> Command {
+        let mut command = Command::new(self.name());
+        match self {
+            Self::Nginx => command.arg("-c").arg(file),
+            // Master and worker, in the foreground.
+            _ => command.args(["-W", "-db", "-f"]).arg(file),
+        };
+        command
+    }
+}

@@ -1,0 +1,124 @@
+//! Reloads under load: what the clients notice.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::load::{self, Mix, Report, counts};
+use crate::peers::{Common, Peer, Setting, own_origin};
+use crate::{Result, print_json};
+
+/// How to reload.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    common: Common,
+    /// How many reloads.
+    #[arg(long, default_value_t = 20)]
+    count: u64,
+    /// Milliseconds from one to the next.
+    #[arg(long, default_value_t = 1000)]
+    every_ms: u64,
+    /// Seconds of load before the first reload and after the last one.
+    #[arg(long, default_value_t = 2.0)]
+    margin: f64,
+    /// Clients of each held kind (WebSocket, TCP, slow download, slow upload).
+    #[arg(long, default_value_t = 10)]
+    held: usize,
+    /// Connections that send one request after the other, with a rest of 5 ms.
+    #[arg(long, default_value_t = 32)]
+    keepalive: usize,
+    /// Connections that send one request a second.
+    #[arg(long, default_value_t = 50)]
+    idle: usize,
+    /// New connections a second.
+    #[arg(long, default_value_t = 200)]
+    fresh_rate: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    proxy: String,
+    reloads: u64,
+    /// Reloads that were answered; only handover answers.
+    answered: u64,
+    /// What handover said each took.
+    answer_ms: Vec<f64>,
+    failures: BTreeMap<&'static str, u64>,
+    load: Report,
+}
+
+/// Runs and prints.
+pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
+    let (origin, echo) = own_origin()?;
+    let mut lines = Vec::new();
+    for kind in options.common.kinds() {
+        for tuned in [false, true] {
+            if tuned && let Err(why) = kind.can_be_tuned() {
+                eprintln!("{} tuned: SKIPPED, {why}", kind.name());
+                continue;
+            }
+            let setting = Setting { origin, echo, routes: 0, tuned };
+            let mut peer = Peer::start(kind, &options.common, &setting)?;
+            let line = one(options, &mut peer)?;
+            eprintln!("\n{}: {} reloads\n{}\n", line.proxy, line.reloads, line.load);
+            lines.push(line);
+        }
+    }
+    if json {
+        return print_json(&lines);
+    }
+    println!("| proxy | reloads | exchanges | failures | idle connections closed |");
+    println!("|---|---:|---:|---|---:|");
+    for line in &lines {
+        let closed: u64 = line.load.parts.values().map(|part| part.closed_idle).sum();
+        let failures = counts(&line.failures);
+        println!("| {} | {} | {} | {failures} | {closed} |", line.proxy, line.reloads, line.load.ok());
+    }
+    Ok(())
+}
+
+fn one(options: &Options, peer: &mut Peer) -> Result<Line> {
+    let every = Duration::from_millis(options.every_ms);
+    let reloading = every * u32::try_from(options.count).unwrap_or(u32::MAX);
+    let mix = Mix {
+        keepalive: options.keepalive,
+        pause_ms: 5,
+        idle: options.idle,
+        fresh_rate: options.fresh_rate,
+        websocket: options.held,
+        download: options.held,
+        upload: options.held,
+        tcp: if peer.tcp().is_some() { options.held } else { 0 },
+        tcp_target: peer.tcp(),
+        ..Mix::quiet(peer.http(), reloading.as_secs_f64() + 2.0 * options.margin)
+    };
+    if peer.tcp().is_none() {
+        eprintln!("{}: no TCP in its mix (nginx: libnginx-mod-stream is not installed)", peer.name);
+    }
+    let began = Instant::now();
+    let running = load::start(&mix);
+    let first = began + Duration::from_secs_f64(options.margin);
+    let (mut answered, mut answer_ms) = (0, Vec::new());
+    for number in 1..=options.count {
+        let due = first + every * u32::try_from(number - 1).unwrap_or(u32::MAX);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        peer.settle();
+        peer.write(number + 1)?;
+        if let Some(operation) = peer.reload()? {
+            answered += 1;
+            answer_ms.extend(operation.get("ms").and_then(serde_json::Value::as_f64));
+        }
+    }
+    let report = running.finish()?;
+    peer.wait_for_version(options.count + 1)?;
+    Ok(Line {
+        proxy: peer.name.clone(),
+        reloads: options.count,
+        answered,
+        answer_ms,
+        failures: report.failures(),
+        load: report,
+    })
+}
