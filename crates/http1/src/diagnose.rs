@@ -11,6 +11,7 @@ pub(crate) fn request(raw: &[u8], error: httparse::Error) -> Refusal {
         Error::TooManyHeaders => Refusal::new(431, "too many headers"),
         Error::Version => version(raw),
         Error::Token => request_line(raw),
+        Error::NewLine if version_text(raw).len() != "HTTP/1.1".len() => MALFORMED_VERSION,
         Error::NewLine => Refusal::bad("a line of the head does not end in CR LF"),
         Error::HeaderName => header_name(header_lines(raw)),
         Error::HeaderValue => header_value(header_lines(raw)),
@@ -47,16 +48,23 @@ fn first_line(raw: &[u8]) -> &[u8] {
     raw.split(|byte| *byte == b'\n').next().unwrap_or_default()
 }
 
+const MALFORMED_VERSION: Refusal = Refusal::bad("malformed HTTP version");
+
+/// What stands after the target.
+fn version_text(raw: &[u8]) -> &[u8] {
+    let line = first_line(raw);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    line.splitn(3, |byte| *byte == b' ').nth(2).unwrap_or_default()
+}
+
 fn version(raw: &[u8]) -> Refusal {
-    let text = first_line(raw).splitn(3, |byte| *byte == b' ').nth(2).unwrap_or_default();
-    match text {
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor, b'\r']
-        | [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+    match version_text(raw) {
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
             Refusal::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         }
-        _ => Refusal::bad("malformed HTTP version"),
+        _ => MALFORMED_VERSION,
     }
 }
 

@@ -160,14 +160,12 @@ fn check_partial(
     request: &httparse::Request<'_, '_>,
     limits: &HeadLimits,
 ) -> Result<(), Refusal> {
-    match (request.method, request.path) {
-        (None, _) => check_method_length(raw),
-        (Some(method), None) => {
-            check_method_length(method)?;
-            let target_so_far = raw.len().saturating_sub(method.len() + 1);
-            if target_so_far > limits.target_bytes { Err(TARGET_TOO_LONG) } else { Ok(()) }
-        }
-        (Some(_), Some(_)) => check_target_length(request, limits),
+    let Some(method) = request.method else { return check_method_length(raw) };
+    check_method_length(method)?;
+    let target_so_far = raw.len().saturating_sub(method.len() + 1);
+    match request.path {
+        None if target_so_far > limits.target_bytes => Err(TARGET_TOO_LONG),
+        _ => check_target_length(request, limits),
     }
 }
 
