@@ -8,12 +8,6 @@ use crate::process::{Output, run};
 /// The longest that curl itself may wait, in seconds.
 const LIMIT_SECONDS: &str = "25";
 
-/// Whether curl is installed here.
-#[must_use]
-pub fn is_there() -> bool {
-    Command::new("curl").arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
 /// Runs `curl --silent --show-error` with these arguments.
 #[must_use]
 pub fn curl<I, A>(arguments: I) -> Output

@@ -6,6 +6,7 @@
 //! - [`http`], [`websocket`], [`tunnel`], [`curl`]: clients that send exact bytes and show exact bytes.
 //! - [`origin`], [`echo`]: servers behind the proxy, steered by the test.
 //! - [`faults`]: what goes wrong, on purpose: frozen processes, foreign listeners, few descriptors, files that hang.
+//! - [`config`]: pieces of configuration files.
 //! - [`proc`]: what the kernel says about a process: children, descriptors, memory, CPU, zombies.
 //!
 //! Rules: nothing here sleeps for a fixed time in place of an event; every wait has a [`Deadline`] and says, when it
@@ -19,6 +20,7 @@
 )]
 #![allow(clippy::print_stderr, reason = "the test runner captures what a helper says about a failure")]
 
+pub mod config;
 pub mod curl;
 pub mod echo;
 pub mod faults;
@@ -36,6 +38,8 @@ mod gate;
 mod handover;
 mod ports;
 mod process;
+mod serving;
+mod skip;
 mod workspace;
 
 pub use control::{Control, Event, Events};
@@ -45,4 +49,14 @@ pub use handover::{CONFIG, Handover, HandoverBuilder, command};
 pub use ports::Port;
 pub use process::{Output, Process, run, signal, wait_for_exit};
 pub use rustix::process::Signal;
+pub use serving::{Serving, operation_of, text_at};
+pub use skip::{have, root, skip};
 pub use workspace::Workspace;
+
+/// The path of the binary under test, in a test that cargo runs for the package which builds it.
+#[macro_export]
+macro_rules! handover {
+    () => {
+        env!("CARGO_BIN_EXE_handover")
+    };
+}

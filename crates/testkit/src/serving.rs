@@ -1,0 +1,98 @@
+//! The usual scene: a workspace, a port, and handover serving a configuration on it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::config;
+use crate::handover::Handover;
+use crate::http::{self, Response};
+use crate::ports::Port;
+use crate::process::Output;
+use crate::workspace::Workspace;
+
+/// A server that serves, with everything that belongs to it. It ends with this.
+#[derive(Debug)]
+pub struct Serving {
+    /// The server.
+    pub handover: Handover,
+    /// The port of its listener `web`.
+    pub port: Port,
+    /// Where its files are.
+    pub workspace: Workspace,
+}
+
+impl Serving {
+    /// Starts `binary` with a listener `web` and the given rest of a configuration.
+    #[must_use]
+    #[track_caller]
+    pub fn start(binary: impl Into<PathBuf>, rest: &str) -> Self {
+        Self::prepared(binary, Workspace::new(), rest)
+    }
+
+    /// As [`Serving::start`], in a workspace that holds files already.
+    #[must_use]
+    #[track_caller]
+    pub fn prepared(binary: impl Into<PathBuf>, workspace: Workspace, rest: &str) -> Self {
+        let port = Port::claim();
+        let text = config::listener("web", &port) + rest;
+        let handover = Handover::of(binary, &workspace).config(text).start();
+        Self { handover, port, workspace }
+    }
+
+    /// The address of its listener `web`.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// A URL of its listener `web`.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address())
+    }
+
+    /// The whole configuration with this rest.
+    #[must_use]
+    pub fn config(&self, rest: &str) -> String {
+        config::listener("web", &self.port) + rest
+    }
+
+    /// Writes the listener `web` and this rest to the file, without a reload.
+    pub fn write(&self, rest: &str) {
+        self.handover.write_config(self.config(rest));
+    }
+
+    /// Writes the listener `web` and this rest, and runs `handover reload`.
+    #[must_use]
+    pub fn reload(&self, rest: &str) -> Output {
+        self.handover.reload_with(self.config(rest))
+    }
+
+    /// A GET on a new connection.
+    #[must_use]
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Response {
+        http::get(self.address(), path)
+    }
+
+    /// The text of a GET on a new connection.
+    #[must_use]
+    #[track_caller]
+    pub fn text(&self, path: &str) -> String {
+        self.get(path).text()
+    }
+}
+
+/// The operation in an answer of the control API: the answer itself, or what an error carries.
+#[must_use]
+pub fn operation_of(answer: &Value) -> &Value {
+    answer.get("operation").unwrap_or(answer)
+}
+
+/// A string in JSON, by pointer; empty if it is not there.
+#[must_use]
+pub fn text_at<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
