@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use handover_handoff::signals::{self, Signals};
+use handover_handoff::succession::Door;
 use handover_handoff::{Bundle, Channel, ChannelError};
 use handover_supervisor::protocol::{ToSupervisor, WorkerChannel};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -26,7 +27,6 @@ use super::candidates::Pending;
 use super::drains::{Drains, ToDo};
 use super::errands::Errands;
 use super::mailbox::{Mailbox, Post};
-use super::succession::Succession;
 use super::{Notice, Number, SEND_WITHIN};
 use crate::service::Service;
 use crate::types::{ListenerSpec, Losses, Settings};
@@ -36,6 +36,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// How long an orphan drains on TERM if its configuration says nothing about it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the door stays shut after an accept failed, say because this process is out of descriptors.
+const DOOR_PAUSE: Duration = Duration::from_millis(200);
 
 /// The exit code of a worker whose service failed (sysexits.h, EX_SOFTWARE).
 const EXIT_FAILED: u8 = 70;
@@ -48,7 +51,7 @@ pub(crate) struct Parts {
     pub(crate) post: Post<Notice>,
     pub(crate) mailbox: Mailbox<Notice>,
     pub(crate) signals: Signals,
-    pub(crate) succession: Option<Succession>,
+    pub(crate) door: Option<Door>,
     pub(crate) channel: WorkerChannel,
 }
 
@@ -69,7 +72,9 @@ pub(crate) struct Control {
     pub(super) base: PathBuf,
     mailbox: Mailbox<Notice>,
     signals: Signals,
-    succession: Option<Succession>,
+    /// Where the next supervisor comes in.
+    door: Option<Door>,
+    door_opens_at: Option<Instant>,
     /// `None` for an orphan.
     channel: Option<WorkerChannel>,
     /// Counts channels, so that the numbers of one are not taken for those of the next.
@@ -96,7 +101,8 @@ impl Control {
             base: parts.base,
             mailbox: parts.mailbox,
             signals: parts.signals,
-            succession: parts.succession,
+            door: parts.door,
+            door_opens_at: None,
             channel: Some(parts.channel),
             channels: 1,
             welcomed: false,
@@ -136,7 +142,7 @@ impl Control {
         let mut fds =
             vec![PollFd::new(&self.mailbox, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
         fds.extend(self.channel.as_ref().map(|channel| PollFd::new(channel, PollFlags::IN)));
-        fds.extend(self.succession.as_ref().map(|socket| PollFd::new(socket, PollFlags::IN)));
+        fds.extend(self.open_door().map(|door| PollFd::new(door, PollFlags::IN)));
         let timeout = self.timeout().and_then(|timeout| Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -146,7 +152,7 @@ impl Control {
 
     fn timeout(&self) -> Option<Duration> {
         let tick = self.drains.is_draining().then(|| self.told_at + PROGRESS_EVERY);
-        let next = [tick, self.drains.exit_by()].into_iter().flatten().min()?;
+        let next = [tick, self.drains.exit_by(), self.door_opens_at].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -188,20 +194,19 @@ impl Control {
         }
     }
 
+    /// The door, if somebody may come in: the supervisor is gone, and no successor has spoken yet.
+    fn open_door(&self) -> Option<&Door> {
+        let alone = self.channel.is_none() || (self.channels > 1 && !self.welcomed);
+        self.door.as_ref().filter(|_| alone && self.door_opens_at.is_none())
+    }
+
     fn take_successor(&mut self) {
-        while let Some(accepted) = self.succession.as_ref().map(Succession::accept) {
-            match accepted {
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::warn!("a would-be supervisor was turned away: {error}");
-                    if error.kind() != io::ErrorKind::PermissionDenied {
-                        return;
-                    }
-                }
-                Ok(Some(_)) if self.channel.is_some() && self.welcomed => {
-                    tracing::warn!("a would-be supervisor was turned away: this worker has one that lives");
-                }
-                Ok(Some(socket)) => self.follow(socket),
+        match self.open_door().map(Door::accept) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(socket))) => self.follow(socket),
+            Some(Err(error)) => {
+                tracing::warn!("a would-be supervisor waits: {error}");
+                self.door_opens_at = Some(Instant::now() + DOOR_PAUSE);
             }
         }
     }
@@ -221,6 +226,7 @@ impl Control {
 
     fn look_at_clock(&mut self) {
         let now = Instant::now();
+        self.door_opens_at = self.door_opens_at.filter(|at| now < *at);
         if now >= self.told_at + PROGRESS_EVERY {
             self.told_at = now;
             if let Some((call, connections)) = self.drains.progress() {

@@ -19,7 +19,8 @@ mod drains;
 mod errands;
 mod mailbox;
 mod messages;
-mod succession;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use handover_handoff::succession::Door;
 use handover_handoff::{Bundle, Channel};
 use handover_supervisor::protocol::{ListenerSpec, WorkerChannel};
 
@@ -71,8 +73,8 @@ fn begin(setup: Setup) -> io::Result<Control> {
     // Relative paths keep their meaning if the program changes its directory later.
     let base = std::env::current_dir()?;
     let signals = handover_handoff::signals::Signals::new()?;
-    let succession = match &setup.succession {
-        Some(path) => Some(succession::Succession::bind(path)?),
+    let door = match &setup.succession {
+        Some(path) => Some(Door::open(path)?),
         None => None,
     };
     let channel: WorkerChannel = Channel::from_socket(setup.channel).map_err(io::Error::other)?;
@@ -85,7 +87,7 @@ fn begin(setup: Setup) -> io::Result<Control> {
         post,
         mailbox,
         signals,
-        succession,
+        door,
         channel,
     }))
 }

@@ -1,0 +1,542 @@
+//! The worker's control thread, with a test in the supervisor's place at the other end of a real channel.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use handover_handoff::succession::knock;
+use handover_supervisor::protocol::{
+    Address, BindResult, PROTOCOL_VERSION, Report, Serving, Source, SupervisorChannel, ToSupervisor, ToWorker,
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::drain::{Drain, DrainEnd};
+use crate::prepare::{BindError, Bound, Prepare};
+use crate::service::Candidate;
+use crate::types::{Change, ChangeKind, Settings, What};
+
+/// No wait of these tests is longer; none is expected to come near it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the next prepare does.
+enum Script {
+    /// Read this file, need these listeners, be ready.
+    Ready {
+        file: Option<PathBuf>,
+        listeners: Vec<ListenerSpec>,
+    },
+    /// Wait for the word, then be ready.
+    Hang(Receiver<()>),
+    Panic,
+    Refuse,
+}
+
+/// What happened to the service.
+#[derive(Debug, PartialEq, Eq)]
+enum Happened {
+    Began(u64),
+    /// Which listeners it got: local ports, 0 for those only checked.
+    Bound(Vec<Result<u16, String>>),
+    Committed(u64),
+    Dropped(u64),
+    Draining,
+    Resumed,
+    Cut,
+    Facts(String),
+    ClosedListeners,
+}
+
+struct Scripted {
+    scripts: Mutex<Receiver<Script>>,
+    happened: Sender<Happened>,
+    open: Arc<AtomicUsize>,
+    hanging_action: Mutex<Receiver<()>>,
+}
+
+struct Scriptable {
+    generation: u64,
+    committed: bool,
+    happened: Sender<Happened>,
+}
+
+impl Candidate for Scriptable {
+    fn changes(&self) -> Vec<Change> {
+        vec![Change::new(What::Changed, ChangeKind::Setting, "script")]
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { drain_limit: Some(Duration::from_secs(7)), ..Settings::default() }
+    }
+
+    fn summary(&self) -> Vec<String> {
+        vec![format!("generation {}", self.generation)]
+    }
+
+    fn commit(mut self: Box<Self>) {
+        self.committed = true;
+        let _ = self.happened.send(Happened::Committed(self.generation));
+    }
+}
+
+impl Drop for Scriptable {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = self.happened.send(Happened::Dropped(self.generation));
+        }
+    }
+}
+
+impl Service for Scripted {
+    fn prepare(&self, cx: &mut Prepare) -> Result<Box<dyn Candidate>, Vec<Problem>> {
+        let script = self.scripts.lock().unwrap().recv().unwrap();
+        let generation = cx.generation();
+        self.happened.send(Happened::Began(generation)).unwrap();
+        match script {
+            Script::Ready { file, listeners } => {
+                if let Some(file) = file {
+                    cx.read_top(&file).map_err(|error| vec![Problem::new(error.to_string())])?;
+                }
+                if !listeners.is_empty() {
+                    let port = |bound: Result<Bound, BindError>| match bound {
+                        Ok(Bound::Socket(socket)) => {
+                            Ok(TcpListener::from(socket).local_addr().unwrap().port())
+                        }
+                        Ok(Bound::OnlyChecked) => Ok(0),
+                        Err(error) => Err(error.to_string()),
+                    };
+                    let bound = cx.bind(&listeners).into_iter().map(port).collect();
+                    self.happened.send(Happened::Bound(bound)).unwrap();
+                }
+            }
+            Script::Hang(word) => word.recv().unwrap(),
+            Script::Panic => panic!("scripted"),
+            Script::Refuse => return Err(vec![Problem::new("no"), Problem::new("and no")]),
+        }
+        Ok(Box::new(Scriptable { generation, committed: false, happened: self.happened.clone() }))
+    }
+
+    fn drain(&self, drain: &Drain) -> Losses {
+        let open = self.open.load(Ordering::SeqCst) as u64;
+        drain.progress(open);
+        self.happened.send(Happened::Draining).unwrap();
+        let mut losses = Losses::default();
+        if open > 0 && drain.wait(PATIENCE) != Some(DrainEnd::Resumed) {
+            losses.add("tcp", open);
+        }
+        losses
+    }
+
+    fn resume(&self) {
+        self.happened.send(Happened::Resumed).unwrap();
+    }
+
+    fn stop_now(&self) -> Losses {
+        self.happened.send(Happened::Cut).unwrap();
+        let mut losses = Losses::default();
+        losses.add("tcp", self.open.load(Ordering::SeqCst) as u64);
+        losses
+    }
+
+    fn close_listeners(&self) {
+        self.happened.send(Happened::ClosedListeners).unwrap();
+    }
+
+    fn metrics(&self) -> String {
+        "metrics".to_owned()
+    }
+
+    fn facts(&self, metrics: String) {
+        self.happened.send(Happened::Facts(metrics)).unwrap();
+    }
+
+    fn actions(&self) -> Vec<String> {
+        vec!["greet".to_owned()]
+    }
+
+    fn action(&self, name: &str, body: &str, files: &mut Prepare) -> Result<String, String> {
+        match name {
+            "greet" => Ok(format!("hello {body}")),
+            "read" => {
+                files.read(Path::new(body)).map(|_| "read".to_owned()).map_err(|error| error.to_string())
+            }
+            "hang" => self
+                .hanging_action
+                .lock()
+                .unwrap()
+                .recv()
+                .map(|()| "late".to_owned())
+                .map_err(|e| e.to_string()),
+            "panic" => panic!("scripted"),
+            _ => Err("unknown".to_owned()),
+        }
+    }
+}
+
+/// A worker in a thread, and all its ends.
+struct Worker {
+    channel: SupervisorChannel,
+    scripts: Sender<Script>,
+    happened: Receiver<Happened>,
+    open: Arc<AtomicUsize>,
+    action_word: Sender<()>,
+    thread: JoinHandle<ExitCode>,
+    directory: TempDir,
+    calls: u64,
+}
+
+impl Worker {
+    fn start() -> Self {
+        let (ours, theirs) = SupervisorChannel::pair().unwrap();
+        let (scripts, script) = mpsc::channel();
+        let (happened_to, happened) = mpsc::channel();
+        let (action_word, hanging_action) = mpsc::channel();
+        let open = Arc::new(AtomicUsize::new(0));
+        let service = Scripted {
+            scripts: Mutex::new(script),
+            happened: happened_to,
+            open: Arc::clone(&open),
+            hanging_action: Mutex::new(hanging_action),
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let setup = Setup {
+            channel: theirs.into_socket(),
+            succession: Some(directory.path().join("door")),
+            version: "1.2.3".to_owned(),
+            service: Arc::new(service),
+        };
+        let thread = std::thread::spawn(move || run(setup));
+        let mut worker =
+            Self { channel: ours, scripts, happened, open, action_word, thread, directory, calls: 0 };
+        assert!(worker.welcome().is_none());
+        worker
+    }
+
+    /// Introduces a supervisor, and returns what the worker says it serves.
+    fn welcome(&mut self) -> Option<(Serving, Vec<OwnedFd>)> {
+        self.say(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 5 });
+        let (hello, fds) = self.hear_with_fds();
+        let ToSupervisor::Hello { protocol, version, actions, serving } = hello else { panic!("{hello:?}") };
+        assert_eq!(
+            (protocol, version.as_str(), actions),
+            (PROTOCOL_VERSION, "1.2.3", vec!["greet".to_owned()])
+        );
+        serving.map(|serving| (*serving, fds))
+    }
+
+    fn say(&self, message: &ToWorker) {
+        self.channel.send(message, &[], PATIENCE).unwrap();
+    }
+
+    fn hear_with_fds(&self) -> (ToSupervisor, Vec<OwnedFd>) {
+        self.channel.recv(Some(PATIENCE)).unwrap()
+    }
+
+    fn hear(&self) -> ToSupervisor {
+        self.hear_with_fds().0
+    }
+
+    fn happens(&self) -> Happened {
+        self.happened.recv_timeout(PATIENCE).unwrap()
+    }
+
+    /// That the control thread answers now, and has nothing else to say before.
+    fn ping(&mut self) {
+        self.calls += 1;
+        self.say(&ToWorker::Ping { call: self.calls });
+        assert_eq!(self.hear(), ToSupervisor::Pong { call: self.calls });
+    }
+
+    fn prepare(&self, candidate: u64, script: Script) {
+        self.scripts.send(script).unwrap();
+        let generation = candidate;
+        self.say(&ToWorker::Prepare { candidate, generation, source: Source::Disk, dry_run: false });
+        assert_eq!(self.happens(), Happened::Began(generation));
+    }
+
+    fn simple() -> Script {
+        Script::Ready { file: None, listeners: Vec::new() }
+    }
+
+    /// Prepares and commits a generation with one listener and one file.
+    fn serve(&mut self, candidate: u64) -> (TcpListener, PathBuf) {
+        let file = self.directory.path().join("top.toml");
+        std::fs::write(&file, format!("generation = {candidate}")).unwrap();
+        let listeners = vec![spec("web")];
+        self.prepare(candidate, Script::Ready { file: Some(file.clone()), listeners: listeners.clone() });
+        assert_eq!(self.hear(), ToSupervisor::Need { candidate, listeners });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let bound = ToWorker::Bound { candidate, results: vec![BindResult::Bound] };
+        self.channel.send(&bound, &[listener.as_fd()], PATIENCE).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(self.happens(), Happened::Bound(vec![Ok(port)]));
+        assert!(matches!(self.hear(), ToSupervisor::Prepared { .. }));
+        self.say(&ToWorker::Commit { candidate });
+        assert_eq!(self.happens(), Happened::Committed(candidate));
+        assert_eq!(self.hear(), ToSupervisor::Committed { candidate });
+        (listener, file)
+    }
+
+    /// The supervisor dies, and the next one comes in.
+    fn succeed(&mut self) -> Option<(Serving, Vec<OwnedFd>)> {
+        let socket = knock(&self.directory.path().join("door")).unwrap();
+        self.channel = SupervisorChannel::from_socket(socket).unwrap();
+        self.welcome()
+    }
+
+    fn stop(self) {
+        self.say(&ToWorker::Stop { now: true });
+        assert_eq!(self.thread.join().unwrap(), ExitCode::SUCCESS);
+    }
+}
+
+fn spec(name: &str) -> ListenerSpec {
+    ListenerSpec { name: name.to_owned(), address: Address::Tcp("127.0.0.1:0".parse().unwrap()), backlog: 16 }
+}
+
+#[test]
+fn a_hanging_prepare_does_not_stop_the_worker_from_answering() {
+    let mut worker = Worker::start();
+    let (word, hang) = mpsc::channel();
+    worker.prepare(1, Script::Hang(hang));
+    worker.ping();
+    worker.say(&ToWorker::Abort { candidate: 1 });
+    worker.ping();
+    // The next one is prepared although the first still hangs.
+    worker.prepare(2, Worker::simple());
+    assert!(matches!(worker.hear(), ToSupervisor::Prepared { candidate: 2, .. }));
+    // What the first one comes to at last is dropped, and nobody is told of it.
+    word.send(()).unwrap();
+    assert_eq!(worker.happens(), Happened::Dropped(1));
+    worker.say(&ToWorker::Commit { candidate: 2 });
+    assert_eq!(worker.happens(), Happened::Committed(2));
+    assert_eq!(worker.hear(), ToSupervisor::Committed { candidate: 2 });
+    worker.ping();
+    worker.stop();
+}
+
+#[test]
+fn a_panic_in_prepare_is_a_problem_and_the_next_prepare_works() {
+    let mut worker = Worker::start();
+    worker.prepare(1, Script::Panic);
+    let ToSupervisor::Rejected { candidate: 1, problems } = worker.hear() else { panic!() };
+    assert_eq!(problems[0].detail, "preparing panicked: scripted");
+    worker.prepare(2, Script::Refuse);
+    let ToSupervisor::Rejected { candidate: 2, problems } = worker.hear() else { panic!() };
+    assert_eq!(problems.len(), 2);
+    worker.serve(3);
+    worker.stop();
+}
+
+#[test]
+fn an_aborted_candidate_is_dropped_and_cannot_be_committed() {
+    let mut worker = Worker::start();
+    worker.prepare(1, Worker::simple());
+    assert!(matches!(worker.hear(), ToSupervisor::Prepared { candidate: 1, .. }));
+    worker.say(&ToWorker::Abort { candidate: 1 });
+    assert_eq!(worker.happens(), Happened::Dropped(1));
+    worker.say(&ToWorker::Commit { candidate: 1 });
+    worker.ping();
+    worker.stop();
+}
+
+#[test]
+fn what_cannot_be_bound_is_told_to_the_prepare_and_a_dry_run_gets_no_sockets() {
+    let worker = Worker::start();
+    let listeners = vec![spec("a"), spec("b")];
+    worker.prepare(1, Script::Ready { file: None, listeners: listeners.clone() });
+    assert!(matches!(worker.hear(), ToSupervisor::Need { .. }));
+    let failed = BindResult::Failed { errno: 98, detail: "held by nginx".to_owned() };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bound = ToWorker::Bound { candidate: 1, results: vec![failed.clone(), BindResult::Bound] };
+    worker.channel.send(&bound, &[listener.as_fd()], PATIENCE).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    assert_eq!(worker.happens(), Happened::Bound(vec![Err("held by nginx".to_owned()), Ok(port)]));
+    assert!(matches!(worker.hear(), ToSupervisor::Prepared { .. }));
+    worker.say(&ToWorker::Abort { candidate: 1 });
+    assert_eq!(worker.happens(), Happened::Dropped(1));
+
+    worker.scripts.send(Script::Ready { file: None, listeners }).unwrap();
+    worker.say(&ToWorker::Prepare { candidate: 2, generation: 2, source: Source::Disk, dry_run: true });
+    assert!(matches!(worker.hear(), ToSupervisor::Need { candidate: 2, .. }));
+    worker.say(&ToWorker::Bound { candidate: 2, results: vec![BindResult::Bound, failed] });
+    assert_eq!(worker.happens(), Happened::Began(2));
+    assert_eq!(worker.happens(), Happened::Bound(vec![Ok(0), Err("held by nginx".to_owned())]));
+    worker.stop();
+}
+
+#[test]
+fn a_worker_that_is_started_again_prepares_from_the_bundle_and_not_from_the_disk() {
+    let mut worker = Worker::start();
+    let file = worker.directory.path().join("top.toml");
+    std::fs::write(&file, "then").unwrap();
+    worker.prepare(1, Script::Ready { file: Some(file.clone()), listeners: Vec::new() });
+    let (_, fds) = worker.hear_with_fds();
+    std::fs::write(&file, "now").unwrap();
+
+    worker.scripts.send(Script::Ready { file: Some(file.clone()), listeners: Vec::new() }).unwrap();
+    let prepare = ToWorker::Prepare { candidate: 2, generation: 2, source: Source::Bundle, dry_run: false };
+    worker.channel.send(&prepare, &[fds[0].as_fd()], PATIENCE).unwrap();
+    let (_, fds) = worker.hear_with_fds();
+    assert_eq!(&**Bundle::from_memfd(&fds[0]).unwrap().get(&file).unwrap(), b"then");
+
+    // Promised, and not sent.
+    worker.say(&ToWorker::Prepare { candidate: 3, generation: 3, source: Source::Bundle, dry_run: false });
+    assert!(matches!(worker.hear(), ToSupervisor::Rejected { candidate: 3, .. }));
+    worker.ping();
+    worker.stop();
+}
+
+#[test]
+fn an_orphaned_worker_serves_and_is_adopted() {
+    let mut worker = Worker::start();
+    let (listener, file) = worker.serve(4);
+    // Two things are under way when the supervisor dies: neither may reach the next one.
+    worker.prepare(5, Worker::simple());
+    assert!(matches!(worker.hear(), ToSupervisor::Prepared { candidate: 5, .. }));
+    worker.say(&ToWorker::Action { call: 1, name: "hang".to_owned(), body: String::new() });
+    let (serving, fds) = worker.succeed().unwrap();
+    assert_eq!(worker.happens(), Happened::Dropped(5));
+    worker.action_word.send(()).unwrap();
+
+    assert_eq!((serving.worker, serving.generation, serving.accepting), (5, 4, true));
+    assert_eq!(serving.listeners, [spec("web")]);
+    assert_eq!(serving.settings.drain_limit, Some(Duration::from_secs(7)));
+    assert_eq!(serving.summary, ["generation 4"]);
+    let [bundle, socket] = <[OwnedFd; 2]>::try_from(fds).unwrap();
+    assert_eq!(Bundle::from_memfd(bundle).unwrap().top(), Some(file.as_path()));
+    let same = TcpListener::from(socket);
+    assert_eq!(same.local_addr().unwrap(), listener.local_addr().unwrap());
+
+    // It goes on with the new supervisor as with the old one, again and again.
+    worker.serve(6);
+    let (serving, _) = worker.succeed().unwrap();
+    assert_eq!(serving.generation, 6);
+    worker.ping();
+    worker.stop();
+}
+
+#[test]
+fn nobody_is_let_in_while_the_supervisor_lives() {
+    let mut worker = Worker::start();
+    worker.serve(1);
+    let stranger = knock(&worker.directory.path().join("door")).unwrap();
+    let stranger = SupervisorChannel::from_socket(stranger).unwrap();
+    stranger.send(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 9 }, &[], PATIENCE).unwrap();
+    worker.ping();
+    assert!(stranger.try_recv().unwrap().is_none());
+    // Once it is gone, the one that waits is next.
+    worker.channel = stranger;
+    let ToSupervisor::Hello { serving: Some(serving), .. } = worker.hear() else { panic!() };
+    assert_eq!(serving.worker, 5, "its first supervisor's key stays");
+    worker.stop();
+}
+
+#[test]
+fn an_orphan_that_serves_nothing_ends() {
+    let worker = Worker::start();
+    let (word, hang) = mpsc::channel();
+    worker.prepare(1, Script::Hang(hang));
+    drop(worker.channel);
+    assert_eq!(worker.thread.join().unwrap(), ExitCode::from(70));
+    drop(word);
+}
+
+#[test]
+fn a_drain_tells_its_progress_and_its_losses_and_can_be_taken_back() {
+    let mut worker = Worker::start();
+    worker.serve(1);
+    worker.open.store(3, Ordering::SeqCst);
+    worker.say(&ToWorker::Drain { call: 1, limit: PATIENCE });
+    assert_eq!(worker.happens(), Happened::Draining);
+    assert_eq!(worker.hear(), ToSupervisor::DrainProgress { call: 1, connections: 3 });
+    worker.ping();
+    worker.say(&ToWorker::Resume { call: 2 });
+    assert_eq!(worker.hear(), ToSupervisor::Resumed { call: 2 });
+    assert_eq!(worker.happens(), Happened::Resumed);
+
+    worker.say(&ToWorker::Drain { call: 3, limit: Duration::ZERO });
+    let ToSupervisor::Drained { call: 3, losses } = worker.hear() else { panic!() };
+    assert_eq!(losses.total(), 3);
+    let (serving, _) = worker.succeed().unwrap();
+    assert!(!serving.accepting);
+    worker.stop();
+}
+
+#[test]
+fn a_stop_at_once_cuts_and_says_what() {
+    let mut worker = Worker::start();
+    worker.serve(1);
+    worker.open.store(2, Ordering::SeqCst);
+    worker.say(&ToWorker::CloseListeners);
+    assert_eq!(worker.happens(), Happened::ClosedListeners);
+    worker.say(&ToWorker::Stop { now: true });
+    assert_eq!(worker.happens(), Happened::Cut);
+    let ToSupervisor::Stopping { losses } = worker.hear() else { panic!() };
+    assert_eq!(losses.total(), 2);
+    assert_eq!(worker.thread.join().unwrap(), ExitCode::SUCCESS);
+    assert!(!worker.directory.path().join("door").exists());
+}
+
+#[test]
+fn the_sockets_of_a_server_that_ends_are_closed_in_the_worker_too() {
+    let mut worker = Worker::start();
+    let (listener, _) = worker.serve(1);
+    let address = listener.local_addr().unwrap();
+    worker.say(&ToWorker::CloseListeners);
+    worker.ping();
+    drop(listener);
+    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    worker.stop();
+}
+
+#[test]
+fn actions_answer_and_neither_hang_nor_end_the_worker() {
+    let mut worker = Worker::start();
+    let done = |call, ok, message: &str| ToSupervisor::ActionDone { call, ok, message: message.to_owned() };
+    let action = |call, name: &str, body: &str| ToWorker::Action {
+        call,
+        name: name.to_owned(),
+        body: body.to_owned(),
+    };
+    worker.say(&action(1, "hang", ""));
+    worker.say(&action(2, "greet", "you"));
+    assert_eq!(worker.hear(), done(2, true, "hello you"));
+    worker.say(&action(3, "panic", ""));
+    assert_eq!(worker.hear(), done(3, false, "the action panicked: scripted"));
+    worker.ping();
+    worker.action_word.send(()).unwrap();
+    assert_eq!(worker.hear(), done(1, true, "late"));
+    worker.stop();
+}
+
+#[test]
+fn files_that_an_action_has_read_are_what_the_next_supervisor_gets() {
+    let mut worker = Worker::start();
+    let (_listener, file) = worker.serve(1);
+    std::fs::write(&file, "newer").unwrap();
+    let body = file.to_str().unwrap().to_owned();
+    worker.say(&ToWorker::Action { call: 1, name: "read".to_owned(), body });
+    let (message, fds) = worker.hear_with_fds();
+    assert_eq!(message, ToSupervisor::ActionDone { call: 1, ok: true, message: "read".to_owned() });
+    assert_eq!(&**Bundle::from_memfd(&fds[0]).unwrap().top_bytes().unwrap(), b"newer");
+    let (_, fds) = worker.succeed().unwrap();
+    assert_eq!(&**Bundle::from_memfd(&fds[0]).unwrap().top_bytes().unwrap(), b"newer");
+    worker.stop();
+}
+
+#[test]
+fn reports_and_facts_pass_through() {
+    let worker = Worker::start();
+    worker.say(&ToWorker::Report { call: 1, what: Report::Metrics });
+    assert_eq!(worker.hear(), ToSupervisor::Reported { call: 1, body: "metrics".to_owned() });
+    worker.say(&ToWorker::Report { call: 2, what: Report::Connections });
+    assert_eq!(worker.hear(), ToSupervisor::Reported { call: 2, body: "[]".to_owned() });
+    worker.say(&ToWorker::Facts { metrics: "up 1".to_owned() });
+    assert_eq!(worker.happens(), Happened::Facts("up 1".to_owned()));
+    worker.stop();
+}
