@@ -27,6 +27,8 @@ mod context;
 mod hosted;
 mod reloadable;
 mod run;
+#[cfg(test)]
+mod tests;
 mod track;
 
 use std::collections::BTreeMap;
@@ -40,7 +42,7 @@ use crate::host::{HostOptions, host};
 use crate::prepare::Prepare;
 use crate::types::Problem;
 use address::Declared;
-use hosted::Hosted;
+use hosted::{Declarations, Hosted};
 use reloadable::Value;
 
 pub use address::LISTEN_VARIABLE_PREFIX;
@@ -178,14 +180,22 @@ impl Server {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: fmt::Display,
     {
+        let (options, declared) = self.declare(serve);
+        host(options, move || Hosted::new(declared))
+    }
+
+    fn declare<F, S, E>(self, serve: S) -> (HostOptions, Declarations)
+    where
+        S: Fn(Context) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display,
+    {
         let body = Arc::new(move |cx: Context| -> run::Running {
             let future = serve(cx);
             Box::pin(async move { future.await.map_err(|error| error.to_string()) })
         });
         let Self { options, listeners, values, actions, told, mistakes, .. } = self;
-        host(options, move || {
-            Hosted::new(hosted::Declarations { listeners, values, actions, told, mistakes, body })
-        })
+        (options, Declarations { listeners, values, actions, told, mistakes, body })
     }
 }
 
