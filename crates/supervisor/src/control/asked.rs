@@ -1,0 +1,229 @@
+//! Query and headers of a request, parsed once. What is not understood is refused, not ignored: a misspelt
+//! `dry_run` must not become a real reload.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, header};
+use handover_api::parse_duration;
+use serde::{Deserialize, Deserializer};
+use utoipa::IntoParams;
+
+use super::answer::Answer;
+
+/// How long an answer is waited for if the request does not say: as long as operations may take.
+const DEFAULT_WAIT: Duration = Duration::from_secs(60 * 60);
+/// The longest comment.
+pub(super) const MAX_COMMENT_BYTES: usize = 1_000;
+/// The longest Idempotency-Key.
+const MAX_KEY_BYTES: usize = 128;
+
+/// The query of a request that changes something.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ChangeQuery {
+    /// How long to wait for the outcome, e.g. `30s`; then 202 with the operation as it is. It goes on.
+    #[param(value_type = Option<String>, example = "30s")]
+    #[serde(default, deserialize_with = "duration")]
+    pub(super) timeout: Option<Duration>,
+    /// Do not wait: 202 with the operation's place.
+    #[serde(default, deserialize_with = "flag")]
+    pub(super) detach: bool,
+    /// Why, in a few words; kept in the journal.
+    pub(super) comment: Option<String>,
+    /// Only check (`reload`).
+    #[serde(default, deserialize_with = "flag")]
+    pub(super) dry_run: bool,
+    /// Cut what is in flight instead of draining (`stop`).
+    #[serde(default, deserialize_with = "flag")]
+    pub(super) now: bool,
+    /// How long connections may take to end, e.g. `30s` (`drain`, `stop`).
+    #[param(value_type = Option<String>, example = "30s")]
+    #[serde(default, deserialize_with = "duration")]
+    pub(super) limit: Option<Duration>,
+}
+
+/// Present without a value means yes.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.as_str() {
+        "" | "1" | "true" | "yes" => Ok(true),
+        "0" | "false" | "no" => Ok(false),
+        _ => Err(serde::de::Error::custom(format!("{text:?} is neither true nor false"))),
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// What a request to change something says about how it wants to be handled.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) query: ChangeQuery,
+    /// `Idempotency-Key`.
+    pub(super) id: Option<String>,
+    /// `If-Match`: a generation.
+    pub(super) if_match: Option<u64>,
+    /// How long to wait; `None`: not at all.
+    pub(super) wait: Option<Duration>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Change {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Answer> {
+        let mut query: ChangeQuery = strict_query(parts, state).await?;
+        let path = parts.uri.path();
+        let only_for = |given: bool, name: &str, paths: &[&str]| {
+            if given && !paths.contains(&path) {
+                return Err(Answer::bad_request(format!("{name} means nothing to {path}")));
+            }
+            Ok(())
+        };
+        only_for(query.dry_run, "dry_run", &["/v1/reload", "/v1/validate"])?;
+        only_for(query.now, "now", &["/v1/stop"])?;
+        only_for(query.limit.is_some(), "limit", &["/v1/drain", "/v1/stop"])?;
+        query.comment = query.comment.map(|comment| checked_comment(&comment)).transpose()?;
+        let preference = Preference::of(&parts.headers);
+        let detached = query.detach || preference.respond_async;
+        let wait = query.timeout.or(preference.wait).unwrap_or(DEFAULT_WAIT);
+        Ok(Self {
+            id: idempotency_key(&parts.headers)?,
+            if_match: if_match(&parts.headers)?,
+            wait: (!detached).then_some(wait),
+            query,
+        })
+    }
+}
+
+/// Reads a query of which every parameter must be known.
+pub(super) async fn strict_query<T: serde::de::DeserializeOwned, S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<T, Answer> {
+    match Query::<T>::from_request_parts(parts, state).await {
+        Ok(Query(query)) => Ok(query),
+        Err(rejection) => Err(Answer::bad_request(rejection.body_text())),
+    }
+}
+
+fn checked_comment(comment: &str) -> Result<String, Answer> {
+    let comment = comment.trim();
+    if comment.len() > MAX_COMMENT_BYTES {
+        let length = comment.len();
+        return Err(Answer::bad_request(format!(
+            "the comment has {length} bytes, and may have {MAX_COMMENT_BYTES}"
+        )));
+    }
+    Ok(comment.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+/// `Prefer: wait=30, respond-async` (RFC 7240 §4.1, §4.3). What is not understood is ignored, as it asks.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Preference {
+    pub(super) wait: Option<Duration>,
+    pub(super) respond_async: bool,
+}
+
+impl Preference {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut preference = Self::default();
+        let values = headers.get_all(HeaderName::from_static("prefer"));
+        let values = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+        for value in values.map(str::trim) {
+            if value.eq_ignore_ascii_case("respond-async") {
+                preference.respond_async = true;
+            } else if let Some((name, seconds)) = value.split_once('=')
+                && name.trim().eq_ignore_ascii_case("wait")
+                && let Ok(seconds) = seconds.trim().parse::<u32>()
+            {
+                preference.wait = Some(Duration::from_secs(seconds.into()));
+            }
+        }
+        preference
+    }
+}
+
+/// The key may stand in double quotes (a structured field's string) or not.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Answer> {
+    let Some(value) = single(headers, HeaderName::from_static("idempotency-key"))? else { return Ok(None) };
+    let key = unquoted(&value);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~:".contains(c);
+    if key.is_empty() || key.len() > MAX_KEY_BYTES || !key.chars().all(allowed) {
+        return Err(Answer::bad_request(format!(
+            "the Idempotency-Key must have 1 to {MAX_KEY_BYTES} of the characters A-Z a-z 0-9 - . _ ~ :"
+        )));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// A generation's number as entity tag: `"3"`, also without quotes. `*` asks for nothing.
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Answer> {
+    let Some(value) = single(headers, header::IF_MATCH)? else { return Ok(None) };
+    if value == "*" {
+        return Ok(None);
+    }
+    match unquoted(&value).parse() {
+        Ok(generation) => Ok(Some(generation)),
+        Err(_) => Err(Answer::bad_request(format!(
+            "If-Match names one generation by its number, as in \"3\", and not {value:?}"
+        ))),
+    }
+}
+
+/// The one value of a header; several are refused.
+fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<String>, Answer> {
+    let mut values = headers.get_all(&name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    match (value.to_str(), values.next()) {
+        (Ok(text), None) => Ok(Some(text.trim().to_owned())),
+        _ => Err(Answer::bad_request(format!("the header {name} must be there once, in plain characters"))),
+    }
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn preferences_are_read_and_unknown_ones_ignored() {
+        let preference = Preference::of(&headers(&[("prefer", "handling=lenient, Wait=30, respond-async")]));
+        assert_eq!(preference, Preference { wait: Some(Duration::from_secs(30)), respond_async: true });
+        assert_eq!(Preference::of(&headers(&[("prefer", "wait=-1")])), Preference::default());
+    }
+
+    #[test]
+    fn keys_and_generations_may_be_quoted() {
+        for (value, key) in [("abc-1", Some("abc-1")), ("\"abc-1\"", Some("abc-1"))] {
+            assert_eq!(idempotency_key(&headers(&[("idempotency-key", value)])).unwrap().as_deref(), key);
+        }
+        assert_eq!(if_match(&headers(&[("if-match", "\"12\"")])).unwrap(), Some(12));
+        assert_eq!(if_match(&headers(&[("if-match", "12")])).unwrap(), Some(12));
+        assert_eq!(if_match(&headers(&[("if-match", "*")])).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for value in ["", "a b", "a/b", "\"", "../x"] {
+            assert!(idempotency_key(&headers(&[("idempotency-key", value)])).is_err(), "{value}");
+        }
+        for value in ["abc", "1, 2", "W/\"1\"", "-1"] {
+            assert!(if_match(&headers(&[("if-match", value)])).is_err(), "{value}");
+        }
+        let mut twice = headers(&[("if-match", "1")]);
+        twice.append(header::IF_MATCH, "2".parse().unwrap());
+        assert!(if_match(&twice).is_err());
+    }
+}

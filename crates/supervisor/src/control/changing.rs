@@ -1,0 +1,255 @@
+//! The endpoints that change something: each becomes one operation.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::routing::post;
+use handover_api::{Operation, OperationState, ProblemDetails, Refused};
+
+use super::answer::Answer;
+use super::asked::{Change, ChangeQuery};
+use super::looking::Asker;
+use super::role::Role;
+use super::server::App;
+use crate::handle::{Ask, NewOperation};
+
+/// The longest body of an action.
+pub(super) const MAX_BODY_BYTES: usize = 256 * 1024;
+/// How long a body may take to arrive.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/validate", post(validate))
+        .route("/v1/reload", post(reload))
+        .route("/v1/drain", post(drain))
+        .route("/v1/resume", post(resume))
+        .route("/v1/stop", post(stop))
+        .route("/v1/actions/{name}", post(action))
+}
+
+/// Everything of a reload except that it serves: nothing is changed and nothing bound.
+#[utoipa::path(post, path = "/v1/validate", tag = "change", params(ChangeQuery), responses(
+    (status = 200, description = "What a reload would do", body = Operation),
+    (status = 422, description = "What is wrong, all of it", body = ProblemDetails, content_type = "application/problem+json"),
+))]
+pub(super) async fn validate(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
+    perform(&app, &asker, change, Ask::Validate, Role::Operate).await
+}
+
+/// Serve what is on disk.
+#[utoipa::path(post, path = "/v1/reload", tag = "change",
+    params(ChangeQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "The operation's ID: the same key again gets the same operation's answer"),
+        ("If-Match" = Option<String>, Header, description = "Only if this generation serves"),
+        ("Prefer" = Option<String>, Header, description = "`wait=SECONDS`, `respond-async` (RFC 7240)")),
+    responses(
+        (status = 200, description = "Applied or unchanged", body = Operation),
+        (status = 202, description = "It runs; Location says where to ask", body = Operation),
+        (status = 403, description = "The role `operate` is needed", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 409, description = "Another operation runs (its ID is in operation_id), or it is drained, starting or stopping", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 412, description = "Another generation serves than If-Match names", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 422, description = "Rejected: what is wrong, all of it; what served still serves", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 500, description = "The candidate was not ready, or it was rolled back", body = ProblemDetails, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn reload(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
+    let ask = if change.query.dry_run { Ask::Validate } else { Ask::Reload };
+    perform(&app, &asker, change, ask, Role::Operate).await
+}
+
+/// Let what is in flight end; listeners are held, new connections wait.
+#[utoipa::path(post, path = "/v1/drain", tag = "change", params(ChangeQuery), responses(
+    (status = 200, description = "Drained; losses say what had to be cut", body = Operation),
+    (status = 202, description = "It runs", body = Operation),
+    (status = 409, description = "Another operation runs", body = ProblemDetails, content_type = "application/problem+json"),
+))]
+pub(super) async fn drain(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
+    let ask = Ask::Drain { limit: change.query.limit };
+    perform(&app, &asker, change, ask, Role::Operate).await
+}
+
+/// Serve again after a drain, or call one off.
+#[utoipa::path(post, path = "/v1/resume", tag = "change", params(ChangeQuery), responses(
+    (status = 200, description = "It serves again", body = Operation),
+    (status = 409, description = "Another operation runs", body = ProblemDetails, content_type = "application/problem+json"),
+))]
+pub(super) async fn resume(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
+    perform(&app, &asker, change, Ask::Resume, Role::Operate).await
+}
+
+/// Drain, then end supervisor and worker. Answered before they are gone.
+#[utoipa::path(post, path = "/v1/stop", tag = "change", params(ChangeQuery), responses(
+    (status = 200, description = "Stopped; losses say what had to be cut", body = Operation),
+    (status = 202, description = "It runs", body = Operation),
+    (status = 403, description = "The role `admin` is needed", body = ProblemDetails, content_type = "application/problem+json"),
+))]
+pub(super) async fn stop(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
+    let ask = Ask::Stop { now: change.query.now, limit: change.query.limit };
+    perform(&app, &asker, change, ask, Role::Admin).await
+}
+
+/// Run one of the server's own actions. The text answer is the action's own.
+#[utoipa::path(post, path = "/v1/actions/{name}", tag = "change",
+    params(("name" = String, Path, description = "Its name; /v1/status lists them"), ChangeQuery),
+    request_body(content = String, description = "Given to the action", content_type = "text/plain"),
+    responses(
+        (status = 200, description = "It worked; `answer` is what it says", body = Operation),
+        (status = 404, description = "There is no such action", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 500, description = "It did not work, and says why", body = ProblemDetails, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn action(
+    State(app): State<App>,
+    asker: Asker,
+    Path(name): Path<String>,
+    change: Change,
+    body: Body,
+) -> Result<Answer, Answer> {
+    // The role first: a body is read only of those whose request may run.
+    if asker.role >= Role::Operate {
+        let body = text_of(body).await?;
+        perform(&app, &asker, change, Ask::Action { name, body }, Role::Operate).await
+    } else {
+        perform(&app, &asker, change, Ask::Action { name, body: String::new() }, Role::Operate).await
+    }
+}
+
+async fn text_of(body: Body) -> Result<String, Answer> {
+    let problem = |status, word: &str, detail: String| {
+        Answer::problem(&ProblemDetails::new(status, word, "The body cannot be used", detail))
+    };
+    let bytes = match tokio::time::timeout(BODY_LIMIT, axum::body::to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => {
+            let detail = format!("it is incomplete or longer than {MAX_BODY_BYTES} bytes");
+            return Err(problem(413, "too_long", detail));
+        }
+        Err(_elapsed) => {
+            let detail = format!("it did not arrive within {} s", BODY_LIMIT.as_secs());
+            return Err(problem(408, "too_slow", detail));
+        }
+    };
+    String::from_utf8(bytes.to_vec()).map_err(|_| problem(415, "not_text", "it is no UTF-8 text".to_owned()))
+}
+
+/// Asks the driver and waits as long as the request wants to wait.
+async fn perform(app: &App, asker: &Asker, change: Change, ask: Ask, needs: Role) -> Result<Answer, Answer> {
+    let what = match &ask {
+        Ask::Validate => "validate".to_owned(),
+        Ask::Reload => "reload".to_owned(),
+        Ask::Drain { .. } => "drain".to_owned(),
+        Ask::Resume => "resume".to_owned(),
+        Ask::Stop { .. } => "stop".to_owned(),
+        Ask::Action { name, .. } => format!("action {name}"),
+    };
+    let new = NewOperation {
+        ask,
+        actor: asker.visitor.actor(),
+        comment: change.query.comment.filter(|comment| !comment.is_empty()),
+        id: change.id,
+        if_match: change.if_match,
+    };
+    if let Some(refused) = asker.refusal(needs, &what) {
+        tracing::warn!(%refused, "a control request was refused");
+        if app.refusals.take() {
+            // The journal may be full or the driver busy: the refusal stands all the same.
+            let _ = app.driver.refuse(new, refused.clone()).await;
+        }
+        return Err(refused.into());
+    }
+    let ticket = match app.driver.request(new).await {
+        Ok(ticket) => ticket,
+        Err(refused) => return Err(refusal(app, refused).await),
+    };
+    let admitted = ticket.operation.clone();
+    let Some(wait) = change.wait else { return Ok(Answer::operation(&admitted)) };
+    match tokio::time::timeout(wait, ticket.done()).await {
+        Ok(Ok(ended)) => Ok(Answer::operation(&ended)),
+        Ok(Err(refused)) => Err(lost(&admitted, &refused)),
+        Err(_elapsed) => Ok(Answer::operation(&as_it_is(app, admitted).await)),
+    }
+}
+
+/// A refusal with the generation that serves, where that can be found out.
+async fn refusal(app: &App, refused: Refused) -> Answer {
+    let mut details = refused.problem_details();
+    if !matches!(refused, Refused::Unavailable(_))
+        && let Ok(status) = app.driver.status().await
+    {
+        details.serving_generation = status.generation.map(|generation| generation.number);
+    }
+    Answer::problem(&details)
+}
+
+async fn as_it_is(app: &App, admitted: Operation) -> Operation {
+    match app.driver.operation(&admitted.id).await {
+        Ok(Some(operation)) if operation.state == OperationState::Running => operation,
+        // It ended in this very moment; 202 and asking again is still right.
+        _ => admitted,
+    }
+}
+
+/// The supervisor ends before the operation does: its outcome is for the next one to find out.
+fn lost(admitted: &Operation, refused: &Refused) -> Answer {
+    let mut details = refused.problem_details();
+    details.operation_id = Some(admitted.id.clone());
+    details.detail = format!(
+        "unknown: {refused}, so nobody can say how {} {} ended; ask for it by its ID",
+        admitted.title(),
+        admitted.id
+    );
+    Answer::problem(&details)
+}
+
+/// How many refused requests are written into the journal: enough to see who tried, too few to push
+/// everything else out of it.
+#[derive(Debug)]
+pub(super) struct RefusalLimit {
+    state: Mutex<(f64, Instant)>,
+}
+
+/// Refusals that are written at once.
+const REFUSALS_AT_ONCE: f64 = 20.0;
+/// Refusals that are written per second in the long run.
+const REFUSALS_PER_SECOND: f64 = 0.1;
+
+impl Default for RefusalLimit {
+    fn default() -> Self {
+        Self { state: Mutex::new((REFUSALS_AT_ONCE, Instant::now())) }
+    }
+}
+
+impl RefusalLimit {
+    /// Whether this one is written.
+    fn take(&self) -> bool {
+        self.take_at(Instant::now())
+    }
+
+    fn take_at(&self, now: Instant) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (left, since) = *state;
+        let gained = now.saturating_duration_since(since).as_secs_f64() * REFUSALS_PER_SECOND;
+        let left = (left + gained).min(REFUSALS_AT_ONCE);
+        let take = left >= 1.0;
+        *state = (if take { left - 1.0 } else { left }, now);
+        take
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_cannot_push_everything_else_out_of_the_journal() {
+        let limit = RefusalLimit::default();
+        let start = Instant::now();
+        let written = (0..1_000).filter(|_| limit.take_at(start)).count();
+        assert_eq!(written, 20);
+        assert!(!limit.take_at(start + Duration::from_secs(9)));
+        assert!(limit.take_at(start + Duration::from_secs(11)));
+        assert!(!limit.take_at(start + Duration::from_secs(11)));
+    }
+}

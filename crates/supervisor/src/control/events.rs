@@ -1,0 +1,96 @@
+//! `GET /v1/events`: what happens, as server-sent events (HTML Living Standard, 9.2).
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use handover_api::{Event, EventKind, ProblemDetails, Refused};
+use http_body_util::channel::{Channel, Sender};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
+
+use super::answer::Answer;
+use super::looking::Asker;
+use super::role::Role;
+use super::server::{App, over};
+use crate::journal::now;
+
+/// Streams that may be open at once.
+pub(super) const MAX_STREAMS: usize = 32;
+/// A comment is sent when nothing happens for this long, so that a dead reader is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Events that wait for a slow reader, beside those that the broadcast keeps.
+const WAITING_EVENTS: usize = 16;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/v1/events", get(events))
+}
+
+/// What happens from now on, until the reader goes away or the supervisor ends.
+#[utoipa::path(get, path = "/v1/events", tag = "look", responses(
+    (status = 200, description = "Server-sent events; the data of each is an Event", body = Event, content_type = "text/event-stream"),
+    (status = 503, description = "Too many streams are open", body = ProblemDetails, content_type = "application/problem+json"),
+))]
+pub(super) async fn events(State(app): State<App>, asker: Asker) -> Result<Response, Answer> {
+    if let Some(refused) = asker.refusal(Role::Read, "events") {
+        return Err(refused.into());
+    }
+    let Ok(permit) = app.streams.clone().try_acquire_owned() else {
+        return Err(Refused::Unavailable(format!("{MAX_STREAMS} event streams are open already")).into());
+    };
+    let (sender, body) = Channel::<Bytes>::new(WAITING_EVENTS);
+    tokio::spawn(forward(app.driver.subscribe(), app.driver.closing(), sender, permit));
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::new(body)).into_response())
+}
+
+/// Ends when the reader is gone (sending fails) or the supervisor ends.
+async fn forward(
+    mut events: broadcast::Receiver<Event>,
+    closing: watch::Receiver<bool>,
+    mut sender: Sender<Bytes>,
+    _permit: OwnedSemaphorePermit,
+) {
+    // The head of the answer goes out with the first byte: a reader learns at once that it is heard.
+    let mut next = Some(Bytes::from_static(b": listening\n\n"));
+    loop {
+        if let Some(bytes) = next.take()
+            && sender.send_data(bytes).await.is_err()
+        {
+            return;
+        }
+        next = tokio::select! {
+            biased;
+            event = events.recv() => match event {
+                Ok(event) => Some(frame(&event)),
+                Err(RecvError::Lagged(missed)) => Some(frame(&missed_events(missed))),
+                Err(RecvError::Closed) => return,
+            },
+            () = over(closing.clone()) => return,
+            () = tokio::time::sleep(KEEP_ALIVE) => Some(Bytes::from_static(b":\n\n")),
+        };
+    }
+}
+
+fn missed_events(missed: u64) -> Event {
+    Event {
+        kind: EventKind::Notice,
+        at: now(),
+        message: format!(
+            "{missed} events were not read in time and are lost; the history has the operations"
+        ),
+        operation: None,
+    }
+}
+
+/// JSON has no line feeds outside of strings, and inside they are escaped: one `data` line is enough.
+fn frame(event: &Event) -> Bytes {
+    let json = serde_json::to_string(event).unwrap_or_default();
+    let name = serde_json::to_string(&event.kind).unwrap_or_default();
+    Bytes::from(format!("event: {}\ndata: {json}\n\n", name.trim_matches('"')))
+}

@@ -1,0 +1,37 @@
+//! The control server: HTTP/1.1 on a Unix socket, for the command line, curl, and whoever else may.
+//!
+//! ```text
+//!  connection ─▶ who is it? (SO_PEERCRED) ─▶ Role ─▶ route ─▶ driver ─▶ Answer ─▶ text or JSON
+//!                                              │
+//!                                              └─ not enough: 403, and a change that was asked for is journaled
+//! ```
+//!
+//! | module | what for |
+//! |---|---|
+//! | [`server`] | connections: how many, how long, who |
+//! | [`role`] | what a peer may do |
+//! | [`asked`] | query and headers of a request, parsed once |
+//! | [`looking`], [`changing`], [`events`] | the endpoints |
+//! | [`answer`] | answers, as one sentence for people or as JSON for programs |
+//! | [`openapi`] | the description that `docs/openapi.json` holds |
+//!
+//! Everything is bounded: connections in all and for each user, heads, bodies, the time in which they must
+//! arrive, event streams, and refused requests that are written into the journal. A client that goes away
+//! does not call off what it asked for: the operation goes on, and can be asked for by its ID.
+
+mod answer;
+mod asked;
+#[allow(unused_qualifications, reason = "what utoipa's macros write")]
+mod changing;
+mod events;
+#[allow(unused_qualifications, reason = "what utoipa's macros write")]
+mod looking;
+mod openapi;
+mod role;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use openapi::description;
+pub use role::Role;
+pub use server::serve;

@@ -1,0 +1,176 @@
+//! Connections to the control socket: who they are, how many there may be, and how long they may take.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::{Extension, Router};
+use handover_handoff::peer::Peer;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::role::Visitor;
+use super::{answer, changing, events, looking};
+use crate::handle::DriverHandle;
+
+/// Connections in all.
+pub(super) const MAX_CONNECTIONS: usize = 128;
+/// Connections of one user other than root and the server's own, so that nobody keeps an operator out.
+pub(super) const MAX_CONNECTIONS_OF_A_USER: usize = 16;
+/// How long a request's head may take, and how long a connection may be idle.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// The longest head.
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// Fields in a head.
+const MAX_FIELDS: usize = 64;
+/// How long answers that are being written may take when the supervisor ends.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How long nothing is accepted after accepting failed (no descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every endpoint can reach.
+#[derive(Debug, Clone)]
+pub(super) struct App {
+    pub(super) driver: DriverHandle,
+    pub(super) server_uid: u32,
+    pub(super) refusals: Arc<changing::RefusalLimit>,
+    pub(super) streams: Arc<tokio::sync::Semaphore>,
+}
+
+/// Serves the control API on this socket (non-blocking) until the supervisor is about to end and every answer
+/// is written, for at most [`CLOSE_LIMIT`].
+///
+/// # Errors
+/// The socket cannot be used at all.
+pub async fn serve(socket: OwnedFd, driver: DriverHandle) -> std::io::Result<()> {
+    let listener = UnixListener::from_std(socket.into())?;
+    let server_uid = rustix::process::geteuid().as_raw();
+    let closing = driver.closing();
+    let router = router(App {
+        driver,
+        server_uid,
+        refusals: Arc::default(),
+        streams: Arc::new(tokio::sync::Semaphore::new(events::MAX_STREAMS)),
+    });
+    let mut connections = Connections::default();
+    loop {
+        tokio::select! {
+            () = over(closing.clone()) => break,
+            Some(ended) = connections.tasks.join_next(), if !connections.tasks.is_empty() => connections.ended(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connections.admit(stream, &router, &closing, server_uid),
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let written = async { while connections.tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(CLOSE_LIMIT, written).await.is_err() {
+        tracing::warn!("control connections that did not read their answers were cut");
+    }
+    Ok(())
+}
+
+/// The connections that are open, and whose they are.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<u32>,
+    by_user: HashMap<u32, usize>,
+}
+
+impl Connections {
+    fn admit(
+        &mut self,
+        stream: UnixStream,
+        router: &Router,
+        closing: &watch::Receiver<bool>,
+        server_uid: u32,
+    ) {
+        // A peer that is gone already has no credentials and needs no answer.
+        let Ok(peer) = Peer::of(&stream) else { return };
+        let visitor = Visitor::new(peer);
+        let uid = visitor.uid();
+        let of_user = self.by_user.entry(uid).or_default();
+        let privileged = uid == 0 || uid == server_uid;
+        let too_many = if privileged { MAX_CONNECTIONS } else { MAX_CONNECTIONS_OF_A_USER };
+        let in_all = if privileged { MAX_CONNECTIONS } else { MAX_CONNECTIONS - MAX_CONNECTIONS_OF_A_USER };
+        if *of_user >= too_many || self.tasks.len() >= in_all {
+            tracing::warn!(uid, connections = *of_user, "too many control connections, one was closed");
+            return;
+        }
+        *of_user += 1;
+        let router = router.clone().layer(Extension(Arc::new(visitor)));
+        let closing = closing.clone();
+        self.tasks.spawn(async move {
+            connection(stream, router, closing).await;
+            uid
+        });
+    }
+
+    fn ended(&mut self, ended: Result<u32, tokio::task::JoinError>) {
+        // A task that panicked does not say whose it was: start counting anew when nothing is open.
+        if let Ok(uid) = ended
+            && let Some(count) = self.by_user.get_mut(&uid)
+        {
+            *count = count.saturating_sub(1);
+        }
+        self.by_user.retain(|_, count| *count > 0);
+        if self.tasks.is_empty() {
+            self.by_user.clear();
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, router: Router, closing: watch::Receiver<bool>) {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_FIELDS);
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = over(closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a control connection ended early");
+    }
+}
+
+/// Waits until the supervisor says that it is about to end, or is gone without a word.
+pub(super) async fn over(mut closing: watch::Receiver<bool>) {
+    drop(closing.wait_for(|closing| *closing).await);
+}
+
+/// All endpoints. Every answer passes [`answer::render`] on its way out.
+fn router(app: App) -> Router {
+    Router::new()
+        .merge(looking::routes())
+        .merge(changing::routes())
+        .merge(events::routes())
+        .fallback(looking::unknown_path)
+        .method_not_allowed_fallback(looking::wrong_method)
+        .with_state(app)
+        .layer(middleware::from_fn(rendered))
+}
+
+async fn rendered(request: Request<Body>, next: Next) -> Result<Response, Infallible> {
+    let accept = request.headers().clone();
+    Ok(answer::render(&accept, next.run(request).await))
+}
