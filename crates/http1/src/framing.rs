@@ -1,7 +1,7 @@
 //! The values that decide where a message ends and whether its connection goes on: `Content-Length`,
 //! `Transfer-Encoding`, `Connection`.
 
-use crate::header::{is_token, list_members};
+use crate::header::{is_token, list_members, value_is};
 use crate::limits::{MAX_CONNECTION_OPTIONS, MAX_LENGTH_DIGITS};
 use crate::refusal::Refusal;
 
@@ -28,7 +28,7 @@ pub(crate) fn parse_content_length(value: &[u8]) -> Result<u64, Refusal> {
 /// Other registered codings would have to be undone to forward the body, which nobody asks of a proxy: 501 where
 /// the message would be well formed, 400 where its length could not be known.
 pub(crate) fn check_transfer_encoding(value: &[u8]) -> Result<(), Refusal> {
-    if value.eq_ignore_ascii_case(b"chunked") {
+    if value_is(value, b"chunked") {
         return Ok(());
     }
     if value.is_empty() {
@@ -61,7 +61,7 @@ pub(crate) struct Options {
 impl Options {
     /// Adds the options of one header.
     pub(crate) fn read(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        if value.eq_ignore_ascii_case(b"keep-alive") {
+        if value_is(value, b"keep-alive") {
             self.keep_alive = true;
             return Ok(());
         }

@@ -55,10 +55,10 @@ pub(crate) enum Known {
     Disguised,
 }
 
-/// Does `name`, a token of N bytes, equal `lower` in any case?
+/// Does `name`, a token that begins with N bytes, begin with `lower` in any case?
 ///
 /// Setting bit 5 maps letters to lower case; among token characters nothing else collides with a letter, a digit
-/// or `-`, so this is exact.
+/// or `-`, so this is exact. (Among all bytes only CR collides with `-`, and no name or value has one.)
 #[inline(always)]
 fn is<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
     name.first_chunk::<N>().is_some_and(|name| {
@@ -82,6 +82,12 @@ fn known<const N: usize>(name: &[u8], lower: &[u8; N], as_known: Known) -> Known
         .zip(lower)
         .all(|(a, b)| if *b == b'-' { matches!(a, b'-' | b'_') } else { a | 0x20 == *b });
     if disguised { Known::Disguised } else { Known::Other }
+}
+
+/// Does a value equal `lower` in any case?
+#[inline(always)]
+pub(crate) fn value_is<const N: usize>(value: &[u8], lower: &[u8; N]) -> bool {
+    value.len() == N && is(value, lower)
 }
 
 /// Which header a name is: one jump by length and first letter, then at most one comparison.

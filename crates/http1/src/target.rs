@@ -169,17 +169,41 @@ pub(crate) fn parse_host(value: &[u8]) -> Result<Host<'_>, Refusal> {
     Ok(Host { raw, name, port })
 }
 
-/// The end of a name: the colon, or the end of the value.
+/// What each byte means in a name.
+static NAME_CLASSES: [NameByte; 256] = {
+    let mut classes = [NameByte::Bad; 256];
+    let mut byte = 0u8;
+    while byte < 0x80 {
+        classes[byte as usize] = match byte {
+            b'-' | b'_' | b'~' => NameByte::Plain,
+            b'.' => NameByte::Dot,
+            b':' => NameByte::Colon,
+            _ if byte.is_ascii_alphanumeric() => NameByte::Plain,
+            _ => NameByte::Bad,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NameByte {
+    Plain,
+    Dot,
+    Colon,
+    Bad,
+}
+
+/// The end of a name: the colon, or the end of the value. No label but the last may be empty.
 fn name_end(value: &[u8]) -> Result<usize, Refusal> {
-    let mut before = b'.';
+    let mut label = 0;
     for (at, byte) in value.iter().enumerate() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => {}
-            b'.' if before != b'.' => {}
-            b':' if at > 0 => return Ok(at),
-            _ => return Err(BAD_HOST),
+        match NAME_CLASSES[usize::from(*byte)] {
+            NameByte::Plain => {}
+            NameByte::Dot if at > label => label = at + 1,
+            NameByte::Colon if at > 0 => return Ok(at),
+            NameByte::Dot | NameByte::Colon | NameByte::Bad => return Err(BAD_HOST),
         }
-        before = *byte;
     }
     Ok(value.len())
 }
