@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_LOCATION, CONTENT_TYPE, ETAG, HOST, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -137,6 +137,10 @@ pub struct Answer {
     pub status: u16,
     /// `Content-Type`, without parameters.
     pub content_type: String,
+    /// `Location` or `Content-Location`: where the operation can be asked for.
+    pub location: Option<String>,
+    /// `ETag`.
+    pub etag: Option<String>,
     /// The body, whole.
     pub body: Bytes,
 }
@@ -193,12 +197,21 @@ impl Client {
         let response = self.open(call).await?;
         let status = response.status().as_u16();
         let content_type = content_type(&response);
+        let header = |name| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let location = header(LOCATION).or_else(|| header(CONTENT_LOCATION));
+        let etag = header(ETAG);
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
             .collect()
             .await
             .map_err(|error| self.lost(&*error))?
             .to_bytes();
-        Ok(Answer { status, content_type, body })
+        Ok(Answer { status, content_type, location, etag, body })
     }
 
     /// Follows `GET /v1/events`. The error of a refused request is in [`ClientError::Invalid`].

@@ -18,6 +18,7 @@
 mod actor;
 mod change;
 mod client;
+mod duration;
 mod event;
 mod exit;
 mod generation;
@@ -34,6 +35,7 @@ mod text;
 pub use actor::{Actor, ActorKind};
 pub use change::{Change, ChangeKind, What, summarize_changes};
 pub use client::{Answer, Call, Client, ClientError, Events, percent_encoded};
+pub use duration::{MAX_DURATION, parse_duration};
 pub use event::{Event, EventKind};
 pub use exit::ExitCode;
 pub use generation::{Diff, FileDiff, FileDigest, FileState, Generation};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Operation, Problem};
+use crate::{Operation, Outcome, Problem};
 
 /// The media type of [`ProblemDetails`] (RFC 9457 §3).
 pub const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
@@ -35,6 +35,29 @@ pub struct ProblemDetails {
     /// The whole operation, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
+}
+
+impl Operation {
+    /// The error answer about an operation that ended without success.
+    #[must_use]
+    pub fn problem_details(&self) -> ProblemDetails {
+        let word = self.refused.as_deref().or(self.outcome.map(Outcome::as_str)).unwrap_or("running");
+        let title = match self.outcome {
+            Some(Outcome::Rejected) => "What was asked for is wrong; nothing changed",
+            Some(Outcome::NotReady) => "The candidate was not ready; nothing changed",
+            Some(Outcome::RolledBack) => "It was begun and undone",
+            Some(Outcome::Unknown) => "The outcome is unknown",
+            Some(Outcome::Applied | Outcome::Unchanged | Outcome::AppliedWithLosses) | None => "No error",
+        };
+        ProblemDetails {
+            operation_id: Some(self.id.clone()),
+            phase: self.steps.last().map(|step| step.name.clone()),
+            serving_generation: self.serving_generation,
+            errors: self.errors.clone(),
+            operation: Some(self.clone()),
+            ..ProblemDetails::new(self.http_status(), word, title, self.message.clone())
+        }
+    }
 }
 
 impl ProblemDetails {

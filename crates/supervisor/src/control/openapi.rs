@@ -10,6 +10,7 @@ use super::{changing, events, looking};
 #[openapi(
     info(
         title = "handover control API",
+        version = "1.0.0",
         description = "HTTP/1.1 on a Unix socket. Who may do what follows from the peer's user and groups, \
                        as the kernel knows them. Without `Accept: application/json`, every answer is one \
                        sentence or a short text for people. Errors are RFC 9457 problem details.",

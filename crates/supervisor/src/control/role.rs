@@ -55,6 +55,12 @@ impl Visitor {
         Self { groups: peer.groups(), command: peer.command(), peer }
     }
 
+    /// Somebody who is not there.
+    #[cfg(test)]
+    pub(super) fn made_up(peer: Peer, groups: &[u32]) -> Self {
+        Self { peer, groups: groups.to_vec(), command: None }
+    }
+
     pub(super) fn uid(&self) -> u32 {
         self.peer.uid
     }

@@ -46,6 +46,13 @@ pub(super) struct App {
     pub(super) streams: Arc<tokio::sync::Semaphore>,
 }
 
+impl App {
+    pub(super) fn new(driver: DriverHandle, server_uid: u32) -> Self {
+        let streams = Arc::new(tokio::sync::Semaphore::new(events::MAX_STREAMS));
+        Self { driver, server_uid, refusals: Arc::default(), streams }
+    }
+}
+
 /// Serves the control API on this socket (non-blocking) until the supervisor is about to end and every answer
 /// is written, for at most [`CLOSE_LIMIT`].
 ///
@@ -55,12 +62,7 @@ pub async fn serve(socket: OwnedFd, driver: DriverHandle) -> std::io::Result<()>
     let listener = UnixListener::from_std(socket.into())?;
     let server_uid = rustix::process::geteuid().as_raw();
     let closing = driver.closing();
-    let router = router(App {
-        driver,
-        server_uid,
-        refusals: Arc::default(),
-        streams: Arc::new(tokio::sync::Semaphore::new(events::MAX_STREAMS)),
-    });
+    let router = router(App::new(driver, server_uid));
     let mut connections = Connections::default();
     loop {
         tokio::select! {
@@ -159,7 +161,7 @@ pub(super) async fn over(mut closing: watch::Receiver<bool>) {
 }
 
 /// All endpoints. Every answer passes [`answer::render`] on its way out.
-fn router(app: App) -> Router {
+pub(super) fn router(app: App) -> Router {
     Router::new()
         .merge(looking::routes())
         .merge(changing::routes())
