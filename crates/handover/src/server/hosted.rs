@@ -11,6 +11,7 @@
 //! become ready; nothing serves yet that could see them too early.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use prometheus_client::encoding::text::encode;
@@ -26,7 +27,7 @@ use super::{Action, Call};
 use crate::drain::Drain;
 use crate::prepare::{Bound, Prepare};
 use crate::service::{Candidate, Service};
-use crate::types::{Change, ChangeKind, ListenerSpec, Losses, Problem, What};
+use crate::types::{Change, ChangeKind, ListenerSpec, Losses, Problem, Settings, What};
 use crate::worker::WorkerHandle;
 
 /// What the program declared.
@@ -35,6 +36,7 @@ pub(crate) struct Declarations {
     pub(crate) values: Vec<Arc<dyn Value>>,
     pub(crate) actions: BTreeMap<String, Arc<Action>>,
     pub(crate) told: bool,
+    pub(crate) settings: Settings,
     pub(crate) mistakes: Vec<Problem>,
     pub(crate) body: Arc<Body>,
 }
@@ -144,11 +146,13 @@ impl Service for Hosted {
         let what = if first { What::Added } else { What::Changed };
         let differing = ready.iter().filter(|value| first || value.differs());
         changes.extend(differing.map(|value| Change::new(what, ChangeKind::Value, value.name())));
-        let summary = specs.iter().map(|spec| format!("{} on {}", spec.name, spec.address)).collect();
+        let summary =
+            specs.iter().map(|spec| format!("{} on {}", spec.name, place(spec, &listeners))).collect();
         let mut prepared = Prepared {
             serving: Arc::clone(&self.serving),
             changes,
             summary,
+            settings: self.declared.settings.clone(),
             ready: Vec::new(),
             listeners: Arc::new(listeners),
             run: None,
@@ -247,11 +251,21 @@ fn bind(cx: &mut Prepare, specs: &[ListenerSpec]) -> (Listeners, Vec<Problem>) {
     (listeners, problems)
 }
 
+/// Where a listener listens: with the port that the kernel chose, if it was to choose one.
+fn place(spec: &ListenerSpec, listeners: &Listeners) -> String {
+    let bound = listeners.get(&spec.name).and_then(|(_, socket)| rustix::net::getsockname(socket).ok());
+    match bound.and_then(|bound| SocketAddr::try_from(bound).ok()) {
+        Some(bound) => bound.to_string(),
+        None => spec.address.to_string(),
+    }
+}
+
 /// A generation that is loaded and not yet served.
 struct Prepared {
     serving: Arc<Mutex<Serving>>,
     changes: Vec<Change>,
     summary: Vec<String>,
+    settings: Settings,
     ready: Vec<Box<dyn Ready>>,
     listeners: Arc<Listeners>,
     run: Option<Run>,
@@ -260,6 +274,10 @@ struct Prepared {
 impl Candidate for Prepared {
     fn changes(&self) -> Vec<Change> {
         self.changes.clone()
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.clone()
     }
 
     fn summary(&self) -> Vec<String> {

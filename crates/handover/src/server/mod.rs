@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 use crate::host::{HostOptions, host};
 use crate::prepare::Prepare;
-use crate::types::Problem;
+use crate::types::{Problem, Settings};
 use address::Declared;
 use hosted::{Declarations, Hosted};
 use reloadable::Value;
@@ -62,6 +62,7 @@ pub struct Server {
     values: Vec<Arc<dyn Value>>,
     actions: BTreeMap<String, Arc<Action>>,
     told: bool,
+    settings: Settings,
     state_is_set: bool,
     /// What the program declared twice: found out when it is started, answered like a wrong configuration.
     mistakes: Vec<Problem>,
@@ -89,6 +90,7 @@ impl Server {
             values: Vec::new(),
             actions: BTreeMap::new(),
             told: false,
+            settings: Settings::default(),
             state_is_set: false,
             mistakes: Vec::new(),
         }
@@ -112,8 +114,8 @@ impl Server {
 
     /// Declares a listener: `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/app.sock` or `unix:@app`.
     ///
-    /// The environment variable `HANDOVER_LISTEN_<NAME>` moves it (see [`LISTEN_VARIABLE_PREFIX`]), and a socket of
-    /// this name from the service manager (`FileDescriptorName=`) takes its place.
+    /// The environment variable `HANDOVER_LISTEN_<NAME>` moves it (see [`LISTEN_VARIABLE_PREFIX`]). If the service
+    /// manager has passed a socket with that address (`LISTEN_FDS`), that one is used.
     pub fn listener(&mut self, name: &str, address: &str) -> &mut Self {
         if self.listeners.iter().any(|known| known.name == name) {
             self.mistakes.push(Problem::new(format!("two listeners are named {name:?}")));
@@ -162,6 +164,13 @@ impl Server {
         self
     }
 
+    /// Who may do what over the control socket, how long a drain may take, how much history is kept. By default
+    /// only root and the user that runs the program may do anything.
+    pub fn settings(&mut self, settings: Settings) -> &mut Self {
+        self.settings = settings;
+        self
+    }
+
     /// The server is ready when it calls [`Context::ready`], and not already when its future waits for something
     /// for the first time.
     pub fn ready_when_told(&mut self) -> &mut Self {
@@ -194,8 +203,8 @@ impl Server {
             let future = serve(cx);
             Box::pin(async move { future.await.map_err(|error| error.to_string()) })
         });
-        let Self { options, listeners, values, actions, told, mistakes, .. } = self;
-        (options, Declarations { listeners, values, actions, told, mistakes, body })
+        let Self { options, listeners, values, actions, told, settings, mistakes, .. } = self;
+        (options, Declarations { listeners, values, actions, told, settings, mistakes, body })
     }
 }
 
