@@ -195,7 +195,8 @@ pub enum ToSupervisor {
         /// The resume.
         call: u64,
     },
-    /// An action ended.
+    /// An action ended. If it has read files anew, the bundle of what serves from now on comes with it: a worker that
+    /// replaces this one must be given that one.
     ActionDone {
         /// The action's call.
         call: u64,
