@@ -2,7 +2,7 @@
 //! `Transfer-Encoding`, `Connection`.
 
 use crate::header::{is_token, list_members, value_is};
-use crate::limits::{MAX_CONNECTION_OPTIONS, MAX_LENGTH_DIGITS};
+use crate::limits::{MAX_CONNECTION_OPTIONS, MAX_LENGTH_BYTES, MAX_LENGTH_DIGITS};
 use crate::refusal::Refusal;
 
 /// `Content-Length = 1*DIGIT` (RFC 9110 §8.6): no sign, no list, no other base, at most 19 digits.
@@ -17,11 +17,14 @@ pub(crate) fn parse_content_length(value: &[u8]) -> Result<u64, Refusal> {
         }));
     }
     if value.len() > MAX_LENGTH_DIGITS {
-        return Err(Refusal::bad("Content-Length is too long a number"));
+        return Err(TOO_LONG_A_NUMBER);
     }
     // 19 digits fit: 10^19 - 1 < 2^64.
-    Ok(value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
+    let length = value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0'));
+    if length > MAX_LENGTH_BYTES { Err(TOO_LONG_A_NUMBER) } else { Ok(length) }
 }
+
+const TOO_LONG_A_NUMBER: Refusal = Refusal::bad("Content-Length is too long a number");
 
 /// `Transfer-Encoding` must be `chunked` and nothing else (RFC 9112 §6.1, §7).
 ///
@@ -120,4 +123,19 @@ pub(crate) fn is_end_to_end(name: &[u8]) -> bool {
         .iter()
         .any(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
         || NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_taken_up_to_the_largest_and_no_further() {
+        assert_eq!(parse_content_length(b"0"), Ok(0));
+        assert_eq!(parse_content_length(b"0000000000000000005"), Ok(5));
+        assert_eq!(parse_content_length(b"9223372036854775807"), Ok(MAX_LENGTH_BYTES));
+        assert_eq!(parse_content_length(b"9223372036854775808"), Err(TOO_LONG_A_NUMBER));
+        assert_eq!(parse_content_length(b"9999999999999999999"), Err(TOO_LONG_A_NUMBER));
+        assert_eq!(parse_content_length(b"00000000000000000005"), Err(TOO_LONG_A_NUMBER));
+    }
 }

@@ -8,6 +8,9 @@ pub const MAX_HEADERS: usize = 128;
 /// Digits that a `Content-Length` may have: 19 digits always fit a `u64`.
 pub const MAX_LENGTH_DIGITS: usize = 19;
 
+/// The largest `Content-Length` in bytes: what programs that count with a sign understand as well.
+pub const MAX_LENGTH_BYTES: u64 = i64::MAX as u64;
+
 /// Hexadecimal digits that a chunk size may have (leading zeros count).
 pub const MAX_CHUNK_SIZE_DIGITS: u8 = 15;
 

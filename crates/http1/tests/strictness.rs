@@ -52,6 +52,8 @@ const LENGTHS: &[Case] = &[
      b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1_0\r\n\r\nhello"),
     ("empty length", 400, "Content-Length is empty",
      b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\nhello"),
+    ("length of 2^63", 400, "Content-Length is too long a number",
+     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775808\r\n\r\nhello"),
     ("length of 2^64 + 5", 400, "Content-Length is too long a number",
      b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551621\r\n\r\nhello"),
     ("length of forty zeros and a five", 400, "Content-Length is too long a number",
