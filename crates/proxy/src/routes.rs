@@ -22,8 +22,8 @@
 //! path, and one for each length that prefixes of this host have and at which the path has a segment boundary. The keys
 //! in the tables are the operator's own, so that no client can make them collide.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -172,6 +172,22 @@ impl Routes {
         (Self { tables }, conflicts)
     }
 
+    /// How many entries the tables of a configuration have: for each route hosts times paths, for each table. Computed
+    /// without building them, so that too many can be refused.
+    #[must_use]
+    pub fn entries(config: &Config) -> usize {
+        let sets = ListenerSets::of(config);
+        let mut of_set = vec![0_usize; sets.sets.len()];
+        for (route, set) in config.routes.iter().zip(&sets.of_route) {
+            let entries = route.matcher.hosts.len().max(1).saturating_mul(route.matcher.paths.len().max(1));
+            of_set[*set] = of_set[*set].saturating_add(entries);
+        }
+        let http =
+            config.listeners.iter().enumerate().filter(|(_, listener)| listener.protocol == Protocol::Http);
+        let tables: HashSet<Vec<usize>> = http.map(|(listener, _)| sets.containing(listener)).collect();
+        tables.iter().flatten().map(|set| of_set[*set]).fold(0, usize::saturating_add)
+    }
+
     /// The table of a listener; `None` if it has none, because it does not speak HTTP.
     #[must_use]
     pub fn table(&self, listener: ListenerIndex) -> Option<&Arc<RouteTable>> {
@@ -214,7 +230,7 @@ impl ListenerSets {
 
     fn containing(&self, listener: ListenerIndex) -> Vec<usize> {
         let sets = self.sets.iter().enumerate();
-        sets.filter(|(_, set)| set.contains(&listener)).map(|(number, _)| number).collect()
+        sets.filter(|(_, set)| set.binary_search(&listener).is_ok()).map(|(number, _)| number).collect()
     }
 }
 

@@ -151,8 +151,28 @@ impl Decode for bool {
 }
 
 /// One value, or an array of them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct OneOrMany<T>(pub(super) Vec<Located<T>>);
+#[derive(Debug, Clone)]
+pub(super) enum OneOrMany<T> {
+    /// It stands alone.
+    One(Located<T>),
+    /// They stand in an array.
+    Many(Vec<Located<T>>),
+}
+
+impl<T> OneOrMany<T> {
+    pub(super) fn as_slice(&self) -> &[Located<T>] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
 
 impl<T: Decode> Decode for OneOrMany<T> {
     const EXPECTS: &'static str = T::EXPECTS;
@@ -167,8 +187,10 @@ impl<T: Decode> Decode for OneOrMany<T> {
                     .help(format!("write {}, or a list of at least one, or leave the key out", T::EXPECTS));
                 None
             }
-            DeValue::Array(nodes) => Some(Self(nodes.iter().filter_map(|node| one(node, sink)).collect())),
-            DeValue::String(_) | DeValue::Integer(_) => one(node, sink).map(|located| Self(vec![located])),
+            DeValue::Array(nodes) => {
+                Some(Self::Many(nodes.iter().filter_map(|node| one(node, sink)).collect()))
+            }
+            DeValue::String(_) | DeValue::Integer(_) => one(node, sink).map(Self::One),
             _ => {
                 wrong_type(node, &format!("{} or a list", T::EXPECTS), sink);
                 None
@@ -177,7 +199,7 @@ impl<T: Decode> Decode for OneOrMany<T> {
     }
 
     fn show(&self) -> Value {
-        self.0.iter().map(|located| located.value.show()).collect()
+        self.as_slice().iter().map(|located| located.value.show()).collect()
     }
 }
 

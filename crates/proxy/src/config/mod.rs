@@ -27,6 +27,7 @@ mod resolve;
 mod schema;
 mod sink;
 mod spans;
+mod syntax;
 mod values;
 
 #[cfg(test)]
@@ -95,15 +96,13 @@ pub fn parse(
     let text = std::str::from_utf8(text).map_err(|error| vec![not_utf8(name, text, error.valid_up_to())])?;
     let mut sink = Sink::default();
 
-    let (document, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
-        sink.syntax(error.span().map(sink::Span::from), error.message().to_owned());
-    }
+    let (readable, document) = syntax::check(text, &mut sink);
+    let document = document.unwrap_or_else(|| DeTable::parse_recoverable(&readable.text).0);
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let raw = raw::RawConfig::decode(&root, &mut sink).unwrap_or_default();
     let outcome = check::check(raw, &mut check::Cx::new(&mut sink, base, read, resolve));
 
-    let reports = sink.into_reports(text);
+    let reports = sink.into_reports();
     let empty = DeTable::new();
     let document = root.get_ref().as_table().unwrap_or(&empty);
     let render = |reports: &[Report]| match reports {

@@ -228,7 +228,7 @@ pub struct Directory {
 }
 
 /// A header field to send: the name as written (a valid token), the value without CR, LF or other control characters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HeaderField {
     /// Field name (RFC 9110 §5.1).
     pub name: Arc<str>,

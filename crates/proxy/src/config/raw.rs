@@ -170,7 +170,7 @@ table! {
     /// The directory, relative to the configuration file. The path after the route's `path_prefix` names the file.
     root: String;
     /// File names to try, in order, for a path that ends with `/`.
-    index: OneOrMany<String> = OneOrMany(vec![Located { value: "index.html".to_owned(), ..Located::default() }]);
+    index: OneOrMany<String> = OneOrMany::One(Located { value: "index.html".to_owned(), ..Located::default() });
     /// Serve files and directories whose names begin with a dot.
     hidden: bool = false;
     /// Further header fields of successful responses.

@@ -89,6 +89,7 @@ impl Report {
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     reports: Vec<Report>,
+    errors: usize,
 }
 
 impl Sink {
@@ -126,31 +127,25 @@ impl Sink {
         };
         // A `Vec` of one's own has no "push and return": the last element is the one just pushed.
         let index = self.reports.len();
+        self.errors += usize::from(severity == Severity::Error);
         self.reports.push(report);
         &mut self.reports[index]
+    }
+
+    /// How many errors there are so far.
+    pub(super) fn errors(&self) -> usize {
+        self.errors
     }
 
     /// Everything gathered, in the order of the file.
     ///
     /// Where the syntax is broken, what was understood of the rest is checked all the same, so that one run shows
-    /// everything; but nothing is said about what seems absent, nor about lines that were not understood.
-    pub(super) fn into_reports(self, text: &str) -> Vec<Report> {
+    /// everything; but nothing is said about what seems absent or superfluous.
+    pub(super) fn into_reports(self) -> Vec<Report> {
         let mut reports = self.reports;
-        let broken: Vec<Range<usize>> = reports
-            .iter()
-            .filter(|r| r.syntax)
-            .filter_map(|r| r.span)
-            .map(|span| line_around(text, span))
-            .collect();
         if reports.iter().any(|report| report.syntax) {
-            reports.retain(|report| {
-                report.syntax
-                    || !(report.absence
-                        || report.severity == Severity::Warning
-                        || report
-                            .span
-                            .is_some_and(|span| broken.iter().any(|line| line.contains(&span.start))))
-            });
+            reports
+                .retain(|report| report.syntax || !(report.absence || report.severity == Severity::Warning));
         }
         let misspelt: Vec<(Span, &str)> = reports.iter().filter_map(|report| report.misspelt).collect();
         reports.retain(|report| {
@@ -160,16 +155,6 @@ impl Sink {
         reports.sort_by_key(|report| (report.span.map(|span| span.start), !report.syntax));
         reports
     }
-}
-
-/// The lines that a span touches.
-fn line_around(text: &str, span: Span) -> Range<usize> {
-    let bytes = text.as_bytes();
-    let start = bytes.get(..span.start.min(bytes.len())).unwrap_or_default();
-    let end = span.end.clamp(start.len(), bytes.len());
-    let from = memchr::memrchr(b'\n', start).map_or(0, |at| at + 1);
-    let to = memchr::memchr(b'\n', &bytes[end..]).map_or(bytes.len(), |at| end + at);
-    from..to.max(from + 1)
 }
 
 /// The candidate that is so near to a word that it was probably meant.

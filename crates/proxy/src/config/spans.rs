@@ -196,41 +196,68 @@ fn shortened(label: &str) -> String {
     label.chars().take(MAX_LABEL_CHARS).collect()
 }
 
+/// A step from a table or an array to a value in it.
+#[derive(Clone, Copy)]
+enum Step<'d> {
+    Key(&'d str),
+    Index(usize),
+}
+
+/// The way from the root of a document to a value in it.
+fn pointer(steps: &[Step<'_>]) -> String {
+    let mut pointer = String::new();
+    for step in steps {
+        let _ = match step {
+            Step::Key(key) => write!(pointer, "/{}", escape(key)),
+            Step::Index(index) => write!(pointer, "/{index}"),
+        };
+    }
+    pointer
+}
+
 /// JSON Pointers of values, by the places of the values and of their keys.
 fn pointers(document: &DeTable<'_>, wanted: impl Iterator<Item = Span>) -> HashMap<Span, String> {
-    let mut found: HashMap<Span, String> = wanted.map(|span| (span, String::new())).collect();
-    if !found.is_empty() {
-        walk_table(document, &mut String::new(), &mut |span, pointer| {
+    // A list, not a set: mostly there is a place or two to be found among a hundred thousand.
+    let mut wanted: Vec<Span> = wanted.collect();
+    wanted.sort_unstable();
+    let mut found = HashMap::new();
+    if !wanted.is_empty() {
+        walk_table(document, &mut Vec::new(), &mut |span, steps| {
             // A header stands for an array of tables and for its first table: the innermost comes last and stays.
-            if let Some(found) = found.get_mut(&span) {
-                pointer.clone_into(found);
+            if wanted.binary_search(&span).is_ok() {
+                found.insert(span, pointer(steps));
             }
         });
     }
-    found.retain(|_, pointer| !pointer.is_empty());
     found
 }
 
-fn walk_table(table: &DeTable<'_>, pointer: &mut String, visit: &mut dyn FnMut(Span, &str)) {
-    let length = pointer.len();
+fn walk_table<'d>(
+    table: &'d DeTable<'_>,
+    steps: &mut Vec<Step<'d>>,
+    visit: &mut impl FnMut(Span, &[Step<'d>]),
+) {
     for (key, value) in table {
-        let _ = write!(pointer, "/{}", escape(key.get_ref()));
-        visit(key.span().into(), pointer);
-        walk(value, pointer, visit);
-        pointer.truncate(length);
+        steps.push(Step::Key(key.get_ref()));
+        visit(key.span().into(), steps);
+        walk(value, steps, visit);
+        steps.pop();
     }
 }
 
-fn walk(node: &Spanned<DeValue<'_>>, pointer: &mut String, visit: &mut dyn FnMut(Span, &str)) {
-    visit(node.span().into(), pointer);
+fn walk<'d>(
+    node: &'d Spanned<DeValue<'_>>,
+    steps: &mut Vec<Step<'d>>,
+    visit: &mut impl FnMut(Span, &[Step<'d>]),
+) {
+    visit(node.span().into(), steps);
     match node.get_ref() {
-        DeValue::Table(table) => walk_table(table, pointer, visit),
+        DeValue::Table(table) => walk_table(table, steps, visit),
         DeValue::Array(nodes) => {
-            let length = pointer.len();
             for (index, node) in nodes.iter().enumerate() {
-                let _ = write!(pointer, "/{index}");
-                walk(node, pointer, visit);
-                pointer.truncate(length);
+                steps.push(Step::Index(index));
+                walk(node, steps, visit);
+                steps.pop();
             }
         }
         _ => {}

@@ -50,14 +50,18 @@ impl<const MIN: u64, const MAX: u64> Time<MIN, MAX> {
 /// `90s`, `1h`: in the largest unit that divides it.
 pub(super) fn show_time(time: Duration) -> String {
     let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let (unit, size) = TIME_UNITS.into_iter().find(|(_, size)| ms != 0 && ms % size == 0).unwrap_or(("s", 1));
+    let (unit, size) =
+        TIME_UNITS.into_iter().find(|(_, size)| ms != 0 && ms.is_multiple_of(*size)).unwrap_or(("s", 1));
     format!("{}{unit}", ms / size)
 }
 
 /// `16 KiB`: in the largest power of 1024 that divides it.
 pub(super) fn show_size(bytes: u64) -> String {
-    let (unit, size) =
-        SIZE_UNITS.into_iter().take(4).find(|(_, size)| bytes != 0 && bytes % size == 0).unwrap_or(("B", 1));
+    let (unit, size) = SIZE_UNITS
+        .into_iter()
+        .take(4)
+        .find(|(_, size)| bytes != 0 && bytes.is_multiple_of(*size))
+        .unwrap_or(("B", 1));
     format!("{} {unit}", bytes / size)
 }
 

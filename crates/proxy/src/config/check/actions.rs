@@ -233,7 +233,7 @@ fn check_destination(to: &Located<String>, pieces: &[Piece], sink: &mut Sink) {
 fn directory(raw: RawDirectory, cx: &mut Cx<'_>) -> Option<Directory> {
     let index = raw.index();
     let hidden = raw.hidden();
-    for name in &index.0 {
+    for name in index.as_slice() {
         let text = &name.value;
         if text.is_empty() || text.contains(['/', '\0']) || text == "." || text == ".." {
             cx.sink
@@ -246,7 +246,7 @@ fn directory(raw: RawDirectory, cx: &mut Cx<'_>) -> Option<Directory> {
     let root = cx.path(&root)?;
     Some(Directory {
         root,
-        index: index.0.into_iter().map(|name| name.value.into()).collect(),
+        index: index.as_slice().iter().map(|name| name.value.as_str().into()).collect(),
         hidden,
         headers,
     })

@@ -141,9 +141,9 @@ pub(super) fn addresses(
     let Some(raw) = raw.take() else {
         return Vec::new();
     };
-    let mut checked = Vec::with_capacity(raw.value.0.len());
+    let mut checked = Vec::with_capacity(raw.value.as_slice().len());
     let mut wrong = false;
-    for text in raw.value.0 {
+    for text in raw.value.as_slice() {
         match address::listen(&text.value, cx.base, mode) {
             Ok(address) => {
                 if let Some(other) = taken.add(&address, text.span) {

@@ -28,6 +28,9 @@ const MAX_NAME_BYTES: usize = 64;
 /// The longest name of a route.
 const MAX_ROUTE_NAME_BYTES: usize = 200;
 
+/// The most entries of all route tables together.
+const MAX_TABLE_ENTRIES: usize = 2_000_000;
+
 /// What the checks share.
 pub(super) struct Cx<'a> {
     pub(super) sink: &'a mut Sink,
@@ -110,6 +113,16 @@ pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
     }
     let listeners = listeners.into_iter().map(|checked| checked.listener).collect();
     let config = Config { listeners, routes, services, control, log, metrics, drain };
+    let entries = Routes::entries(&config);
+    if entries > MAX_TABLE_ENTRIES {
+        let detail = format!(
+            "the route tables would have {entries} entries, and at most {MAX_TABLE_ENTRIES} are built"
+        );
+        cx.sink
+            .error_without_place(detail)
+            .help("a route has as many as hosts times paths, in the table of each listener that differs from others");
+        return Outcome { config, routes: Routes::default() };
+    }
     let (tables, conflicts) = Routes::build_checked(&config);
     routes::report_conflicts(&config, &conflicts, &spans, cx.sink);
     Outcome { config, routes: tables }

@@ -7,35 +7,36 @@ use std::sync::Arc;
 
 use super::super::address::{Wrong, check_host_name};
 use super::super::decode::{Many, OneOrMany};
-use super::super::model::{Config, HostPattern, ListenerIndex, Matcher, PathPattern, Protocol, Route};
+use super::super::model::{
+    Config, HostPattern, Listener, ListenerIndex, Matcher, PathPattern, Protocol, Route,
+};
 use super::super::raw::RawRoute;
 use super::super::sink::{Located, Sink, Span};
 use super::listeners::Checked;
 use super::{Cx, MAX_ROUTE_NAME_BYTES, Names, actions, http_listeners};
 use crate::routes::Conflict;
 
-/// The most entries of all route tables together: for each route, hosts times paths.
-const MAX_TABLE_ENTRIES: usize = 1_000_000;
 /// The longest path of a route.
 const MAX_PATH_BYTES: usize = 4096;
 /// The longest method: what the codec accepts.
 const MAX_METHOD_BYTES: usize = handover_http1::limits::MAX_METHOD_BYTES;
 
-/// Checks all routes; gives the place of each as well.
+/// Checks all routes; gives the place of each as well, `None` for those that have errors: what is
+/// wrong with them may make them look like others.
 pub(super) fn check(
     raw: Many<RawRoute>,
     listeners: &[Checked],
     listener_names: &mut Names,
     services: &mut Names,
     cx: &mut Cx<'_>,
-) -> (Vec<Route>, Vec<Span>) {
+) -> (Vec<Route>, Vec<Option<Span>>) {
     let http = http_listeners(listeners);
     let mut routes = Vec::with_capacity(raw.0.len());
     let mut spans = Vec::with_capacity(raw.0.len());
     let mut given: HashMap<Arc<str>, Span> = HashMap::new();
-    let mut entries: usize = 0;
     for raw in raw.0 {
         let span = raw.span;
+        let errors = cx.sink.errors();
         if let Some(name) = raw.value.name.get() {
             check_route_name(name, cx.sink);
             if let Some(first) = given.insert(name.value.as_str().into(), name.span) {
@@ -45,16 +46,8 @@ pub(super) fn check(
             }
         }
         let route = check_one(raw, &http, listeners, listener_names, services, cx);
-        let before = entries;
-        entries += route.matcher.hosts.len().max(1) * route.matcher.paths.len().max(1);
-        if before <= MAX_TABLE_ENTRIES && entries > MAX_TABLE_ENTRIES {
-            cx.sink.error(
-                span,
-                format!("from this route on there are more than {MAX_TABLE_ENTRIES} pairs of host and path"),
-            );
-        }
         routes.push(route);
-        spans.push(span);
+        spans.push((cx.sink.errors() == errors).then_some(span));
     }
     tell_names_apart(&mut routes, &given);
     warn_about_idle_listeners(&routes, listeners, listener_names, cx.sink);
@@ -83,7 +76,7 @@ fn check_one(
     }));
     let methods = patterns(std::mem::take(&mut raw.method).take(), cx.sink, method);
     let on = match std::mem::take(&mut raw.listeners).take() {
-        Some(names) => on_listeners(names.value, listeners, listener_names, cx.sink),
+        Some(names) => on_listeners(&names.value, listeners, listener_names, cx.sink),
         None => Arc::clone(http),
     };
     let matcher = Matcher { hosts, paths, methods, listeners: on };
@@ -104,10 +97,10 @@ fn patterns<T: Clone + Eq + std::hash::Hash>(
     let Some(list) = list else {
         return Vec::new();
     };
-    let texts = list.value.0;
+    let texts = list.value.as_slice();
     let mut checked: Vec<T> = Vec::with_capacity(texts.len());
     let mut seen: HashSet<T> = HashSet::new();
-    for text in &texts {
+    for text in texts {
         let Some(pattern) = check(text, sink) else { continue };
         // Most routes have one host and one path: no set is built for those.
         if texts.len() > 1 && !seen.insert(pattern.clone()) {
@@ -119,27 +112,37 @@ fn patterns<T: Clone + Eq + std::hash::Hash>(
 }
 
 fn on_listeners(
-    names: OneOrMany<String>,
+    names: &OneOrMany<String>,
     listeners: &[Checked],
     listener_names: &mut Names,
     sink: &mut Sink,
 ) -> Arc<[ListenerIndex]> {
-    let mut indices: Vec<ListenerIndex> = Vec::with_capacity(names.0.len());
-    for name in &names.0 {
+    let mut found: Vec<(ListenerIndex, &Located<String>)> = Vec::with_capacity(names.as_slice().len());
+    for name in names.as_slice() {
         let Some(index) = listener_names.refer(name, sink) else { continue };
-        if indices.contains(&index) {
-            sink.error(name.span, format!("{:?} is listed twice", name.value));
-        }
-        if listeners.iter().any(|l| l.index == index && matches!(l.listener.protocol, Protocol::Tcp { .. })) {
+        if listener(listeners, index).is_some_and(|listener| listener.protocol != Protocol::Http) {
             sink.error(
                 name.span,
                 format!("listener {:?} speaks tcp: it has a service, and no routes", name.value),
             );
         }
-        indices.push(index);
+        found.push((index, name));
     }
-    indices.sort_unstable();
-    indices.into()
+    found.sort_by_key(|(index, _)| *index);
+    for pair in found.windows(2) {
+        if let [(first, _), (second, name)] = pair
+            && first == second
+        {
+            sink.error(name.span, format!("{:?} is listed twice", name.value));
+        }
+    }
+    found.into_iter().map(|(index, _)| index).collect()
+}
+
+/// A listener by its position in the file; `None` if it could not be read.
+fn listener(listeners: &[Checked], index: ListenerIndex) -> Option<&Listener> {
+    let at = listeners.binary_search_by_key(&index, |checked| checked.index).ok()?;
+    listeners.get(at).map(|checked| &checked.listener)
 }
 
 fn host_pattern(text: &Located<String>, sink: &mut Sink) -> Option<HostPattern> {
@@ -195,10 +198,28 @@ fn parse_host(text: &str) -> Result<HostPattern, Wrong> {
     Ok(if below { HostPattern::Below(name) } else { HostPattern::Exact(name) })
 }
 
+/// The bytes that a path can have: `pchar` and `/` (RFC 3986 §3.3).
+const IN_PATHS: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = b'a';
+    while byte <= b'z' {
+        allowed[byte as usize] = true;
+        allowed[byte.to_ascii_uppercase() as usize] = true;
+        byte += 1;
+    }
+    let others = b"0123456789-._~!$&'()*+,;=:@%/";
+    let mut at = 0;
+    while at < others.len() {
+        allowed[others[at] as usize] = true;
+        at += 1;
+    }
+    allowed
+};
+
 /// Checks a path that is compared with those of requests.
 pub(super) fn check_path(path: &Located<String>, sink: &mut Sink) {
     let text = path.value.as_str();
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&b);
+    let allowed = |b: u8| IN_PATHS[usize::from(b)];
     if !text.starts_with('/') {
         sink.error(path.span, format!("the path {text:?} does not begin with \"/\""))
             .help(format!("write \"/{text}\""));
@@ -217,7 +238,7 @@ pub(super) fn check_path(path: &Located<String>, sink: &mut Sink) {
         }
         sink.error(path.span, format!("the path {text:?} has characters that clients send encoded"))
             .help(format!("write {encoded:?}"));
-    } else if text.split('/').any(|segment| matches!(segment, "." | "..")) {
+    } else if text.contains("/.") && text.split('/').any(|segment| matches!(segment, "." | "..")) {
         sink.error(
             path.span,
             format!("the path {text:?} has a \".\" or \"..\", which clients resolve before they send it"),
@@ -258,7 +279,7 @@ fn check_route_name(name: &Located<String>, sink: &mut Sink) {
 
 /// A name made of the conditions: `GET,POST example.org/api/* on web`.
 fn derived_name(matcher: &Matcher, http: &Arc<[ListenerIndex]>, listeners: &[Checked]) -> String {
-    let mut name = String::new();
+    let mut name = String::with_capacity(64);
     let mut listed = |texts: &mut dyn Iterator<Item = (&str, &str, &str)>| {
         for (at, (before, text, after)) in texts.enumerate() {
             if name.len() > MAX_ROUTE_NAME_BYTES / 2 {
@@ -299,7 +320,8 @@ fn derived_name(matcher: &Matcher, http: &Arc<[ListenerIndex]>, listeners: &[Che
 
 /// Gives routes whose made-up names are the same a number each.
 fn tell_names_apart(routes: &mut [Route], given: &HashMap<Arc<str>, Span>) {
-    let mut seen: HashMap<Arc<str>, usize> = HashMap::with_capacity(routes.len());
+    let mut seen: HashMap<Arc<str>, usize, foldhash::fast::RandomState> = HashMap::default();
+    seen.reserve(routes.len());
     let mut repeated: Vec<(usize, usize)> = Vec::new();
     for (at, route) in routes.iter().enumerate() {
         let count = seen.entry(Arc::clone(&route.name)).or_insert(0);
@@ -344,10 +366,16 @@ fn warn_about_idle_listeners(routes: &[Route], listeners: &[Checked], names: &Na
 }
 
 /// Reports routes that claim the same requests.
-pub(super) fn report_conflicts(config: &Config, conflicts: &[Conflict], spans: &[Span], sink: &mut Sink) {
+pub(super) fn report_conflicts(
+    config: &Config,
+    conflicts: &[Conflict],
+    spans: &[Option<Span>],
+    sink: &mut Sink,
+) {
     let mut seen = HashSet::new();
     for conflict in conflicts {
-        let place = |route: usize| spans.get(route).copied().unwrap_or_default();
+        let place = |route: usize| spans.get(route).copied().flatten();
+        let (Some(first), Some(second)) = (place(conflict.first), place(conflict.second)) else { continue };
         if conflict.first == conflict.second || !seen.insert((conflict.first, conflict.second)) {
             continue;
         }
@@ -359,7 +387,9 @@ pub(super) fn report_conflicts(config: &Config, conflicts: &[Conflict], spans: &
                 .unwrap_or_default(),
         };
         let what = &conflict.what;
-        sink.error(place(conflict.second), format!("two routes claim {what}{listener}"))
-            .also(place(conflict.first), "the other one");
+        // Where the syntax is broken, a condition of one of them may be what was not understood.
+        sink.error(second, format!("two routes claim {what}{listener}"))
+            .also(first, "the other one")
+            .absence();
     }
 }

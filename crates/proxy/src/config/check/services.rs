@@ -31,7 +31,7 @@ fn check_one(name: &Located<String>, raw: RawService, cx: &mut Cx<'_>) -> Servic
     let texts = raw.endpoints.take();
     Service {
         name: Arc::from(name.value.as_str()),
-        endpoints: texts.map(|texts| endpoints(texts.value.0, cx)).unwrap_or_default(),
+        endpoints: texts.map(|texts| endpoints(texts.value.as_slice(), cx)).unwrap_or_default(),
         balance,
         connect_timeout,
         response_timeout,
@@ -42,7 +42,7 @@ fn check_one(name: &Located<String>, raw: RawService, cx: &mut Cx<'_>) -> Servic
     }
 }
 
-fn endpoints(texts: Vec<Located<String>>, cx: &mut Cx<'_>) -> Vec<Endpoint> {
+fn endpoints(texts: &[Located<String>], cx: &mut Cx<'_>) -> Vec<Endpoint> {
     let mut checked: Vec<Endpoint> = Vec::with_capacity(texts.len());
     let mut seen = std::collections::HashMap::with_capacity(texts.len());
     let mut count = 0;
@@ -77,7 +77,7 @@ fn endpoints(texts: Vec<Located<String>>, cx: &mut Cx<'_>) -> Vec<Endpoint> {
         if before <= MAX_ENDPOINTS && count > MAX_ENDPOINTS {
             cx.sink.error(text.span, format!("more than {MAX_ENDPOINTS} endpoints in one service"));
         }
-        checked.push(Endpoint { name: text.value.into(), addresses });
+        checked.push(Endpoint { name: text.value.as_str().into(), addresses });
     }
     checked
 }
@@ -93,7 +93,7 @@ fn forwarded(raw: &RawForwarded) -> Forwarded {
 fn edits(raw: RawHeaderEdits, cx: &mut Cx<'_>) -> HeaderEdits {
     let set = cx.fields(raw.set.or_default());
     let mut remove: Vec<Arc<str>> = Vec::new();
-    for name in raw.remove.or_default().0 {
+    for name in raw.remove.or_default().as_slice() {
         match handover_http1::HeaderRules::new::<&str, &str, _>(&[], &[&name.value]) {
             Err(error) => {
                 cx.sink.error(name.span, error.to_string());

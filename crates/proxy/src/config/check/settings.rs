@@ -78,7 +78,7 @@ fn grant(raw: Field<RawGrant>, cx: &mut Cx<'_>) -> Grant {
         let mut numbers: Vec<u32> = list
             .take()
             .iter()
-            .flat_map(|list| &list.value.0)
+            .flat_map(|list| list.value.as_slice())
             .filter_map(|principal| number(principal, whose, cx))
             .collect();
         numbers.sort_unstable();
