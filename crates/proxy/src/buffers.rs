@@ -66,11 +66,6 @@ impl Buf {
         self.start = (self.start + count).min(self.bytes.len());
     }
 
-    /// Bytes taken so far that are still kept.
-    pub(crate) fn taken(&self) -> usize {
-        self.start
-    }
-
     /// Forgets everything in it; the memory stays.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();

@@ -1,8 +1,23 @@
 //! handover's own proxy: configuration, route tables, and the data plane that serves them.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation))]
-#![allow(dead_code, reason = "being built")]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)
+)]
 
+mod access_log;
 mod buffers;
+mod clock;
 pub mod config;
+mod conn;
+mod event_loop;
+mod files;
+mod generation;
+mod metrics;
 mod reactor;
 pub mod routes;
+mod service;
+mod spread;
+mod threads;
+mod upstream;
+
+pub use service::{ConfigSource, ProxyService};

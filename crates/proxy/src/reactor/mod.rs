@@ -23,6 +23,7 @@
 mod mailbox;
 mod wheel;
 
+use std::fmt;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -110,14 +111,14 @@ pub(crate) struct Reactor {
 }
 
 impl Reactor {
-    /// A poller without sockets.
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            slots: Vec::new(),
-            free: Vec::new(),
-            events: Vec::with_capacity(EVENTS_PER_TURN),
-        })
+    /// A poller without sockets, around a descriptor of [`Reactor::create_epoll`].
+    pub(crate) fn new(epoll: OwnedFd) -> Self {
+        Self { epoll, slots: Vec::new(), free: Vec::new(), events: Vec::with_capacity(EVENTS_PER_TURN) }
+    }
+
+    /// What can fail about a poller: done before the thread that will own it starts.
+    pub(crate) fn create_epoll() -> io::Result<OwnedFd> {
+        epoll::create(epoll::CreateFlags::CLOEXEC)
     }
 
     /// Takes a socket in. It is *not* yet registered with the kernel: a short connection may end before that is needed. `readable` if a
@@ -160,10 +161,8 @@ impl Reactor {
             return Ok(());
         }
         slot.flags |= REGISTERED;
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
+        let flags =
+            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&self.epoll, io, token(io.slot, slot.stamp), flags)
     }
 
@@ -368,6 +367,12 @@ impl Reactor {
     }
 }
 
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").field("epoll", &self.epoll).finish_non_exhaustive()
+    }
+}
+
 fn token(slot: u32, stamp: u32) -> epoll::EventData {
     epoll::EventData::new_u64(u64::from(stamp) << 32 | u64::from(slot))
 }
@@ -398,7 +403,7 @@ mod tests {
 
     #[test]
     fn an_event_of_a_socket_closed_in_the_same_batch_finds_nobody() {
-        let mut reactor = Reactor::new().unwrap();
+        let mut reactor = Reactor::new(Reactor::create_epoll().unwrap());
         let (near, far) = pair();
         let io = reactor.adopt(near, KEY, false);
         reactor.register(&io).unwrap();
@@ -412,7 +417,7 @@ mod tests {
 
     #[test]
     fn the_end_is_read_after_the_last_bytes() {
-        let mut reactor = Reactor::new().unwrap();
+        let mut reactor = Reactor::new(Reactor::create_epoll().unwrap());
         let (near, far) = pair();
         let io = reactor.adopt(near, KEY, false);
         reactor.register(&io).unwrap();
@@ -428,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_full_socket_is_written_again_after_its_event() {
-        let mut reactor = Reactor::new().unwrap();
+        let mut reactor = Reactor::new(Reactor::create_epoll().unwrap());
         let (near, far) = pair();
         let io = reactor.adopt(near, KEY, false);
         reactor.register(&io).unwrap();

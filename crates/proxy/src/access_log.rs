@@ -1,0 +1,344 @@
+//! The access log: one line per request, without allocation and without waiting.
+//!
+//! ```text
+//!   head read: begin ──▶ Line (a buffer of the connection) ──answered: end──▶ pending bytes of the thread
+//!                                                                                  │ 32 KiB, or every tick
+//!                                                                                  ▼
+//!                                          writer thread ◀── bounded channel (full: batch dropped, lines counted)
+//! ```
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use handover_http1::{RequestHead, Version};
+
+use crate::buffers::{Buf, Buffers};
+use crate::clock::Clock;
+use crate::config::{Log, LogFormat, LogTarget};
+
+/// A thread hands its lines on when it has this many bytes of them.
+const BATCH_BYTES: usize = 32 * 1024;
+/// Batches that may wait for the writer.
+const BATCHES_WAITING: usize = 64;
+/// The end of the server waits so long for the last lines to be written.
+const SYNC_LIMIT: Duration = Duration::from_secs(2);
+/// The most bytes of a target, a referer or a user agent that a line shows.
+const FIELD_BYTES: usize = 2 * 1024;
+
+/// The part of a line that is known when a request begins.
+#[derive(Debug)]
+pub(crate) struct Line(Buf);
+
+impl Line {
+    /// No line.
+    pub(crate) const fn none() -> Self {
+        Self(Buf::none())
+    }
+
+    /// True from `begin` to `end`.
+    pub(crate) fn is_begun(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// The buffer, to be given back when the connection closes.
+    pub(crate) fn buf(&mut self) -> &mut Buf {
+        &mut self.0
+    }
+}
+
+/// What goes to the writer.
+#[derive(Debug)]
+enum ToWriter {
+    Batch { target: Arc<LogTarget>, bytes: Vec<u8> },
+    Reopen,
+    Sync(SyncSender<()>),
+}
+
+/// The way to the writer thread.
+#[derive(Debug, Clone)]
+pub(crate) struct LogWriter(SyncSender<ToWriter>);
+
+impl LogWriter {
+    /// Starts the writer thread; it ends when nobody can send to it any more.
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let (sender, receiver) = sync_channel(BATCHES_WAITING);
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_batches(&receiver))?;
+        Ok(Self(sender))
+    }
+
+    /// Opens log files by name again, after what was sent before.
+    pub(crate) fn reopen(&self) {
+        // If the channel is full, waiting a little is right: this is no data thread.
+        let _ = self.0.send(ToWriter::Reopen);
+    }
+}
+
+impl LogWriter {
+    /// Waits until everything that was handed on before is written, at most [`SYNC_LIMIT`].
+    pub(crate) fn sync(&self) {
+        let (sender, receiver) = sync_channel(1);
+        if self.0.try_send(ToWriter::Sync(sender)).is_ok() {
+            let _ = receiver.recv_timeout(SYNC_LIMIT);
+        }
+    }
+}
+
+/// One thread's access log.
+#[derive(Debug)]
+pub(crate) struct AccessLog {
+    writer: LogWriter,
+    on: Option<(LogFormat, Arc<LogTarget>)>,
+    pending: Vec<u8>,
+    lines: u64,
+}
+
+impl AccessLog {
+    /// An access log that is off.
+    pub(crate) fn new(writer: LogWriter) -> Self {
+        Self { writer, on: None, pending: Vec::new(), lines: 0 }
+    }
+
+    /// Follows a configuration. Returns the lines that had to be dropped.
+    pub(crate) fn follow(&mut self, log: &Log) -> u64 {
+        let unchanged = match (&self.on, &log.access) {
+            (Some((format, old)), Some(new)) => *format == log.format && **old == *new,
+            (None, None) => true,
+            _ => false,
+        };
+        if unchanged {
+            return 0;
+        }
+        let dropped = self.flush();
+        self.on = log.access.as_ref().map(|target| (log.format, Arc::new(target.clone())));
+        dropped
+    }
+
+    /// Whether requests leave lines.
+    pub(crate) fn is_on(&self) -> bool {
+        self.on.is_some()
+    }
+
+    /// Whether lines wait to be handed on.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Notes what is known of a request from its head.
+    pub(crate) fn begin(
+        &self,
+        line: &mut Line,
+        peer: Option<IpAddr>,
+        head: &RequestHead<'_, '_>,
+        clock: &Clock,
+        buffers: &mut Buffers,
+    ) {
+        let Some((format, _)) = &self.on else { return };
+        buffers.ensure_small(&mut line.0);
+        line.0.clear();
+        let out = line.0.tail();
+        let version = if head.version == Version::Http10 { "HTTP/1.0" } else { "HTTP/1.1" };
+        let (mut referer, mut agent): (&[u8], &[u8]) = (b"", b"");
+        for header in head.headers {
+            if header.name.eq_ignore_ascii_case("referer") {
+                referer = header.value;
+            } else if header.name.eq_ignore_ascii_case("user-agent") {
+                agent = header.value;
+            }
+        }
+        // Writing into a vector cannot fail.
+        match format {
+            LogFormat::Text => {
+                push_peer(out, peer);
+                out.extend_from_slice(b" - - [");
+                push_common_time(out, clock);
+                out.extend_from_slice(b"] \"");
+                push_escaped(out, head.method.as_bytes());
+                out.push(b' ');
+                push_escaped(out, head.target.as_bytes());
+                let _ = write!(out, " {version}\" \"");
+                push_escaped(out, referer);
+                out.extend_from_slice(b"\" \"");
+                push_escaped(out, agent);
+                out.push(b'"');
+            }
+            LogFormat::Json => {
+                out.extend_from_slice(b"{\"time\":\"");
+                push_time(out, clock);
+                out.extend_from_slice(b"\",\"client\":\"");
+                push_peer(out, peer);
+                for (name, value) in [
+                    ("method", head.method.as_bytes()),
+                    ("target", head.target.as_bytes()),
+                    ("version", version.as_bytes()),
+                    ("referer", referer),
+                    ("agent", agent),
+                ] {
+                    let _ = write!(out, "\",\"{name}\":\"");
+                    push_escaped(out, value);
+                }
+                out.push(b'"');
+            }
+        }
+    }
+
+    /// Completes a line.
+    pub(crate) fn end(
+        &mut self,
+        line: &mut Line,
+        status: u16,
+        bytes: u64,
+        duration_us: u64,
+        endpoint: Option<&str>,
+        buffers: &mut Buffers,
+    ) -> u64 {
+        let (seconds, micros) = (duration_us / 1_000_000, duration_us % 1_000_000);
+        if let Some((format, _)) = &self.on {
+            self.pending.extend_from_slice(line.0.unread());
+            let endpoint = endpoint.unwrap_or("-");
+            let _ = match format {
+                LogFormat::Text => {
+                    writeln!(self.pending, " {status} {bytes} {seconds}.{micros:06} {endpoint}")
+                }
+                LogFormat::Json => writeln!(
+                    self.pending,
+                    ",\"status\":{status},\"bytes\":{bytes},\"seconds\":{seconds}.{micros:06},\"endpoint\":\"{endpoint}\"}}"
+                ),
+            };
+            self.lines += 1;
+        }
+        buffers.release(&mut line.0);
+        if self.pending.len() >= BATCH_BYTES { self.flush() } else { 0 }
+    }
+
+    /// Hands the pending lines on. Returns how many had to be dropped because the writer cannot keep up.
+    pub(crate) fn flush(&mut self) -> u64 {
+        let lines = std::mem::take(&mut self.lines);
+        if self.pending.is_empty() {
+            return 0;
+        }
+        let bytes = std::mem::replace(&mut self.pending, Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 4));
+        let Some((_, target)) = &self.on else { return lines };
+        match self.writer.0.try_send(ToWriter::Batch { target: Arc::clone(target), bytes }) {
+            Ok(()) => 0,
+            Err(_) => lines,
+        }
+    }
+}
+
+fn push_peer(out: &mut Vec<u8>, peer: Option<IpAddr>) {
+    let _ = match peer {
+        Some(ip) => write!(out, "{ip}"),
+        None => write!(out, "unix"),
+    };
+}
+
+/// What could end a quoted string or a line, or is not printable ASCII, as `\xHH`, which in JSON is `\u00HH`.
+fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    for byte in text.iter().take(FIELD_BYTES) {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+            b' '..=b'~' => out.push(*byte),
+            other => {
+                let _ = write!(out, "\\u{:04x}", u16::from(*other));
+            }
+        }
+    }
+}
+
+/// The parts of `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn date_parts(clock: &Clock) -> Option<(&str, &str, &str, &str)> {
+    let text = std::str::from_utf8(clock.date().as_bytes()).ok()?;
+    Some((text.get(5..7)?, text.get(8..11)?, text.get(12..16)?, text.get(17..25)?))
+}
+
+/// `06/Nov/1994:08:49:37 +0000`
+fn push_common_time(out: &mut Vec<u8>, clock: &Clock) {
+    if let Some((day, month, year, time)) = date_parts(clock) {
+        let _ = write!(out, "{day}/{month}/{year}:{time} +0000");
+    }
+}
+
+/// `1994-11-06T08:49:37Z`
+fn push_time(out: &mut Vec<u8>, clock: &Clock) {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    if let Some((day, month, year, time)) = date_parts(clock) {
+        let month = MONTHS.iter().position(|name| *name == month).unwrap_or_default() + 1;
+        let _ = write!(out, "{year}-{month:02}-{day}T{time}Z");
+    }
+}
+
+/// The writer thread.
+fn write_batches(receiver: &Receiver<ToWriter>) {
+    let mut files: HashMap<Arc<LogTarget>, File> = HashMap::new();
+    while let Ok(message) = receiver.recv() {
+        match message {
+            ToWriter::Reopen => files.clear(),
+            ToWriter::Sync(done) => {
+                // Who asked may have given up.
+                let _ = done.send(());
+            }
+            ToWriter::Batch { target, bytes } => {
+                if let Err(error) = write_batch(&mut files, &target, &bytes) {
+                    files.remove(&target);
+                    let place = match &*target {
+                        LogTarget::File(path) => path.display().to_string(),
+                        LogTarget::Stderr => "standard error".to_owned(),
+                        LogTarget::Stdout => "standard output".to_owned(),
+                    };
+                    tracing::warn!(
+                        "{} bytes of the access log were lost: cannot write to {place}: {error}",
+                        bytes.len()
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn write_batch(
+    files: &mut HashMap<Arc<LogTarget>, File>,
+    target: &Arc<LogTarget>,
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    match &**target {
+        LogTarget::Stderr => std::io::stderr().lock().write_all(bytes),
+        LogTarget::Stdout => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(bytes)?;
+            out.flush()
+        }
+        LogTarget::File(path) => {
+            if !files.contains_key(target) {
+                files.insert(Arc::clone(target), open(path)?);
+            }
+            match files.get_mut(target) {
+                Some(file) => file.write_all(bytes),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Opens a log file for appending.
+pub(crate) fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_client_sends_can_end_a_line_or_a_string() {
+        let mut out = Vec::new();
+        push_escaped(&mut out, b"a\"b\\c\nd\xff");
+        assert_eq!(out, b"a\\\"b\\\\c\\u000ad\\u00ff");
+    }
+}

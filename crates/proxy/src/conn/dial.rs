@@ -1,0 +1,217 @@
+//! From a service to a connection: which endpoint, kept or new, and what if it does not work.
+//!
+//! ```text
+//!   Seeking ──kept connection──────────────────────────▶ Ready
+//!      │  ▲
+//!      │  └─────── refused, too slow, dead ◀───────┐
+//!      └──new──▶ Connecting ──event: made──▶ Ready ┘
+//!
+//!   after MAX_ATTEMPTS, or one more than there are endpoints: given up
+//! ```
+
+use std::rc::Rc;
+
+use crate::config::Balance;
+use crate::generation::ServicePlan;
+use crate::metrics::ServiceCells;
+use crate::reactor::{ConnKey, Io};
+use crate::upstream::{self, Endpoint};
+
+use super::context::{Cx, Local};
+
+/// The most endpoints tried for one request.
+const MAX_ATTEMPTS: usize = 4;
+
+/// A request or tunnel on an endpoint: counts itself out when it goes.
+#[derive(Debug)]
+struct Turn {
+    endpoint: Rc<Endpoint>,
+    /// Counted over all threads as well: only worth its cost where connections are compared.
+    shared: bool,
+}
+
+impl Turn {
+    fn new(endpoint: Rc<Endpoint>, shared: bool) -> Self {
+        endpoint.begin(shared);
+        Self { endpoint, shared }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.endpoint.finish(self.shared);
+    }
+}
+
+/// The way to a service for one request or tunnel.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    local: Rc<Local>,
+    service: usize,
+    turn: Option<Turn>,
+    io: Option<Io>,
+    connecting: bool,
+    reused: bool,
+    /// A kept connection turned out dead: the next ones are probably dead, too.
+    fresh_only: bool,
+    attempts: usize,
+}
+
+/// No endpoint can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GivenUp;
+
+/// What a look at the way brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The connection can be used.
+    Ready,
+    /// It is being made.
+    Wait,
+}
+
+impl Dial {
+    /// The way to a service of a generation.
+    pub(crate) fn new(local: Rc<Local>, service: usize) -> Self {
+        Self {
+            local,
+            service,
+            turn: None,
+            io: None,
+            connecting: false,
+            reused: false,
+            fresh_only: false,
+            attempts: 0,
+        }
+    }
+
+    /// The service.
+    pub(crate) fn plan(&self) -> Option<&ServicePlan> {
+        self.local.generation.services.get(self.service)
+    }
+
+    /// The socket, once there is one.
+    pub(crate) fn io(&self) -> Option<&Io> {
+        self.io.as_ref()
+    }
+
+    /// The connection carried another request before.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// The connection is being made.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.connecting
+    }
+
+    /// The endpoint that was chosen last.
+    pub(crate) fn endpoint(&self) -> Option<&Rc<Endpoint>> {
+        self.turn.as_ref().map(|turn| &turn.endpoint)
+    }
+
+    /// This service's counters.
+    pub(crate) fn cells<'a>(&'a self, cx: &Cx) -> Option<&'a ServiceCells> {
+        self.plan().map(|plan| plan.cells.of(cx.thread))
+    }
+
+    /// Goes on until there is a connection, or one is being made.
+    #[inline]
+    pub(crate) fn go(&mut self, key: ConnKey, cx: &mut Cx) -> Result<Way, GivenUp> {
+        if !self.connecting && self.io.is_some() {
+            return Ok(Way::Ready);
+        }
+        self.go_on(key, cx)
+    }
+
+    fn go_on(&mut self, key: ConnKey, cx: &mut Cx) -> Result<Way, GivenUp> {
+        loop {
+            match &self.io {
+                None => self.next(key, cx)?,
+                Some(_) if !self.connecting => return Ok(Way::Ready),
+                Some(io) => match upstream::connect_result(io, &cx.reactor) {
+                    None => return Ok(Way::Wait),
+                    Some(Ok(())) => self.connecting = false,
+                    Some(Err(_)) => self.failed(cx),
+                },
+            }
+        }
+    }
+
+    /// Chooses an endpoint and takes, or begins, a connection to it.
+    fn next(&mut self, key: ConnKey, cx: &mut Cx) -> Result<(), GivenUp> {
+        let local = Rc::clone(&self.local);
+        let plan = local.generation.services.get(self.service).ok_or(GivenUp)?;
+        let balancer = local.balancers.get(self.service).ok_or(GivenUp)?;
+        let cells = plan.cells.of(cx.thread);
+        loop {
+            if self.attempts > balancer.len().min(MAX_ATTEMPTS) {
+                return Err(GivenUp);
+            }
+            self.attempts += 1;
+            self.turn = None;
+            let endpoint = balancer.choose(plan.balance, &cx.clock).ok_or(GivenUp)?;
+            self.turn = Some(Turn::new(endpoint, plan.balance == Balance::LeastConnections));
+            let Some(turn) = &self.turn else { return Err(GivenUp) };
+            if !self.fresh_only
+                && let Some(io) = cx.upstreams.take_idle(&turn.endpoint, key, &mut cx.reactor)
+            {
+                cells.reused.add(1);
+                (self.io, self.connecting, self.reused) = (Some(io), false, true);
+                return Ok(());
+            }
+            cells.connects.add(1);
+            match upstream::connect(&turn.endpoint, key, &mut cx.reactor) {
+                Ok(connected) => {
+                    (self.io, self.connecting, self.reused) = (Some(connected.io), !connected.ready, false);
+                    return Ok(());
+                }
+                Err(_) => {
+                    cells.connect_failures.add(1);
+                    turn.endpoint.failed(&cx.clock);
+                }
+            }
+        }
+    }
+
+    /// The connection could not be made, or not in time: the next endpoint's turn.
+    pub(crate) fn failed(&mut self, cx: &mut Cx) {
+        if let Some(cells) = self.cells(cx) {
+            cells.connect_failures.add(1);
+        }
+        if let Some(turn) = &self.turn {
+            turn.endpoint.failed(&cx.clock);
+        }
+        self.hang_up(cx);
+    }
+
+    /// The kept connection was dead: another one's turn.
+    pub(crate) fn was_dead(&mut self, cx: &mut Cx) {
+        if let Some(cells) = self.cells(cx) {
+            cells.retries.add(1);
+        }
+        self.fresh_only = true;
+        self.attempts = self.attempts.saturating_sub(1);
+        self.hang_up(cx);
+    }
+
+    /// Closes the connection.
+    pub(crate) fn hang_up(&mut self, cx: &mut Cx) {
+        if let Some(io) = self.io.take() {
+            cx.reactor.close(io);
+        }
+        self.connecting = false;
+    }
+
+    /// The request is over and the connection can carry another one.
+    pub(crate) fn keep(&mut self, cx: &mut Cx) {
+        let local = Rc::clone(&self.local);
+        let Some(io) = self.io.take() else { return };
+        match (local.generation.services.get(self.service), &self.turn) {
+            (Some(plan), Some(turn)) => {
+                cx.upstreams.give_back(&turn.endpoint, io, plan, &cx.clock, &mut cx.reactor);
+            }
+            _ => cx.reactor.close(io),
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! A connection that speaks HTTP/1.1 with a client.
+//!
+//! ```text
+//!            ┌───────────────────── kept alive ─────────────────────┐
+//!            ▼                                                      │
+//!  accept ▶ Head ──service──▶ Proxy ──answered──▶───────────────────┤
+//!            │ │                │ └──failed before a response──┐    │
+//!            │ └──local action──┼──────────▶ Answer ◀──────────┘    │
+//!            │                  │               └──────────▶────────┤
+//!            │ refused: Answer  │ 101                               │ last response
+//!            ▼                  ▼                                   ▼
+//!           Over              Tunnel            over, or Linger: the client has not finished sending,
+//!                                               and must be able to read the answer before a reset comes
+//! ```
+//!
+//! While it waits for a request it holds no buffer.
+
+use std::mem;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use handover_http1::{
+    BodyKind, BodyReader, ClientLabel, Delivery, HeaderStorage, Parsed, Refusal, RequestHead, Version,
+    parse_request_head,
+};
+use rustix::net::Shutdown;
+
+use crate::access_log::Line;
+use crate::clock::Ticks;
+use crate::generation::{Action, ListenerKind, ListenerPlan};
+use crate::reactor::{ConnKey, Io, Received};
+use crate::routes::Lookup;
+
+use super::answer::Answer;
+use super::context::{Cx, Local};
+use super::proxy::Proxy;
+use super::tunnel::Tunnel;
+use super::{End, Fate, Side};
+
+/// After its last answer a client has this long (2 s) to stop sending.
+const LINGER: Ticks = Ticks(20);
+/// … and may send this much.
+const LINGER_BYTES: usize = 1024 * 1024;
+/// A socket that need not be watched yet is, after this long (200 ms): to notice a client that goes away.
+const WATCH_AFTER: Ticks = Ticks(1);
+
+/// The client's side, and the request that it made.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) key: ConnKey,
+    pub(crate) side: Side,
+    pub(crate) label: ClientLabel,
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) listener: u32,
+    pub(crate) request: Request,
+    /// Bytes read and written that are not yet counted.
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    /// The present response is the last one.
+    retired: bool,
+}
+
+/// What must be known of a request until it is over.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) local: Rc<Local>,
+    /// Position of the listener in that generation.
+    pub(crate) position: usize,
+    pub(crate) started_us: u64,
+    pub(crate) version: Version,
+    pub(crate) head_only: bool,
+    /// The client wants to go on afterwards.
+    pub(crate) keep_alive: bool,
+    /// 0 until it is known.
+    pub(crate) status: u16,
+    pub(crate) line: Line,
+}
+
+impl Client {
+    /// The listener, as the request's generation has it.
+    pub(crate) fn plan(&self) -> Option<&ListenerPlan> {
+        self.request.local.generation.listeners.get(self.request.position)
+    }
+
+    /// Whether another request may follow on this connection.
+    pub(crate) fn may_keep(&self, cx: &Cx) -> bool {
+        self.request.keep_alive
+            && !self.retired
+            && !cx.draining
+            && cx.listener(self.listener).is_some_and(|listener| !listener.removed)
+    }
+
+    /// How a response made here goes out.
+    pub(crate) fn delivery(&self, keep_alive: bool) -> Delivery {
+        Delivery { version: self.request.version, keep_alive, head_only: self.request.head_only }
+    }
+
+    /// Counts and logs the request.
+    fn finish(&mut self, endpoint: Option<&str>, cx: &mut Cx) {
+        let duration_us = cx.clock.now_us().saturating_sub(self.request.started_us);
+        if let Some(plan) = self.plan() {
+            let cells = plan.cells.of(cx.thread);
+            cells.request(self.request.status, duration_us);
+            cells.bytes_in.add(self.bytes_in);
+            cells.bytes_out.add(self.bytes_out);
+        }
+        if self.request.line.is_begun() {
+            let status = self.request.status;
+            let line = &mut self.request.line;
+            let dropped = cx.log.end(line, status, self.bytes_out, duration_us, endpoint, &mut cx.buffers);
+            cx.cells().log_dropped.add(dropped);
+        }
+        (self.bytes_in, self.bytes_out) = (0, 0);
+    }
+}
+
+/// What the connection is doing.
+#[derive(Debug)]
+enum Phase {
+    /// Waiting for a request, or for the rest of its head: so many bytes were looked at in vain.
+    Head {
+        seen: usize,
+    },
+    Proxy(Proxy),
+    Answer(Answer),
+    Linger {
+        left: usize,
+        end: End,
+    },
+}
+
+/// What one step brought.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Go on with the (perhaps new) phase.
+    Next,
+    /// An event or the deadline must come.
+    Wait,
+    /// Others want their turn.
+    Again,
+    /// The request was answered; `keep`: the connection may go on.
+    Finished { keep: bool },
+    /// No response has begun; the client must get this one.
+    Fail(Refusal),
+    /// The connection is over.
+    Over(End),
+    /// The endpoint has changed the protocol.
+    Upgrade,
+}
+
+/// A connection that speaks HTTP.
+#[derive(Debug)]
+pub(crate) struct HttpConn {
+    client: Client,
+    phase: Phase,
+    /// When it must be looked at.
+    deadline: u64,
+    /// The time limit of the phase `Head` or `Linger`.
+    phase_limit: u64,
+    /// It is not watched yet, and will be at `deadline`.
+    unwatched: bool,
+    cut_at: Option<u64>,
+}
+
+impl HttpConn {
+    /// A connection that was just accepted. `local` and `position` are its listener's.
+    pub(crate) fn new(
+        key: ConnKey,
+        io: Io,
+        peer: Option<IpAddr>,
+        listener: u32,
+        cx: &Cx,
+    ) -> Result<Self, Io> {
+        let Some(place) = cx.listener(listener) else { return Err(io) };
+        let Some(plan) = place.plan() else { return Err(io) };
+        let limit = cx.clock.after(plan.header);
+        let request = Request {
+            local: Rc::clone(&place.local),
+            position: place.position,
+            started_us: cx.clock.now_us(),
+            version: Version::Http11,
+            head_only: false,
+            keep_alive: false,
+            status: 0,
+            line: Line::none(),
+        };
+        let client = Client {
+            key,
+            side: Side::new(io),
+            label: ClientLabel::new(peer, false),
+            peer,
+            listener,
+            request,
+            bytes_in: 0,
+            bytes_out: 0,
+            retired: false,
+        };
+        Ok(Self {
+            client,
+            phase: Phase::Head { seen: 0 },
+            deadline: limit,
+            phase_limit: limit,
+            unwatched: false,
+            cut_at: None,
+        })
+    }
+
+    pub(crate) fn listener(&self) -> u32 {
+        self.client.listener
+    }
+
+    pub(crate) fn deadline(&self) -> u64 {
+        self.cut_at.map_or(self.deadline, |cut| cut.min(self.deadline))
+    }
+
+    /// Between two requests, or before the first.
+    fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Head { .. }) && self.client.side.inbuf.is_empty()
+    }
+
+    /// A request is in progress: cutting the connection loses it.
+    pub(crate) fn is_busy(&self) -> bool {
+        match self.phase {
+            Phase::Head { .. } => !self.client.side.inbuf.is_empty(),
+            Phase::Proxy(_) | Phase::Answer(_) => true,
+            Phase::Linger { .. } => false,
+        }
+    }
+
+    /// See [`super::Conn::retire`].
+    pub(crate) fn retire(&mut self, idle_until: u64, cut_at: Option<u64>) {
+        self.client.retired = true;
+        self.cut_at = cut_at.or(self.cut_at);
+        if self.is_idle() {
+            self.phase_limit = self.phase_limit.min(idle_until);
+            self.deadline = self.phase_limit;
+        }
+    }
+
+    /// See [`super::Conn::unretire`].
+    pub(crate) fn unretire(&mut self, cx: &Cx) {
+        self.client.retired = false;
+        self.cut_at = None;
+        if let (true, Some(plan)) = (self.is_idle(), self.client.plan()) {
+            self.phase_limit = cx.clock.after(plan.idle);
+            self.deadline = self.phase_limit;
+        }
+    }
+
+    /// Does everything that can be done now.
+    pub(crate) fn run(&mut self, cx: &mut Cx) -> Fate {
+        loop {
+            let step = match &mut self.phase {
+                Phase::Head { .. } => self.read_head(cx),
+                Phase::Proxy(proxy) => proxy.run(&mut self.client, cx),
+                Phase::Answer(answer) => answer.run(&mut self.client, cx),
+                Phase::Linger { left, end } => linger(&mut self.client.side, left, *end, cx),
+            };
+            if let Some(fate) = self.apply(step, cx) {
+                return fate;
+            }
+        }
+    }
+
+    /// Its deadline has passed, or some limit that was earlier than it.
+    pub(crate) fn expire(&mut self, cx: &mut Cx) -> Fate {
+        let now = cx.clock.tick();
+        if self.cut_at.is_some_and(|cut| cut <= now) {
+            return Fate::Over(End::Cut);
+        }
+        if self.unwatched && cx.reactor.register(&self.client.side.io).is_err() {
+            return Fate::Over(End::Unwatched);
+        }
+        self.unwatched = false;
+        let limit = self.limit();
+        if limit > now {
+            self.deadline = limit;
+            return Fate::Parked;
+        }
+        let step = match &mut self.phase {
+            Phase::Head { .. } if self.client.side.inbuf.is_empty() => {
+                Step::Over(if self.client.retired { End::Retired } else { End::IdleLimit })
+            }
+            Phase::Head { .. } => Step::Fail(Refusal::new(408, "the request's head did not come in time")),
+            Phase::Proxy(proxy) => proxy.expire(&self.client, cx),
+            Phase::Answer(_) => Step::Over(End::BodyLimit),
+            Phase::Linger { end, .. } => Step::Over(*end),
+        };
+        match self.apply(step, cx) {
+            Some(fate) => fate,
+            None => self.run(cx),
+        }
+    }
+
+    /// The time limit of what it is doing.
+    fn limit(&self) -> u64 {
+        match &self.phase {
+            Phase::Head { .. } | Phase::Linger { .. } => self.phase_limit,
+            Phase::Proxy(proxy) => proxy.until(),
+            Phase::Answer(answer) => answer.until(),
+        }
+    }
+
+    /// What follows from a step; `None`: go on.
+    fn apply(&mut self, step: Step, cx: &mut Cx) -> Option<Fate> {
+        match step {
+            Step::Next => None,
+            Step::Wait => Some(self.park(cx)),
+            Step::Again => {
+                self.deadline = self.limit();
+                Some(Fate::Again)
+            }
+            Step::Finished { keep } => self.finished(keep, cx),
+            Step::Fail(refusal) => {
+                self.fail(refusal, cx);
+                None
+            }
+            Step::Over(end) => {
+                if self.is_busy() {
+                    self.enter(Phase::Linger { left: 0, end }, cx);
+                }
+                Some(Fate::Over(end))
+            }
+            Step::Upgrade => Some(Fate::Upgraded),
+        }
+    }
+
+    /// Nothing more can be done now: make sure that something wakes it.
+    fn park(&mut self, cx: &mut Cx) -> Fate {
+        self.deadline = self.limit();
+        if cx.reactor.is_registered(&self.client.side.io) {
+            return Fate::Parked;
+        }
+        let can_wait = matches!(&self.phase, Phase::Proxy(proxy) if !proxy.waits_for_client());
+        if can_wait {
+            // Only the endpoint's answer is waited for. Often that is all, and watching would have been for nothing.
+            self.unwatched = true;
+            self.deadline = self.deadline.min(cx.clock.after(WATCH_AFTER));
+            return Fate::Parked;
+        }
+        match cx.reactor.register(&self.client.side.io) {
+            Ok(()) => Fate::Parked,
+            Err(_) => Fate::Over(End::Unwatched),
+        }
+    }
+
+    /// The request was answered.
+    fn finished(&mut self, keep: bool, cx: &mut Cx) -> Option<Fate> {
+        let (read, end) = match &self.phase {
+            Phase::Proxy(proxy) => (proxy.request_is_read(), End::Done),
+            Phase::Answer(answer) => (answer.request_is_read(), answer.end()),
+            _ => (true, End::Done),
+        };
+        if keep {
+            self.enter(Phase::Head { seen: 0 }, cx);
+            let plan = self.client.plan();
+            let limit =
+                plan.map(|plan| if self.client.side.inbuf.is_empty() { plan.idle } else { plan.header });
+            self.phase_limit = cx.clock.after(limit.unwrap_or(LINGER));
+            return None;
+        }
+        if read && self.client.side.inbuf.is_empty() {
+            self.enter(Phase::Linger { left: 0, end }, cx);
+            return Some(Fate::Over(end));
+        }
+        // What the client still sends would meet a closed socket, and the reset would destroy the answer.
+        self.enter(Phase::Linger { left: LINGER_BYTES, end }, cx);
+        self.phase_limit = cx.clock.after(LINGER);
+        let _ = rustix::net::shutdown(&self.client.side.io, Shutdown::Write);
+        None
+    }
+
+    /// Answers with an error of our own.
+    fn fail(&mut self, refusal: Refusal, cx: &mut Cx) {
+        // What was prepared to be sent and did not go out, e.g. the head of a response that then could not be understood.
+        cx.buffers.release(&mut self.client.side.out);
+        let read = matches!(&self.phase, Phase::Proxy(proxy) if proxy.request_is_read());
+        let keep = read && self.client.may_keep(cx);
+        let end = match refusal.status {
+            408 => End::HeaderLimit,
+            _ if refusal.status < 500 => End::Refused,
+            _ => End::Done,
+        };
+        if matches!(self.phase, Phase::Head { .. }) {
+            self.client.request.version = Version::Http11;
+            self.client.request.head_only = false;
+        }
+        let answer = Answer::plain(&mut self.client, refusal, keep, read, end, cx);
+        self.enter(Phase::Answer(answer), cx);
+    }
+
+    /// Changes the phase. A request that was in progress is counted, and what it held is given back.
+    fn enter(&mut self, phase: Phase, cx: &mut Cx) {
+        let failed = matches!(phase, Phase::Answer(_));
+        match mem::replace(&mut self.phase, phase) {
+            Phase::Proxy(proxy) => {
+                if failed {
+                    // The answer that follows is this request's.
+                    proxy.close(0, cx);
+                } else {
+                    self.client.finish(proxy.endpoint_label(), cx);
+                    proxy.close(self.client.request.status, cx);
+                }
+            }
+            Phase::Answer(_) => self.client.finish(None, cx),
+            Phase::Head { .. } | Phase::Linger { .. } => {}
+        }
+    }
+
+    /// Waits for a head, and begins what it asks for.
+    fn read_head(&mut self, cx: &mut Cx) -> Step {
+        let Phase::Head { seen } = self.phase else { return Step::Next };
+        let side = &mut self.client.side;
+        if side.inbuf.len() == seen {
+            if !cx.reactor.is_readable(&side.io) {
+                cx.buffers.release_if_empty(&mut side.inbuf);
+                return Step::Wait;
+            }
+            let was_empty = side.inbuf.is_empty();
+            cx.buffers.ensure_small(&mut side.inbuf);
+            if side.inbuf.room() == 0 {
+                let total = side.inbuf.len() * 2;
+                cx.buffers.grow(&mut side.inbuf, total);
+            }
+            match cx.reactor.recv(&side.io, &mut side.inbuf) {
+                Ok(Received::Bytes(count)) => {
+                    self.client.bytes_in += count as u64;
+                    if was_empty {
+                        self.client.request.started_us = cx.clock.now_us();
+                    }
+                }
+                Ok(Received::Blocked) => {
+                    cx.buffers.release_if_empty(&mut side.inbuf);
+                    return Step::Wait;
+                }
+                Ok(Received::End) | Err(_) => {
+                    return Step::Over(if was_empty { End::ClientClosed } else { End::ClientGone });
+                }
+            }
+            if seen != 0 && !side.inbuf.unread().get(seen..).unwrap_or_default().contains(&b'\n') {
+                // No line has ended: looking at it all again would show nothing new.
+                self.phase = Phase::Head { seen: side.inbuf.len() };
+                return self.head_is_partial(seen, cx);
+            }
+        }
+        self.look_at_head(seen, cx)
+    }
+
+    fn look_at_head(&mut self, seen: usize, cx: &mut Cx) -> Step {
+        let inbuf = mem::take(&mut self.client.side.inbuf);
+        let understood = self.understand(inbuf.unread(), cx);
+        let len = inbuf.len();
+        self.client.side.inbuf = inbuf;
+        match understood {
+            Understood::Partial => {
+                self.phase = Phase::Head { seen: len };
+                self.head_is_partial(seen, cx)
+            }
+            Understood::Refused(refusal) => Step::Fail(refusal),
+            Understood::Begun { used, phase } => {
+                self.client.side.inbuf.consume(used);
+                cx.buffers.release_if_empty(&mut self.client.side.inbuf);
+                self.phase = phase;
+                Step::Next
+            }
+            Understood::Nowhere => Step::Over(End::Retired),
+        }
+    }
+
+    /// The head is not whole. Its time limit begins with its first byte.
+    fn head_is_partial(&mut self, seen: usize, cx: &Cx) -> Step {
+        let Some(plan) = cx.listener(self.client.listener).and_then(|listener| listener.plan()) else {
+            return Step::Over(End::Retired);
+        };
+        if self.client.side.inbuf.len() >= plan.head.head_bytes {
+            return Step::Fail(Refusal::new(431, "the request's head is larger than allowed here"));
+        }
+        if seen == 0 {
+            self.phase_limit = cx.clock.after(plan.header);
+        }
+        Step::Next
+    }
+
+    /// Reads a head, if there is a whole one, and begins the request.
+    fn understand(&mut self, input: &[u8], cx: &mut Cx) -> Understood {
+        cx.refresh();
+        let Some((local, position)) =
+            cx.listener(self.client.listener).map(|listener| (Rc::clone(&listener.local), listener.position))
+        else {
+            return Understood::Nowhere;
+        };
+        let Some(plan) = local.generation.listeners.get(position) else { return Understood::Nowhere };
+        let mut storage = HeaderStorage::new();
+        let parsed = parse_request_head(input, &plan.head, &mut storage);
+        let request = &mut self.client.request;
+        request.local = Rc::clone(&local);
+        request.position = position;
+        request.status = 0;
+        let head = match parsed {
+            Ok(Parsed::Partial) => return Understood::Partial,
+            Err(refusal) => return Understood::Refused(refusal),
+            Ok(Parsed::Complete(head)) => head,
+        };
+        request.version = head.version;
+        request.head_only = head.is_head();
+        request.keep_alive = head.keep_alive;
+        if self.client.bytes_in == 0 {
+            // A pipelined request: it begins now.
+            request.started_us = cx.clock.now_us();
+        }
+        if cx.log.is_on() {
+            cx.log.begin(&mut request.line, self.client.peer, &head, &cx.clock, &mut cx.buffers);
+        }
+        match BodyReader::request(head.body, plan.body_bytes) {
+            Ok(body) => self.begin(&head, body, input, &local, plan, cx),
+            Err(refusal) => Understood::Refused(refusal),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        head: &RequestHead<'_, '_>,
+        body: BodyReader,
+        input: &[u8],
+        local: &Rc<Local>,
+        plan: &ListenerPlan,
+        cx: &mut Cx,
+    ) -> Understood {
+        let client = &mut self.client;
+        let answer = match &plan.kind {
+            ListenerKind::Http(table) => {
+                let host = head.host.map(|host| host.raw.as_bytes()).unwrap_or_default();
+                match table.lookup(host, head.path.as_bytes(), head.method.as_bytes()) {
+                    Lookup::Found(found) => match local.generation.actions.get(found.route as usize) {
+                        Some(Action::Service(service)) => {
+                            let rest = input.get(head.len..).unwrap_or_default();
+                            let (proxy, used) = Proxy::start(local, *service, head, body, rest, client, cx);
+                            return Understood::Begun { used: head.len + used, phase: Phase::Proxy(proxy) };
+                        }
+                        Some(action) => Answer::action(client, head, body, action, found, cx),
+                        None => Answer::error(client, head, body, 404, "there is nothing here", cx),
+                    },
+                    Lookup::MethodNotAllowed => {
+                        let allowed = table.allowed(host, head.path.as_bytes());
+                        Answer::not_allowed(client, head, body, &allowed, cx)
+                    }
+                    Lookup::NotFound => Answer::error(client, head, body, 404, "there is nothing here", cx),
+                }
+            }
+            ListenerKind::Metrics(path) if **path == *head.path => Answer::metrics(client, head, body, cx),
+            ListenerKind::Metrics(_) | ListenerKind::Tcp(_) => {
+                Answer::error(client, head, body, 404, "there is nothing here", cx)
+            }
+        };
+        Understood::Begun { used: head.len, phase: Phase::Answer(answer) }
+    }
+
+    /// After [`Fate::Upgraded`]: the same connection as a tunnel.
+    pub(crate) fn into_tunnel(mut self, cx: &mut Cx) -> Result<Tunnel, Self> {
+        let phase = mem::replace(&mut self.phase, Phase::Linger { left: 0, end: End::Done });
+        let Phase::Proxy(proxy) = phase else {
+            self.phase = phase;
+            return Err(self);
+        };
+        self.client.finish(proxy.endpoint_label(), cx);
+        let (dial, inbuf, out) = proxy.into_parts();
+        Ok(Tunnel::upgraded(self.client, self.cut_at, dial, inbuf, out, cx))
+    }
+
+    /// Closes both sockets.
+    pub(crate) fn close(mut self, cx: &mut Cx) {
+        if self.is_busy() {
+            self.enter(Phase::Linger { left: 0, end: End::Done }, cx);
+        }
+        cx.buffers.release(self.client.request.line.buf());
+        self.client.side.close(&mut cx.reactor, &mut cx.buffers);
+    }
+}
+
+/// What a look at a request's head brought.
+enum Understood {
+    Partial,
+    Refused(Refusal),
+    Begun {
+        used: usize,
+        phase: Phase,
+    },
+    /// The listener does not exist any more.
+    Nowhere,
+}
+
+/// Reads what the client still sends, and forgets it.
+fn linger(side: &mut Side, left: &mut usize, end: End, cx: &mut Cx) -> Step {
+    loop {
+        if *left == 0 {
+            return Step::Over(end);
+        }
+        side.inbuf.clear();
+        cx.buffers.ensure_small(&mut side.inbuf);
+        match cx.reactor.recv(&side.io, &mut side.inbuf) {
+            Ok(Received::Bytes(count)) => *left = left.saturating_sub(count),
+            Ok(Received::Blocked) => {
+                side.inbuf.clear();
+                cx.buffers.release(&mut side.inbuf);
+                return Step::Wait;
+            }
+            Ok(Received::End) | Err(_) => return Step::Over(end),
+        }
+    }
+}
+
+/// True if nothing follows the head.
+pub(crate) fn has_no_body(head: &RequestHead<'_, '_>) -> bool {
+    matches!(head.body, BodyKind::None | BodyKind::Length(0))
+}

@@ -1,0 +1,190 @@
+//! Connections: plain structs whose every wait is a return to the loop.
+//!
+//! ```text
+//!   accept ──▶ HttpConn ──────101──────▶ Tunnel (websocket)
+//!   accept ──▶ Tunnel (tcp)
+//! ```
+//!
+//! `run` does everything that can be done without waiting and says why it stopped ([`Fate`]). It may be called at any time, for any
+//! reason: it looks at the state, not at the event. All the ways in which a connection may end stand in [`End`].
+
+mod answer;
+mod context;
+mod dial;
+mod flow;
+mod http;
+mod proxy;
+mod tunnel;
+
+use crate::buffers::{Buf, Buffers};
+use crate::reactor::{Io, Reactor};
+
+pub(crate) use context::{Cx, LocalListener};
+pub(crate) use http::HttpConn;
+pub(crate) use tunnel::{Tunnel, TunnelKind};
+
+/// Bytes that one connection may read in one turn before others get theirs.
+pub(crate) const TURN_BYTES: usize = 512 * 1024;
+
+/// What becomes of a connection after a run.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// It waits for an event or its deadline.
+    Parked,
+    /// It has more to do: run it again in the next turn.
+    Again,
+    /// It is over.
+    Over(End),
+    /// It goes on as a tunnel.
+    Upgraded,
+}
+
+/// All the ways in which a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Everything was said: the last response carried `Connection: close`, or both sides of a tunnel finished.
+    Done = 0,
+    /// The client closed between two requests.
+    ClientClosed,
+    /// The client went away in the middle of a request or tunnel.
+    ClientGone,
+    /// The client's message was refused; it got an answer that says why.
+    Refused,
+    /// Nothing came for the idle time.
+    IdleLimit,
+    /// The head of a request did not come in time; it was answered 408.
+    HeaderLimit,
+    /// A body, or a response being taken by the client, stood still for too long.
+    BodyLimit,
+    /// The endpoint broke off in the middle of a response or tunnel.
+    UpstreamCut,
+    /// No connection to an endpoint could be made (tunnels; requests get an answer).
+    UpstreamUnreachable,
+    /// Neither side of a tunnel said anything for the tunnel time.
+    TunnelIdle,
+    /// It was idle, and its listener goes or the server stops.
+    Retired,
+    /// It was in use when the time to drain was over.
+    Cut,
+    /// The kernel refused to watch the socket.
+    Unwatched,
+}
+
+/// How many ways there are.
+pub(crate) const END_KINDS: usize = 13;
+
+/// The ways, as metrics name them.
+pub(crate) const END_LABELS: [&str; END_KINDS] = [
+    "done",
+    "client_closed",
+    "client_gone",
+    "refused",
+    "idle_limit",
+    "header_limit",
+    "body_limit",
+    "upstream_cut",
+    "upstream_unreachable",
+    "tunnel_idle",
+    "retired",
+    "cut",
+    "unwatched",
+];
+
+/// One socket of a connection, with what was read from it and what is still to be written to it.
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub(crate) io: Io,
+    pub(crate) inbuf: Buf,
+    pub(crate) out: Buf,
+}
+
+impl Side {
+    /// A socket without buffers.
+    pub(crate) fn new(io: Io) -> Self {
+        Self { io, inbuf: Buf::none(), out: Buf::none() }
+    }
+
+    /// Closes the socket and gives the buffers back.
+    pub(crate) fn close(mut self, reactor: &mut Reactor, buffers: &mut Buffers) {
+        buffers.release(&mut self.inbuf);
+        buffers.release(&mut self.out);
+        reactor.close(self.io);
+    }
+}
+
+/// A connection, whichever kind it is.
+#[derive(Debug)]
+pub(crate) enum Conn {
+    /// It speaks HTTP.
+    Http(Box<HttpConn>),
+    /// It passes bytes.
+    Tunnel(Box<Tunnel>),
+}
+
+impl Conn {
+    /// Does everything that can be done now.
+    pub(crate) fn run(&mut self, cx: &mut Cx) -> Fate {
+        match self {
+            Self::Http(http) => http.run(cx),
+            Self::Tunnel(tunnel) => tunnel.run(cx),
+        }
+    }
+
+    /// Its deadline has passed.
+    pub(crate) fn expire(&mut self, cx: &mut Cx) -> Fate {
+        match self {
+            Self::Http(http) => http.expire(cx),
+            Self::Tunnel(tunnel) => tunnel.expire(cx),
+        }
+    }
+
+    /// The tick at which it must be looked at.
+    pub(crate) fn deadline(&self) -> u64 {
+        match self {
+            Self::Http(http) => http.deadline(),
+            Self::Tunnel(tunnel) => tunnel.deadline(),
+        }
+    }
+
+    /// The listener that it came in on.
+    pub(crate) fn listener(&self) -> u32 {
+        match self {
+            Self::Http(http) => http.listener(),
+            Self::Tunnel(tunnel) => tunnel.listener(),
+        }
+    }
+
+    /// Its listener goes, or the server drains: it should end by itself. If nothing is in progress, at `idle_until`; whatever it
+    /// does, at `cut_at`.
+    pub(crate) fn retire(&mut self, idle_until: u64, cut_at: Option<u64>) {
+        match self {
+            Self::Http(http) => http.retire(idle_until, cut_at),
+            Self::Tunnel(tunnel) => tunnel.retire(cut_at),
+        }
+    }
+
+    /// The drain was called off.
+    pub(crate) fn unretire(&mut self, cx: &Cx) {
+        match self {
+            Self::Http(http) => http.unretire(cx),
+            Self::Tunnel(tunnel) => tunnel.unretire(),
+        }
+    }
+
+    /// What it is lost as when it is cut; `None` if that is no loss.
+    pub(crate) fn loss(&self) -> Option<&'static str> {
+        match self {
+            Self::Http(http) => http.is_busy().then_some("http request"),
+            Self::Tunnel(tunnel) => Some(tunnel.kind().label()),
+        }
+    }
+
+    /// Closes its sockets and gives back all that it holds.
+    pub(crate) fn close(self, end: End, cx: &mut Cx) {
+        cx.cells().ends.get(end as usize).into_iter().for_each(|cell| cell.add(1));
+        match self {
+            Self::Http(http) => http.close(cx),
+            Self::Tunnel(tunnel) => tunnel.close(cx),
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Bytes passed unread, both ways: TCP listeners, and connections after `101 Switching Protocols`.
+//!
+//! ```text
+//!   tcp:        accept ──▶ Connecting ──made──▶ Open ──one side finished──▶ half open ──the other too──▶ over
+//!   websocket:  101 ─────────────────────────────┘
+//!
+//!   each direction:  Flowing ──end read, all of it written──▶ Finished (the end is passed on by shutdown)
+//! ```
+//!
+//! A half that is finished stays so while the other goes on: the end of one direction is not the end of the
+//! connection. Silence in both directions for the tunnel's time limit is.
+
+use std::rc::Rc;
+
+use rustix::net::{Shutdown, shutdown};
+
+use crate::buffers::Buf;
+use crate::clock::Ticks;
+use crate::generation::ListenerKind;
+use crate::reactor::{ConnKey, Io};
+
+use super::context::{Cx, Local};
+use super::dial::{Dial, Way};
+use super::flow::{End as FlowEnd, Flow, Moved, PumpError, Pumped};
+use super::http::Client;
+use super::{End, Fate, Side, TURN_BYTES};
+
+/// What a tunnel began as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TunnelKind {
+    /// A connection on a TCP listener.
+    Tcp,
+    /// An upgraded HTTP connection.
+    Websocket,
+}
+
+impl TunnelKind {
+    /// As losses and metrics name it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Websocket => "websocket",
+        }
+    }
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Half {
+    flow: Flow,
+    finished: bool,
+}
+
+/// Two sockets and what flows between them.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    kind: TunnelKind,
+    key: ConnKey,
+    client: Side,
+    dial: Dial,
+    /// Read from the endpoint, not yet written to the client, and the other way round.
+    inbuf: Buf,
+    out: Buf,
+    up: Half,
+    down: Half,
+    local: Rc<Local>,
+    position: usize,
+    listener: u32,
+    idle: Ticks,
+    deadline: u64,
+    cut_at: Option<u64>,
+    /// Bytes from and to the client that are not yet counted.
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl Tunnel {
+    /// A connection that was just accepted on a TCP listener.
+    pub(crate) fn tcp(key: ConnKey, io: Io, listener: u32, cx: &Cx) -> Result<Self, Io> {
+        let Some(place) = cx.listener(listener) else { return Err(io) };
+        let Some(plan) = place.plan() else { return Err(io) };
+        let ListenerKind::Tcp(service) = plan.kind else { return Err(io) };
+        let dial = Dial::new(Rc::clone(&place.local), service);
+        let connect = dial.plan().map(|plan| plan.connect).unwrap_or_default();
+        dial.cells(cx).into_iter().for_each(|cells| cells.active.add(1));
+        Ok(Self {
+            kind: TunnelKind::Tcp,
+            key,
+            client: Side::new(io),
+            dial,
+            inbuf: Buf::none(),
+            out: Buf::none(),
+            up: Half::new(),
+            down: Half::new(),
+            local: Rc::clone(&place.local),
+            position: place.position,
+            listener,
+            idle: plan.tunnel,
+            deadline: cx.clock.after(connect),
+            cut_at: None,
+            bytes_in: 0,
+            bytes_out: 0,
+        })
+    }
+
+    /// An HTTP connection after 101: the head of that response is still in `client.out`.
+    pub(crate) fn upgraded(
+        client: Client,
+        cut_at: Option<u64>,
+        dial: Dial,
+        inbuf: Buf,
+        mut out: Buf,
+        cx: &mut Cx,
+    ) -> Self {
+        let mut client = client;
+        cx.buffers.release(&mut out);
+        cx.buffers.release(client.request.line.buf());
+        let idle = client.plan().map(|plan| plan.tunnel).unwrap_or_default();
+        Self {
+            kind: TunnelKind::Websocket,
+            key: client.key,
+            client: client.side,
+            dial,
+            inbuf,
+            out,
+            up: Half::new(),
+            down: Half::new(),
+            local: client.request.local,
+            position: client.request.position,
+            listener: client.listener,
+            idle,
+            deadline: cx.clock.after(idle),
+            cut_at,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> TunnelKind {
+        self.kind
+    }
+
+    pub(crate) fn listener(&self) -> u32 {
+        self.listener
+    }
+
+    pub(crate) fn deadline(&self) -> u64 {
+        self.cut_at.map_or(self.deadline, |cut| cut.min(self.deadline))
+    }
+
+    /// See [`super::Conn::retire`]: a tunnel goes on until its end, or until it is cut.
+    pub(crate) fn retire(&mut self, cut_at: Option<u64>) {
+        self.cut_at = cut_at.or(self.cut_at);
+    }
+
+    /// See [`super::Conn::unretire`].
+    pub(crate) fn unretire(&mut self) {
+        self.cut_at = None;
+    }
+
+    /// Does everything that can be done now.
+    pub(crate) fn run(&mut self, cx: &mut Cx) -> Fate {
+        if !cx.reactor.is_registered(&self.client.io) && cx.reactor.register(&self.client.io).is_err() {
+            return Fate::Over(End::Unwatched);
+        }
+        match self.dial.go(self.key, cx) {
+            Ok(Way::Ready) => {}
+            Ok(Way::Wait) if cx.reactor.is_broken(&self.client.io) => return Fate::Over(End::ClientGone),
+            Ok(Way::Wait) => return Fate::Parked,
+            Err(_) => return Fate::Over(End::UpstreamUnreachable),
+        }
+        let mut budget = TURN_BYTES;
+        let (mut up, mut down) = (Moved::default(), Moved::default());
+        let result = self.pump(cx, &mut budget, &mut up, &mut down);
+        self.bytes_in += up.received;
+        self.bytes_out += down.sent;
+        if up.received + up.sent + down.received + down.sent > 0 {
+            self.deadline = cx.clock.after(self.idle);
+        }
+        match result {
+            Err(end) => Fate::Over(end),
+            Ok(()) if self.up.finished && self.down.finished => Fate::Over(End::Done),
+            Ok(()) if budget == 0 => Fate::Again,
+            Ok(()) => Fate::Parked,
+        }
+    }
+
+    fn pump(&mut self, cx: &mut Cx, budget: &mut usize, up: &mut Moved, down: &mut Moved) -> Result<(), End> {
+        let Some(endpoint) = self.dial.io() else { return Ok(()) };
+        if !self.up.finished {
+            let mut source = FlowEnd { io: &self.client.io, buf: &mut self.client.inbuf };
+            let mut sink = FlowEnd { io: endpoint, buf: &mut self.out };
+            self.up.pump(cx, &mut source, &mut sink, budget, up, End::ClientGone, End::UpstreamCut)?;
+        }
+        if !self.down.finished {
+            let mut source = FlowEnd { io: endpoint, buf: &mut self.inbuf };
+            let mut sink = FlowEnd { io: &self.client.io, buf: &mut self.client.out };
+            self.down.pump(cx, &mut source, &mut sink, budget, down, End::UpstreamCut, End::ClientGone)?;
+        }
+        Ok(())
+    }
+
+    /// Its deadline has passed.
+    pub(crate) fn expire(&mut self, cx: &mut Cx) -> Fate {
+        let now = cx.clock.tick();
+        if self.cut_at.is_some_and(|cut| cut <= now) {
+            return Fate::Over(End::Cut);
+        }
+        if !self.dial.is_connecting() {
+            return Fate::Over(End::TunnelIdle);
+        }
+        self.dial.failed(cx);
+        let connect = self.dial.plan().map(|plan| plan.connect).unwrap_or_default();
+        self.deadline = cx.clock.after(connect);
+        self.run(cx)
+    }
+
+    /// Closes both sockets.
+    pub(crate) fn close(mut self, cx: &mut Cx) {
+        if let Some(cells) = self.dial.cells(cx) {
+            cells.active.sub(1);
+        }
+        if let Some(plan) = self.local.generation.listeners.get(self.position) {
+            let cells = plan.cells.of(cx.thread);
+            cells.bytes_in.add(self.bytes_in);
+            cells.bytes_out.add(self.bytes_out);
+        }
+        cx.buffers.release(&mut self.inbuf);
+        cx.buffers.release(&mut self.out);
+        self.dial.hang_up(cx);
+        self.client.close(&mut cx.reactor, &mut cx.buffers);
+    }
+}
+
+impl Half {
+    fn new() -> Self {
+        Self { flow: Flow::endless(), finished: false }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "two ends, two accounts, two ways to break")]
+    fn pump(
+        &mut self,
+        cx: &mut Cx,
+        source: &mut FlowEnd<'_>,
+        sink: &mut FlowEnd<'_>,
+        budget: &mut usize,
+        moved: &mut Moved,
+        source_lost: End,
+        sink_lost: End,
+    ) -> Result<(), End> {
+        match self.flow.pump(&mut cx.reactor, &mut cx.buffers, source, sink, budget, moved) {
+            Ok(Pumped::Done) => {
+                self.finished = true;
+                // The peer may have gone meanwhile; then the other direction notices.
+                let _ = shutdown(sink.io, Shutdown::Write);
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(PumpError::SinkLost(_)) => Err(sink_lost),
+            Err(PumpError::Source(_) | PumpError::SourceLost(_)) => Err(source_lost),
+        }
+    }
+}

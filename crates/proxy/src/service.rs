@@ -1,0 +1,470 @@
+//! The proxy as a service of the library: prepare beside what serves, commit in one step.
+//!
+//! ```text
+//!   prepare:  read ─▶ parse, check, resolve ─▶ build the generation ─▶ bind its listeners ─▶ candidate
+//!   commit:   publish (one store: from here on every request gets the new generation, on every thread)
+//!             ─▶ each thread takes the new sockets, lets go of the old ones, says so ─▶ done
+//! ```
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use handover::logging;
+use handover::{
+    Address, BindError, Bound, Candidate, Change, Drain, DrainEnd, Grant, ListenerSpec, Losses, Prepare,
+    Problem, Roles, Service, Settings, WorkerHandle,
+};
+
+use crate::access_log::{self, LogWriter};
+use crate::clock::Ticks;
+use crate::config::{self, Checked, Config, ListenAddress, LogFormat, LogTarget, SystemResolver};
+use crate::event_loop::{Command, Socket};
+use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
+use crate::metrics::Metrics;
+use crate::threads::{Shared, Threads};
+
+/// The name of the built-in configuration in problems.
+const BUILT_IN: &str = "the built-in configuration";
+/// Idle connections are closed within this time when the server drains, or within a quarter of the time limit.
+const DRAIN_SPREAD: Duration = Duration::from_secs(2);
+/// How often a drain looks whether anything is left.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// This file; relative paths in it are relative to its directory.
+    File(PathBuf),
+    /// [`config::DEFAULT`].
+    BuiltIn,
+}
+
+/// The proxy.
+#[derive(Debug)]
+pub struct ProxyService {
+    source: ConfigSource,
+    threads: usize,
+    plane: OnceLock<Result<Arc<Plane>, String>>,
+    worker: Arc<OnceLock<WorkerHandle>>,
+}
+
+/// The data plane: threads, what they share, and the sockets that they serve.
+#[derive(Debug)]
+struct Plane {
+    shared: Shared,
+    threads: Threads,
+    sockets: Mutex<Vec<Socket>>,
+    next_serial: AtomicU64,
+}
+
+impl ProxyService {
+    /// A proxy that serves what `source` says, with one thread per processor.
+    #[must_use]
+    pub fn new(source: ConfigSource) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { source, threads, plane: OnceLock::new(), worker: Arc::default() }
+    }
+
+    /// With so many threads (at least one).
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
+    /// Bytes of memory that connections hold in buffers, for tests of back-pressure.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> u64 {
+        self.running().map_or(0, |plane| plane.shared.metrics.buffer_bytes())
+    }
+
+    fn running(&self) -> Option<&Arc<Plane>> {
+        self.plane.get()?.as_ref().ok()
+    }
+
+    /// The data plane; its threads start with the first prepare.
+    fn plane(&self) -> Result<&Arc<Plane>, Vec<Problem>> {
+        let start = || {
+            Plane::start(self.threads, Arc::clone(&self.worker))
+                .map(Arc::new)
+                .map_err(|error| format!("the data plane's threads cannot be started: {error}"))
+        };
+        self.plane.get_or_init(start).as_ref().map_err(|detail| vec![Problem::new(detail.as_str())])
+    }
+
+    fn read(&self, cx: &mut Prepare) -> Result<(String, Arc<[u8]>), Vec<Problem>> {
+        match &self.source {
+            ConfigSource::BuiltIn => match cx.built_in_top(BUILT_IN, config::DEFAULT.as_bytes()) {
+                Ok(text) => Ok((BUILT_IN.to_owned(), text)),
+                Err(error) => Err(vec![Problem::new(format!("cannot be read: {error}")).in_file(BUILT_IN)]),
+            },
+            ConfigSource::File(path) => {
+                let name = path.display().to_string();
+                let text = cx.read_top(path);
+                if let Some(directory) = path.parent() {
+                    cx.set_base(directory);
+                }
+                match text {
+                    Ok(text) => Ok((name, text)),
+                    Err(error) => Err(vec![Problem::new(format!("cannot be read: {error}")).in_file(name)]),
+                }
+            }
+        }
+    }
+}
+
+impl Service for ProxyService {
+    fn prepare(&self, cx: &mut Prepare) -> Result<Box<dyn Candidate>, Vec<Problem>> {
+        let plane = self.plane()?;
+        let (name, text) = self.read(cx)?;
+        let base = cx.base().to_owned();
+        let mut read = |path: &Path| cx.read(path);
+        let Checked { config, routes, mut warnings, spans } =
+            config::parse(&name, &base, &text, &mut read, &mut SystemResolver::default())?;
+        let old = plane.shared.published.load_full();
+        let changes = config::diff(&old.config, &config);
+        let drain = config.drain.timeout;
+        let mut problems = Vec::new();
+        let log = open_logs(&config, cx.is_dry_run(), &spans, &mut problems, &mut warnings);
+        let built = Generation::build(config, &routes, Some(&old), &plane.shared.metrics);
+        let generation = match built {
+            Ok(generation) => generation,
+            Err(errors) => {
+                problems
+                    .extend(errors.iter().map(|error| spans.problem(&error.pointer(), &error.to_string())));
+                return Err(problems);
+            }
+        };
+        let sockets = plane.bind(&generation, cx, &spans, &mut problems);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Box::new(Ready {
+            plane: Arc::clone(plane),
+            generation: Arc::new(generation),
+            sockets,
+            changes,
+            warnings,
+            drain,
+            log,
+        }))
+    }
+
+    fn drain(&self, drain: &Drain) -> Losses {
+        let Some(plane) = self.running() else { return Losses::default() };
+        let spread = DRAIN_SPREAD.min(drain.remaining() / 4);
+        plane.threads.ask(|done| Command::Drain { spread: Ticks::from(spread), done });
+        loop {
+            let open = plane.shared.metrics.open();
+            drain.progress(open);
+            if open == 0 {
+                // Nothing is left to lose: this only brings the last log lines out.
+                let losses = plane.threads.cut();
+                plane.shared.log.sync();
+                return losses;
+            }
+            match drain.wait(DRAIN_LOOK) {
+                None => {}
+                Some(DrainEnd::Resumed) => return Losses::default(),
+                Some(DrainEnd::Deadline | DrainEnd::StopNow) => return self.stop_now(),
+            }
+        }
+    }
+
+    fn resume(&self) {
+        if let Some(plane) = self.running() {
+            plane.threads.ask(|done| Command::Resume { done });
+        }
+    }
+
+    fn close_listeners(&self) {
+        if let Some(plane) = self.running() {
+            plane.threads.ask(|done| Command::CloseListeners { done });
+            plane.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    fn stop_now(&self) -> Losses {
+        let Some(plane) = self.running() else { return Losses::default() };
+        plane.threads.ask(|done| Command::Drain { spread: Ticks(0), done });
+        let losses = plane.threads.cut();
+        plane.shared.log.sync();
+        losses
+    }
+
+    fn metrics(&self) -> String {
+        self.running().map(|plane| plane.shared.metrics.encode()).unwrap_or_default()
+    }
+
+    fn facts(&self, metrics: String) {
+        if let Some(plane) = self.running() {
+            plane.shared.facts.store(Arc::new(metrics));
+        }
+    }
+
+    fn reopen_logs(&self) {
+        if let Some(plane) = self.running() {
+            plane.shared.log.reopen();
+        }
+    }
+
+    fn attach(&self, worker: WorkerHandle) {
+        // Attached once; a second handle would lead to the same place.
+        let _ = self.worker.set(worker);
+    }
+}
+
+impl Plane {
+    fn start(threads: usize, worker: Arc<OnceLock<WorkerHandle>>) -> std::io::Result<Self> {
+        let shared = Shared {
+            published: Arc::new(ArcSwap::from_pointee(Generation::nothing())),
+            metrics: Arc::new(Metrics::new(threads)),
+            facts: Arc::default(),
+            log: LogWriter::start()?,
+            worker,
+        };
+        let threads = Threads::start(threads, &shared)?;
+        Ok(Self { shared, threads, sockets: Mutex::default(), next_serial: AtomicU64::new(1) })
+    }
+
+    /// Asks for all listeners of a generation. Sockets that serve already stay as they are.
+    fn bind(
+        &self,
+        generation: &Generation,
+        cx: &mut Prepare,
+        spans: &config::Spans,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Socket> {
+        let mut wanted = Vec::new();
+        for (position, listener) in generation.listeners.iter().enumerate() {
+            let backlog =
+                generation.config.listeners.get(position).map_or(METRICS_BACKLOG, |plan| plan.backlog);
+            for (index, address) in generation.addresses(position).iter().enumerate() {
+                let metrics = matches!(listener.kind, ListenerKind::Metrics(_));
+                wanted.push((Arc::clone(&listener.name), index, address.clone(), backlog, metrics));
+            }
+        }
+        let specs: Vec<_> = wanted
+            .iter()
+            .map(|(name, _, address, backlog, _)| ListenerSpec {
+                name: name.to_string(),
+                address: supervisor_address(address),
+                backlog: *backlog,
+            })
+            .collect();
+        let current = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut counts: HashMap<Arc<str>, Arc<AtomicU32>> =
+            current.iter().map(|socket| (Arc::clone(&socket.name), Arc::clone(&socket.open))).collect();
+        let mut sockets = Vec::new();
+        let mut cancelled = false;
+        for ((name, index, address, _, metrics), result) in wanted.into_iter().zip(cx.bind(&specs)) {
+            match result {
+                Ok(Bound::OnlyChecked) => {}
+                Ok(Bound::Socket(fd)) => {
+                    let known = current.iter().find(|socket| {
+                        socket.name == name && socket.address == address && is_same_socket(&socket.fd, &fd)
+                    });
+                    sockets.push(match known {
+                        Some(known) => known.clone(),
+                        None => {
+                            let open = Arc::clone(counts.entry(Arc::clone(&name)).or_default());
+                            self.new_socket(name, address, fd, open)
+                        }
+                    });
+                }
+                Err(BindError::Cancelled) => cancelled = true,
+                Err(BindError::Refused { detail, .. }) if metrics => {
+                    problems.push(spans.problem_for_metrics(index, &detail));
+                }
+                Err(BindError::Refused { detail, .. }) => {
+                    problems.push(spans.problem_for_listener(&name, index, &detail));
+                }
+            }
+        }
+        if cancelled {
+            problems.push(Problem::new(BindError::Cancelled.to_string()));
+        }
+        sockets
+    }
+
+    fn new_socket(
+        &self,
+        name: Arc<str>,
+        address: ListenAddress,
+        fd: OwnedFd,
+        open: Arc<AtomicU32>,
+    ) -> Socket {
+        // Connections inherit NODELAY from their listener: one call here instead of one for each of them. Accepting must never wait.
+        let _ = rustix::net::sockopt::set_tcp_nodelay(&fd, true);
+        let _ = rustix::io::ioctl_fionbio(&fd, true);
+        let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
+        Socket { serial, name, address, fd: Arc::new(fd), open }
+    }
+}
+
+/// Connections that may wait on the metrics listener.
+const METRICS_BACKLOG: u32 = 128;
+
+/// Two descriptors of one socket have the same inode.
+fn is_same_socket(a: &OwnedFd, b: &OwnedFd) -> bool {
+    match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
+}
+
+fn supervisor_address(address: &ListenAddress) -> Address {
+    match address {
+        ListenAddress::Tcp(address) => Address::Tcp(*address),
+        ListenAddress::Unix { path, mode } => Address::Unix { path: path.clone(), mode: *mode },
+        ListenAddress::Abstract(name) => Address::Abstract(name.to_string()),
+    }
+}
+
+/// Opens the log files that a configuration names, so that a commit cannot fail on them. A dry run writes nothing: it looks only
+/// whether their directories are there.
+fn open_logs(
+    config: &Config,
+    dry_run: bool,
+    spans: &config::Spans,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) -> Option<logging::Sink> {
+    let access = match &config.log.access {
+        Some(LogTarget::File(path)) => Some(path),
+        _ => None,
+    };
+    let own = match &config.log.to {
+        LogTarget::File(path) => Some(path),
+        LogTarget::Stderr | LogTarget::Stdout => None,
+    };
+    if dry_run {
+        for (path, pointer) in [(access, "/log/access"), (own, "/log/to")] {
+            let Some(directory) = path.and_then(|path| path.parent()) else { continue };
+            if !directory.is_dir() {
+                let detail = format!("the directory {} does not exist", directory.display());
+                problems.push(spans.problem(pointer, &detail));
+            }
+        }
+        return None;
+    }
+    if let Some(path) = access
+        && let Err(error) = access_log::open(path)
+    {
+        let detail = format!("the access log {} cannot be opened: {error}", path.display());
+        problems.push(spans.problem("/log/access", &detail));
+    }
+    if config.log.to == LogTarget::Stdout {
+        warnings
+            .push(spans.problem("/log/to", "the log goes to standard error: standard output is not used"));
+    }
+    let format = match config.log.format {
+        LogFormat::Text => logging::Format::Text,
+        LogFormat::Json => logging::Format::Json,
+    };
+    match logging::open(&logging::Options { format, file: own.cloned() }) {
+        Ok(sink) => Some(sink),
+        Err(error) => {
+            problems.push(spans.problem("/log/to", &error.to_string()));
+            None
+        }
+    }
+}
+
+/// A generation that is built and bound.
+struct Ready {
+    plane: Arc<Plane>,
+    generation: Arc<Generation>,
+    sockets: Vec<Socket>,
+    changes: Vec<Change>,
+    warnings: Vec<Problem>,
+    drain: Duration,
+    log: Option<logging::Sink>,
+}
+
+impl Candidate for Ready {
+    fn changes(&self) -> Vec<Change> {
+        self.changes.clone()
+    }
+
+    fn warnings(&self) -> Vec<Problem> {
+        self.warnings.clone()
+    }
+
+    fn settings(&self) -> Settings {
+        let config = &self.generation.config;
+        let grant = |from: &config::Grant| Grant { users: from.users.clone(), groups: from.groups.clone() };
+        Settings {
+            control_mode: Some(config.control.mode),
+            control_group: config.control.group,
+            roles: Roles {
+                admin: grant(&config.control.roles.admin),
+                operate: grant(&config.control.roles.operate),
+                read: grant(&config.control.roles.read),
+            },
+            history: Some(config.control.history as usize),
+            drain_limit: Some(config.drain.timeout),
+        }
+    }
+
+    fn summary(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (position, listener) in self.generation.listeners.iter().enumerate() {
+            for address in self.generation.addresses(position) {
+                let shown = self.shown_address(&listener.name, address);
+                lines.push(match &listener.kind {
+                    ListenerKind::Http(_) => match (address, self.generation.routes_on(position)) {
+                        (ListenAddress::Tcp(_), 1) => format!("http://{shown} → 1 route"),
+                        (ListenAddress::Tcp(_), count) => format!("http://{shown} → {count} routes"),
+                        (_, 1) => format!("http on {shown} → 1 route"),
+                        (_, count) => format!("http on {shown} → {count} routes"),
+                    },
+                    ListenerKind::Tcp(service) => {
+                        let name =
+                            self.generation.services.get(*service).map_or("?", |service| &service.name);
+                        format!("tcp on {shown} → service {name}")
+                    }
+                    ListenerKind::Metrics(path) => match address {
+                        ListenAddress::Tcp(_) => format!("http://{shown}{path} → {METRICS_LISTENER}"),
+                        _ => format!("http on {shown} → {METRICS_LISTENER} at {path}"),
+                    },
+                });
+            }
+        }
+        lines
+    }
+
+    fn commit(self: Box<Self>) {
+        let Self { plane, generation, sockets, drain, log, .. } = *self;
+        if let Some(sink) = log {
+            logging::switch(sink);
+        }
+        plane.shared.published.store(generation);
+        let all: Arc<[Socket]> = sockets.clone().into();
+        let cut_after = Ticks::from(drain);
+        plane.threads.ask(|done| Command::Listen { sockets: Arc::clone(&all), cut_after, done });
+        *plane.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
+        plane.shared.metrics.prune();
+    }
+}
+
+impl Ready {
+    /// The address as bound: with the port that the kernel chose, if it was asked to.
+    fn shown_address(&self, name: &str, address: &ListenAddress) -> String {
+        let bound = self
+            .sockets
+            .iter()
+            .find(|socket| &*socket.name == name && socket.address == *address)
+            .and_then(|socket| rustix::net::getsockname(&socket.fd).ok())
+            .and_then(|bound| std::net::SocketAddr::try_from(bound).ok());
+        match (address, bound) {
+            (ListenAddress::Tcp(_), Some(bound)) => bound.to_string(),
+            _ => address.to_string(),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The data plane's threads: one event loop each, as many as there are processors.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU32;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use handover::{Losses, WorkerHandle};
+
+use crate::access_log::{AccessLog, LogWriter};
+use crate::conn::Cx;
+use crate::event_loop::{Command, EventLoop, Peers};
+use crate::generation::Generation;
+use crate::metrics::Metrics;
+use crate::reactor::{Mailbox, Reactor};
+
+/// A thread answers a command within microseconds; one that does not within this time is lost, and said to be so.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// What all threads share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) published: Arc<ArcSwap<Generation>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) facts: Arc<ArcSwap<String>>,
+    pub(crate) log: LogWriter,
+    /// Who is told when a thread dies.
+    pub(crate) worker: Arc<OnceLock<WorkerHandle>>,
+}
+
+/// The running threads. Dropping it ends them.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    peers: Arc<Peers>,
+}
+
+impl Threads {
+    /// Starts `count` threads that serve nothing yet.
+    pub(crate) fn start(count: usize, shared: &Shared) -> io::Result<Self> {
+        let mailboxes = (0..count).map(|_| Ok(Arc::new(Mailbox::new()?))).collect::<io::Result<_>>()?;
+        let open = (0..count).map(|_| AtomicU32::new(0)).collect();
+        let threads = Self { peers: Arc::new(Peers { mailboxes, open }) };
+        for thread in 0..count {
+            let epoll = Reactor::create_epoll()?;
+            let peers = Arc::clone(&threads.peers);
+            let shared = shared.clone();
+            std::thread::Builder::new()
+                .name(format!("data-{thread}"))
+                .spawn(move || serve(thread, epoll, peers, shared))?;
+        }
+        Ok(threads)
+    }
+
+    /// Sends a command to every thread and waits until all have obeyed.
+    pub(crate) fn ask(&self, command: impl Fn(Sender<()>) -> Command) {
+        let (done, all_done) = channel();
+        for mailbox in &self.peers.mailboxes {
+            mailbox.send(command(done.clone()));
+        }
+        drop(done);
+        // Nothing is ever sent: the channel closes when the last thread is done.
+        if all_done.recv_timeout(ANSWER_LIMIT) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("a data thread has not obeyed for {ANSWER_LIMIT:?}");
+        }
+    }
+
+    /// Closes all connections and says what that lost.
+    pub(crate) fn cut(&self) -> Losses {
+        let (losses, all) = channel();
+        for mailbox in &self.peers.mailboxes {
+            mailbox.send(Command::Cut { losses: losses.clone() });
+        }
+        drop(losses);
+        collect(&all)
+    }
+}
+
+fn collect(all: &Receiver<Losses>) -> Losses {
+    let until = Instant::now() + ANSWER_LIMIT;
+    let mut sum = Losses::default();
+    while let Ok(losses) = all.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        sum.merge(&losses);
+    }
+    sum
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for mailbox in &self.peers.mailboxes {
+            mailbox.send(Command::Stop);
+        }
+    }
+}
+
+/// Tells the worker when a thread ends that was not asked to.
+struct Watch {
+    worker: Arc<OnceLock<WorkerHandle>>,
+    asked: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let (false, Some(worker)) = (self.asked, self.worker.get()) {
+            worker.fail("a data thread has died");
+        }
+    }
+}
+
+fn serve(thread: usize, epoll: OwnedFd, peers: Arc<Peers>, shared: Shared) {
+    let mut watch = Watch { worker: shared.worker, asked: false };
+    let log = AccessLog::new(shared.log);
+    let cx = Cx::new(thread, Reactor::new(epoll), shared.published, shared.metrics, shared.facts, log);
+    match EventLoop::new(cx, peers) {
+        Ok(event_loop) => watch.asked = event_loop.run(),
+        Err(errno) => tracing::error!("a data thread cannot start: {errno}"),
+    }
+}
