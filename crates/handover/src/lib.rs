@@ -5,9 +5,16 @@
 //! *worker*, which serves. [`host`] decides which of the two this process is and never returns to
 //! the caller before its work is over.
 //!
-//! What a worker serves is a [`Service`]: it *prepares* a new generation beside the one it serves
-//! (everything that can fail happens there), and the [`Candidate`] it hands back is *committed* in one
-//! step that cannot fail, or dropped, which aborts it.
+//! - [`Server`] is what most programs want: named listeners, values that can be loaded anew, actions, drain, in
+//!   about ten lines. `docs/embedding.md` is its guide, `examples/` has whole programs.
+//! - [`Service`] is what lies beneath, for a program that brings its own threads, as the proxy does: it *prepares* a
+//!   new generation beside the one it serves (everything that can fail happens there), and the [`Candidate`] it
+//!   hands back is *committed* in one step that cannot fail, or dropped, which aborts it.
+//!
+//! ```text
+//!   main ─▶ Server::run ─▶ host ─┬─ no channel ──▶ supervisor (handover-supervisor): until it is told to stop
+//!                                └─ a channel ───▶ worker: control thread ─▶ Service ─▶ your code
+//! ```
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod drain;
@@ -30,3 +37,8 @@ pub use server::{
 pub use service::{Candidate, Service};
 pub use types::{Address, Change, ChangeKind, Grant, ListenerSpec, Losses, Problem, Roles, Settings, What};
 pub use worker::WorkerHandle;
+
+/// The programs in the book compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/embedding.md")]
+struct Embedding;
