@@ -15,7 +15,9 @@ pub enum Event {
         /// The operation under which the start is recorded.
         operation: OperationKey,
     },
-    /// Begin with a worker that an earlier supervisor left behind, and that serves.
+    /// Begin with a worker that an earlier supervisor left behind, and that serves. It has dropped any
+    /// candidate that it was not told to commit, and finished the commit that it was told. An orphan that does not
+    /// answer, or serves nothing yet, is killed and reaped before [`Event::Start`] instead.
     Adopted {
         /// The operation under which the adoption is recorded.
         operation: OperationKey,
@@ -46,7 +48,8 @@ pub enum Event {
         /// Which.
         worker: WorkerKey,
     },
-    /// A worker's process has ended and was reaped.
+    /// A worker's process has ended and was reaped. Report first what can still be read from its channel: what it
+    /// had said is true.
     WorkerExited {
         /// Which.
         worker: WorkerKey,

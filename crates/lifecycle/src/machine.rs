@@ -239,7 +239,7 @@ impl Machine {
         let main = self.main();
         View {
             phase: self.phase,
-            serving: main.and_then(|worker| worker.generation),
+            serving: main.filter(|worker| worker.is_usable()).and_then(|worker| worker.generation),
             committing: main
                 .and_then(|worker| worker.load)
                 .filter(|load| load.step == LoadStep::Committing)

@@ -136,10 +136,10 @@ impl Machine {
         self.progress(operation, StepName::Drain);
         self.phase = Phase::Draining;
         self.restart.at = None;
-        match self.main().map(|worker| (worker.key, worker.stage)) {
-            Some((worker, Stage::Serving)) => self.drain(worker, limit),
+        match self.main().map(|worker| (worker.key, worker.may_accept())) {
+            Some((worker, true)) => self.drain(worker, limit),
             // A worker that is only being restarted has no connections.
-            Some((worker, _)) => {
+            Some((worker, false)) => {
                 self.phase = Phase::Drained;
                 self.decide(Outcome::Applied, Cause::Done);
                 self.kill(worker, Cause::Done);
@@ -205,18 +205,16 @@ impl Machine {
         self.begin(operation, Kind::Stop, Step::Stopping(None), None);
         self.enter_stopping();
         let limit = if now { Some(Duration::ZERO) } else { limit };
-        for (worker, stage, load) in self.workers.iter().map(|w| (w.key, w.stage, w.load)).collect::<Vec<_>>()
-        {
+        let workers: Vec<_> = self.workers.iter().map(|w| (w.key, w.stage, w.may_accept())).collect();
+        for (worker, stage, may_accept) in workers {
             match stage {
-                Stage::Serving | Stage::Draining => {
+                _ if may_accept || stage == Stage::Draining => {
                     self.progress(operation, StepName::Drain);
                     self.drain(worker, limit);
                 }
-                // It may serve already.
-                Stage::Loading if load.is_some_and(|load| load.is_committing()) => self.drain(worker, limit),
                 Stage::Drained => self.stop_worker(worker, now),
                 Stage::Starting | Stage::Loading => self.kill(worker, Cause::ShuttingDown),
-                Stage::Stopping | Stage::Killed => {}
+                Stage::Serving | Stage::Draining | Stage::Stopping | Stage::Killed => {}
             }
         }
     }
@@ -236,7 +234,9 @@ impl Machine {
         let Some(operation) = self.active else { return };
         let main = self.main().map(|worker| (worker.key, worker.load, worker.drain));
         let awaited = match (operation.step, main) {
-            (Step::Loading, Some((worker, Some(load), _))) if load.is_committing() => {
+            (Step::Loading, Some((worker, Some(load), _)))
+                if load.is_committing() && operation.kind != Kind::Resume =>
+            {
                 Some((worker, Awaited::Commit(load.candidate), None))
             }
             (Step::Acting(call), Some((worker, ..))) => Some((worker, Awaited::Action(call), operation.by)),
@@ -256,7 +256,11 @@ impl Machine {
             Step::Settling(Settling { .. }) | Step::Acting(_) => {
                 self.decide(Outcome::Unknown, Cause::ShuttingDown)
             }
-            _ => {
+            step => {
+                if let (Step::Resuming(_), Some(worker)) = (step, self.main_mut()) {
+                    // It may accept already, and is to be drained again.
+                    worker.stage = Stage::Serving;
+                }
                 self.call_off_load();
                 self.decide(Outcome::Rejected, Cause::ShuttingDown);
             }

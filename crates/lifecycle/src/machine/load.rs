@@ -1,7 +1,7 @@
 //! Bringing a generation into a worker: prepare, bind, journal, commit; and what follows when it fails.
 
 use super::Machine;
-use super::table::{Awaited, Load, LoadStep, Operation, Settling, Step};
+use super::table::{Awaited, Load, LoadStep, Operation, Settling, Step, Worker};
 use crate::{
     CandidateKey, Cause, Effect, GenerationNumber, Kind, Message, OperationKey, Outcome, Phase, Source,
     Stage, StepName, WorkerKey,
@@ -101,7 +101,9 @@ impl Machine {
     pub(super) fn prepared(&mut self, worker: WorkerKey, candidate: CandidateKey, unchanged: bool) {
         let journal_by = self.after(self.limits.journal);
         let unchanged = unchanged && self.held_to.is_some();
-        let Some(load) = self.current(worker, candidate, &[LoadStep::Preparing]) else { return };
+        // The worker knows best whether it has what it needs.
+        let steps = [LoadStep::Preparing, LoadStep::Binding];
+        let Some(load) = self.current(worker, candidate, &steps) else { return };
         let Load { generation, source, dry_run, owner, .. } = *load;
         match (owner, source) {
             _ if dry_run => self.end_load(worker, Outcome::Unchanged, Cause::DryRun),
@@ -172,9 +174,10 @@ impl Machine {
             serving.stage = Stage::Serving;
             self.restart.serving_since = Some(self.now);
         }
-        let before = self.held_to.replace(generation);
+        let made = Some(generation).filter(|_| self.held_to != Some(generation));
+        self.held_to = Some(generation);
         self.emit(Effect::Serve { worker, candidate, generation });
-        if self.resolve(worker, Awaited::Commit(candidate), Outcome::Applied, Cause::Done, Some(generation)) {
+        if self.resolve(worker, Awaited::Commit(candidate), Outcome::Applied, Cause::Done, made) {
             return;
         }
         let Some(operation) = self.active.filter(|operation| owner == Some(operation.key)) else { return };
@@ -183,14 +186,13 @@ impl Machine {
                 self.decide(Outcome::RolledBack, cause)
             }
             (_, Step::Settling(Settling { cause, .. })) => {
-                self.decide_made(Outcome::AppliedWithLosses, cause, Some(generation));
+                self.decide_made(Outcome::AppliedWithLosses, cause, made);
             }
             (Kind::Start | Kind::Resume, _) => {
                 self.phase = Phase::Serving;
-                let made = Some(generation).filter(|_| before != Some(generation));
                 self.decide_made(Outcome::Applied, Cause::Done, made);
             }
-            _ => self.decide_made(Outcome::Applied, Cause::Done, Some(generation)),
+            _ => self.decide_made(Outcome::Applied, Cause::Done, made),
         }
     }
 
@@ -200,9 +202,13 @@ impl Machine {
         self.decide(outcome, cause);
     }
 
-    /// Ends the active operation's load before its commit.
+    /// Ends the active operation's load, unless it is past calling off.
     pub(super) fn call_off_load(&mut self) {
-        if let Some(worker) = self.main().map(|worker| worker.key) {
+        let active = self.active.map(|operation| operation.key);
+        let ours = |worker: &&Worker| {
+            active.is_some() && worker.load.is_some_and(|load| load.owner == active && !load.is_committing())
+        };
+        if let Some(worker) = self.main().filter(ours).map(|worker| worker.key) {
             self.throw_away(worker, true);
         }
     }

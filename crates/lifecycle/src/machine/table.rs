@@ -134,13 +134,19 @@ impl Worker {
         matches!(self.stage, Stage::Serving | Stage::Drained) && self.load.is_none()
     }
 
+    /// Whether it may take new connections: it serves, or was told to and has not said yet that it does.
+    pub(super) fn may_accept(&self) -> bool {
+        let committing = self.load.is_some_and(|load| load.step == LoadStep::Committing);
+        self.stage == Stage::Serving || (self.stage == Stage::Loading && committing)
+    }
+
     /// Whether ending it now cuts connections, as far as anybody knows.
     pub(super) fn may_have_connections(&self) -> bool {
         match self.stage {
-            Stage::Serving | Stage::Draining => true,
+            Stage::Draining => true,
             // It has not said that it is drained.
             Stage::Stopping => self.drain.is_some(),
-            Stage::Starting | Stage::Loading | Stage::Drained | Stage::Killed => false,
+            _ => self.may_accept(),
         }
     }
 }

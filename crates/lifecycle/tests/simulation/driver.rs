@@ -1,0 +1,279 @@
+//! The driver as a model: it performs the machine's effects in the model world, by the letter of their
+//! documentation, and says so when they ask for something that makes no sense.
+
+use std::time::Duration;
+
+use handover_lifecycle::{
+    CandidateKey, Effect, Event, Exit, GenerationNumber, Kind, Machine, Message, Notice, Source, View,
+    WorkerKey,
+};
+
+use crate::journal::{Mode, Write};
+use crate::worker::{Act, listeners};
+use crate::world::{Happening, World};
+
+/// After so many supervisors nobody starts another one, until the weather is calm.
+const MANY_LIVES: u64 = 6;
+
+/// The supervisor's process around the machine.
+pub(crate) struct Driver {
+    pub(crate) machine: Machine,
+    pub(crate) view: View,
+    /// The listeners of what serves, and those bound for candidates.
+    pub(crate) held: u8,
+    pub(crate) bound: Vec<(CandidateKey, u8)>,
+    /// Bundles that are at hand, with the candidate that they came from.
+    pub(crate) bundles: Vec<(GenerationNumber, CandidateKey, u32)>,
+    /// Whether anything has served in this life, and whether the listeners were closed for good.
+    pub(crate) serves: bool,
+    pub(crate) closed: bool,
+    pub(crate) exit: Option<Exit>,
+    /// `RELOADING` was said and not yet `READY`.
+    pub(crate) reloading: bool,
+    /// Candidates that were committed or aborted: neither happens twice, nor one after the other.
+    pub(crate) committed: Vec<CandidateKey>,
+    pub(crate) aborted: Vec<CandidateKey>,
+    pub(crate) prepared: Vec<(CandidateKey, Source, bool)>,
+}
+
+impl Driver {
+    pub(crate) fn new(machine: Machine) -> Self {
+        let view = machine.view();
+        Self {
+            machine,
+            view,
+            held: 0,
+            bound: Vec::new(),
+            bundles: Vec::new(),
+            serves: false,
+            closed: false,
+            exit: None,
+            reloading: false,
+            committed: Vec::new(),
+            aborted: Vec::new(),
+            prepared: Vec::new(),
+        }
+    }
+
+    pub(crate) fn adopt(&mut self, generation: GenerationNumber, content: u32) {
+        self.held = listeners(content);
+        self.bundles.push((generation, CandidateKey(0), content));
+        self.serves = true;
+    }
+
+    pub(crate) fn holds(&self) -> u8 {
+        self.bound.iter().fold(self.held, |all, (_, bits)| all | bits)
+    }
+}
+
+impl World {
+    /// Tells the machine, does what it says, and looks whether every rule still holds.
+    pub(crate) fn feed(&mut self, event: Event) {
+        let now = self.machine_time();
+        let Some(driver) = &mut self.driver else { return };
+        let before = driver.view.phase;
+        if let Event::WorkerExited { worker } | Event::ChannelLost { worker } = event
+            && let Some(gone) = self.workers.iter_mut().find(|w| w.key == worker)
+        {
+            gone.heard = true;
+        }
+        let effects = driver.machine.step(now, event);
+        driver.view = driver.machine.view();
+        if self.trace.is_some() {
+            self.note(format!("    ▶ {event:?}"));
+        }
+        let effects = self.spoil(effects);
+        if let Event::Request { operation, .. } = event {
+            self.check_answered_at_once(operation, &effects);
+        }
+        for effect in effects {
+            if self.trace.is_some() {
+                self.note(format!("        ◀ {effect:?}"));
+            }
+            self.perform(effect, before);
+            self.check_listeners();
+        }
+        self.check_view();
+        if self.driver.as_ref().is_some_and(|driver| driver.exit.is_some()) {
+            self.end_supervisor();
+        }
+    }
+
+    pub(crate) fn bundle(&self, generation: GenerationNumber) -> Option<u32> {
+        let bundles = &self.driver.as_ref()?.bundles;
+        bundles.iter().find(|(number, ..)| *number == generation).map(|(_, _, content)| *content)
+    }
+
+    /// The bytes that the server is held to.
+    pub(crate) fn held_content(&self) -> Option<u32> {
+        self.bundle(self.driver.as_ref()?.view.held_to?)
+    }
+
+    fn perform(&mut self, effect: Effect, before: handover_lifecycle::Phase) {
+        self.check_effect(&effect, before);
+        let life = self.life;
+        match effect {
+            Effect::Started { operation } => self.op_started(operation),
+            Effect::Deferred { request } => self.op_deferred(request),
+            Effect::Joined { request, operation } => self.op_joined(request, operation),
+            Effect::Refuse { request, refusal } => self.op_refused(request, refusal),
+            Effect::Answer { operation, verdict, recorded } => self.op_answered(operation, verdict, recorded),
+            Effect::Progress { .. } => {}
+            Effect::StartWorker { worker } => self.spawn(worker),
+            Effect::Send { worker, message } => self.send(worker, message),
+            Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
+            Effect::KillWorker { worker } => {
+                // Now and then one cannot be killed at once.
+                let stuck = self.faulty(self.faults.kill);
+                let wait = if stuck { self.rng.millis(1_000, 40_000) } else { self.rng.millis(0, 10) };
+                if let Some(killed) = self.worker(worker) {
+                    let cut = killed.cuts_connections() && !killed.killed;
+                    killed.killed = true;
+                    self.later(wait, Happening::Kill { worker });
+                    self.ops.iter_mut().filter(|op| op.is_open()).for_each(|op| op.cut |= cut);
+                }
+            }
+            Effect::WriteIntent { operation, candidate, generation } => {
+                let content = self.candidate_content(candidate);
+                if let Some(driver) = &mut self.driver {
+                    driver.bundles.push((generation, candidate, content.unwrap_or_default()));
+                }
+                let write = Write::Intent { operation, generation, content: content.unwrap_or_default() };
+                self.begin_write(write);
+            }
+            Effect::WriteOutcome { operation, verdict } => {
+                self.op_decided(operation, verdict);
+                self.begin_write(Write::Outcome { operation, verdict });
+            }
+            Effect::Serve { candidate, generation, .. } => {
+                let content = self.candidate_content(candidate);
+                if let Some(driver) = &mut self.driver {
+                    driver.serves = true;
+                    if let Some(content) = content.filter(|_| !driver.closed) {
+                        driver.held = listeners(content);
+                    }
+                    driver.bound.clear();
+                    driver.bundles.retain(|(number, ..)| *number == generation);
+                }
+            }
+            Effect::Release { candidate } => {
+                if let Some(driver) = &mut self.driver {
+                    driver.bound.retain(|(key, _)| *key != candidate);
+                    driver.bundles.retain(|(_, key, _)| *key != candidate);
+                }
+            }
+            Effect::CloseListeners => {
+                if let Some(driver) = &mut self.driver {
+                    driver.closed = true;
+                    driver.held = 0;
+                    driver.bound.clear();
+                }
+            }
+            Effect::Notify(notice) => {
+                if let Some(driver) = &mut self.driver {
+                    driver.reloading = notice == Notice::Reloading;
+                }
+            }
+            Effect::Exit(exit) => {
+                debug_assert!(life == self.life);
+                if let Some(driver) = &mut self.driver {
+                    driver.exit = Some(exit);
+                }
+            }
+        }
+    }
+
+    /// What the candidate was built from: the driver got it as a bundle; here it is remembered.
+    pub(crate) fn candidate_content(&self, candidate: CandidateKey) -> Option<u32> {
+        self.tally.contents.iter().rev().find(|(key, _)| *key == candidate).map(|(_, content)| *content)
+    }
+
+    fn send(&mut self, key: WorkerKey, message: Message) {
+        let wait = self.rng.millis(0, 3);
+        let at = self.now + wait;
+        let life = self.life;
+        let Some(worker) = self.worker(key) else { return };
+        if !worker.connected || worker.life != life {
+            return;
+        }
+        worker.inbound = worker.inbound.max(at);
+        let at = worker.inbound;
+        self.at(at, Happening::ToWorker { worker: key, message });
+    }
+
+    fn bind(&mut self, worker: WorkerKey, candidate: CandidateKey, dry_run: bool) {
+        let content = self.worker(worker).and_then(|w| w.candidate).filter(|known| known.key == candidate);
+        if let (Some(known), false, Some(driver)) = (content, dry_run, &mut self.driver)
+            && !driver.closed
+        {
+            driver.bound.push((candidate, listeners(known.content)));
+        }
+        let slow = self.faulty(self.faults.slow);
+        let wait = if slow { self.rng.millis(2_000, 20_000) } else { self.rng.millis(0, 20) };
+        let life = self.life;
+        self.later(wait, Happening::ToSupervisor { life, event: Event::Bound { worker, candidate } });
+        let wait = wait + self.rng.millis(1, 40);
+        self.later(wait, Happening::Act { worker, act: Act::EndPrepare(candidate, true) });
+    }
+
+    fn begin_write(&mut self, write: Write) {
+        let (wait, ok) = self.journal.fate(&mut self.rng);
+        let life = self.life;
+        self.later(wait, Happening::EndWrite { life, write, ok });
+    }
+
+    pub(crate) fn end_write(&mut self, write: Write, ok: bool) {
+        if ok {
+            self.check_append(write);
+            self.journal.append(write);
+        }
+        let event = match (write, ok) {
+            (Write::Intent { operation, generation, .. }, true) => {
+                Event::IntentWritten { operation, generation }
+            }
+            (Write::Intent { operation, generation, .. }, false) => {
+                Event::IntentFailed { operation, generation }
+            }
+            (Write::Outcome { operation, .. }, true) => Event::OutcomeWritten { operation },
+            (Write::Outcome { operation, .. }, false) => Event::OutcomeFailed { operation },
+        };
+        self.feed(event);
+    }
+
+    /// A note that an operation began: not synced, and lost when the disk is full.
+    pub(crate) fn note_began(&mut self, operation: handover_lifecycle::OperationKey, kind: Kind) {
+        if self.journal.mode == Mode::Well && !self.journal.began.iter().any(|(key, _)| *key == operation) {
+            self.journal.began.push((operation, kind));
+        }
+    }
+
+    /// The process has ended by its own will. Somebody starts it again, later.
+    fn end_supervisor(&mut self) {
+        self.check_exit();
+        self.driver = None;
+        // A process manager starts it again, but not for ever.
+        if !self.calm && self.life < MANY_LIVES {
+            let wait = self.rng.millis(10, 10_000);
+            self.later(wait, Happening::StartSupervisor);
+        }
+    }
+
+    /// How long the deadlines of an operation of this kind can add up to.
+    pub(crate) fn bound(&self, kind: Kind, limit: Option<Duration>) -> Duration {
+        let l = &self.limits;
+        let load = l.prepare + l.journal + l.commit;
+        let replace = l.kill + l.backoff_longest + l.worker_start;
+        let record = (l.journal + l.journal_retry) * l.journal_attempts;
+        let end = l.drain_grace + l.stop_now + l.stop + l.kill;
+        let drain = limit.unwrap_or(l.drain).min(l.drain_longest);
+        let work = match kind {
+            Kind::Start | Kind::Resume => l.resume + replace + load,
+            Kind::Reload | Kind::DryRun => replace + load + load + (replace + load) * 2,
+            Kind::Action => l.action,
+            Kind::Drain => drain + end,
+            // What it overtakes may still be switching.
+            Kind::Stop => drain + end + l.commit + record,
+        };
+        work + end + record + Duration::from_secs(1)
+    }
+}

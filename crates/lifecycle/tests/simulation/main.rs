@@ -1,0 +1,185 @@
+//! The machine in a model world: a hundred thousand short lives of a server, each from one seed.
+//!
+//! Workers die, hang in every step, answer late, twice, or for candidates that are no more; the journal
+//! fails and hangs; the clock jumps; everything is asked for in every state; the supervisor is killed and its
+//! successor adopts the worker. In every step the six rules of the design are looked at (`rules.rs`,
+//! `ops.rs`). At the end of each run the weather turns calm: then the server must serve, and a reload and a
+//! stop must succeed, whatever went before.
+//!
+//! A seed that breaks a rule is printed with its trace. Replay it with `HANDOVER_SIM_SEED=<seed>`;
+//! `HANDOVER_SIM_SEEDS=<count>` runs more or fewer of them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod driver;
+mod journal;
+mod ops;
+mod rng;
+mod rules;
+mod sabotage;
+mod worker;
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use handover_lifecycle::Outcome;
+use rules::{Tally, Violation};
+use sabotage::Sabotage;
+use world::World;
+
+/// Seeds in the ordinary test run.
+const SEEDS: u64 = 100_000;
+
+/// Seeds within which each deliberate mistake must be noticed.
+const SABOTAGED_SEEDS: u64 = 2_000;
+
+fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, not a number")))
+}
+
+/// Runs seeds on all cores until one fails; the smallest one that failed is returned.
+fn run_seeds(count: u64, sabotage: Option<Sabotage>) -> (Tally, Option<(u64, Violation)>) {
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        let mut tally = Tally::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= count {
+                return (tally, None);
+            }
+            let world = World::run(seed, sabotage, false);
+            tally.add(&world.tally);
+            tally.steps += world.steps;
+            if let Some(violation) = world.violation {
+                next.store(count, Ordering::Relaxed);
+                return (tally, Some((seed, violation)));
+            }
+        }
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut all = Tally::default();
+    let mut failed: Option<(u64, Violation)> = None;
+    for (tally, failure) in results {
+        all.add(&tally);
+        if let Some((seed, violation)) = failure
+            && failed.as_ref().is_none_or(|(other, _)| seed < *other)
+        {
+            failed = Some((seed, violation));
+        }
+    }
+    (all, failed)
+}
+
+fn report(seed: u64) -> String {
+    let world = World::run(seed, None, true);
+    let trace = world.trace.unwrap_or_default().join("\n");
+    match world.violation {
+        Some(Violation { rule, text }) => {
+            format!("{trace}\n\nseed {seed} breaks rule {rule}: {text}\nreplay: HANDOVER_SIM_SEED={seed}")
+        }
+        None => format!("{trace}\n\nseed {seed} breaks no rule"),
+    }
+}
+
+#[test]
+#[allow(clippy::print_stderr)] // A trace is read by people.
+fn six_rules_hold_in_every_step_of_a_hundred_thousand_lives() {
+    if let Some(seed) = number_from("HANDOVER_SIM_SEED") {
+        let world = World::run(seed, None, true);
+        eprintln!("{}", report(seed));
+        assert!(world.violation.is_none(), "seed {seed} fails");
+        return;
+    }
+    let count = number_from("HANDOVER_SIM_SEEDS").unwrap_or(SEEDS);
+    let (tally, failed) = run_seeds(count, None);
+    if let Some((seed, _)) = failed {
+        panic!("{}", report(seed));
+    }
+    eprintln!("{count} seeds, {} happenings\n{tally:?}", tally.steps);
+    if count >= SEEDS {
+        assert_reaches_everything(&tally);
+    }
+}
+
+/// Every way to end that the machine has, by kind of operation, must have come up.
+fn assert_reaches_everything(tally: &Tally) {
+    use Outcome::{Applied, AppliedWithLosses, NotReady, Rejected, RolledBack, Unchanged, Unknown};
+    let expected: [&[Outcome]; 7] = [
+        &[Applied, Unchanged, Rejected, NotReady, Unknown],
+        &[Applied, Unchanged, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
+        &[Unchanged, Rejected, NotReady],
+        &[Applied, NotReady, Unknown],
+        &[Applied, Unchanged, RolledBack, AppliedWithLosses],
+        &[Applied, Unchanged, Rejected, NotReady],
+        &[Applied, AppliedWithLosses],
+    ];
+    for ((kind, seen), expected) in Tally::KINDS.iter().zip(&tally.ends).zip(expected) {
+        for (outcome, count) in Outcome::ALL.iter().zip(seen) {
+            if expected.contains(outcome) {
+                assert!(*count > 0, "no {kind:?} ended as {outcome}: the simulation does not come there");
+            } else {
+                assert_eq!(*count, 0, "a {kind:?} ended as {outcome}");
+            }
+        }
+    }
+    for count in [tally.adopted, tally.joined, tally.deferred, tally.refused, tally.unrecorded] {
+        assert!(count > 0, "the simulation does not come everywhere: {tally:?}");
+    }
+}
+
+fn assert_noticed(sabotage: Sabotage, rules: &[u8]) {
+    let (_, failed) = run_seeds(SABOTAGED_SEEDS, Some(sabotage));
+    let Some((seed, violation)) = failed else {
+        panic!("{sabotage:?} went unnoticed");
+    };
+    assert!(rules.contains(&violation.rule), "{sabotage:?} was noticed in seed {seed} as {violation:?}");
+}
+
+#[test]
+fn closing_a_listener_that_serves_is_noticed() {
+    assert_noticed(Sabotage::ReleasesTooMuch, &[1]);
+}
+
+#[test]
+fn a_request_without_an_answer_is_noticed() {
+    assert_noticed(Sabotage::SaysNothingWhenBusy, &[2]);
+}
+
+#[test]
+fn an_answer_before_the_journal_is_noticed() {
+    assert_noticed(Sabotage::AnswersBeforeWriting, &[3]);
+}
+
+#[test]
+fn an_operation_that_never_ends_is_noticed() {
+    assert_noticed(Sabotage::NeverAnswers, &[3, 6]);
+}
+
+#[test]
+fn a_failed_operation_that_changes_what_serves_is_noticed() {
+    assert_noticed(Sabotage::CommitsDryRuns, &[4]);
+    assert_noticed(Sabotage::KillsTheServingWorker, &[4]);
+}
+
+#[test]
+fn letting_go_before_the_proof_is_noticed() {
+    assert_noticed(Sabotage::LetsGoTooEarly, &[5]);
+}
+
+#[test]
+fn reporting_what_does_not_serve_is_noticed() {
+    assert_noticed(Sabotage::ReportsWhatShouldServe, &[6]);
+}
+
+#[test]
+fn one_seed_always_gives_the_same_life() {
+    for seed in 0..50 {
+        let (one, other) = (World::run(seed, None, true), World::run(seed, None, true));
+        assert_eq!(one.trace, other.trace, "seed {seed}");
+    }
+}

@@ -1,0 +1,332 @@
+//! What the world remembers about every request, and the rules about answers: 2, 3, 4 and half of 6.
+
+use std::time::Duration;
+
+use handover_lifecycle::{
+    Asked, Caller, Effect, GenerationNumber, Kind, OperationKey, Outcome, Refusal, Request, Verdict,
+};
+
+use crate::journal::Write;
+use crate::world::World;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Asked,
+    Deferred,
+    Started,
+    /// The outcome is decided (its writing was asked for).
+    Decided(Verdict),
+    Answered(Verdict),
+    Joined,
+    Refused,
+    /// Its supervisor died.
+    Abandoned,
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Op {
+    pub(crate) key: OperationKey,
+    pub(crate) kind: Kind,
+    pub(crate) limit: Option<Duration>,
+    pub(crate) state: State,
+    /// A reload that claims success must have read the disk as it was then, or later.
+    pub(crate) must_include: u32,
+    /// It has begun to read the disk.
+    pub(crate) read: bool,
+    pub(crate) held_at_start: Option<GenerationNumber>,
+    /// When it must have been answered.
+    pub(crate) by: Duration,
+    /// A worker died since it began with connections that may have been cut.
+    pub(crate) cut: bool,
+    /// It was left over by an earlier supervisor.
+    pub(crate) left_over: bool,
+}
+
+impl Op {
+    pub(crate) fn new(key: OperationKey, asked: Asked, now: Duration, disk: u32) -> Self {
+        let limit = match asked.request {
+            Request::Drain { limit } => limit,
+            Request::Stop { now: true, .. } => Some(Duration::ZERO),
+            Request::Stop { now: false, limit } => limit,
+            _ => None,
+        };
+        Self {
+            key,
+            kind: asked.request.kind(),
+            limit,
+            state: State::Asked,
+            must_include: disk,
+            read: false,
+            held_at_start: None,
+            by: now,
+            cut: false,
+            left_over: false,
+        }
+    }
+
+    pub(crate) fn start(key: OperationKey, now: Duration, disk: u32) -> Self {
+        let request = Request::Reload { dry_run: false };
+        let asked = Asked { request, caller: Caller::Waiting, expected: None };
+        Self { kind: Kind::Start, ..Self::new(key, asked, now, disk) }
+    }
+
+    /// Begun and not answered.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Started | State::Decided(_))
+    }
+}
+
+impl World {
+    fn op(&mut self, key: OperationKey) -> Option<&mut Op> {
+        self.ops.iter_mut().find(|op| op.key == key)
+    }
+
+    pub(crate) fn is_answered(&self, key: OperationKey) -> bool {
+        self.ops
+            .iter()
+            .find(|op| op.key == key)
+            .is_some_and(|op| matches!(op.state, State::Answered(_) | State::Refused | State::Joined))
+    }
+
+    /// Rule 2: every request has an answer in the step that it came in.
+    pub(crate) fn check_answered_at_once(&mut self, request: OperationKey, effects: &[Effect]) {
+        let answers = effects
+            .iter()
+            .filter(|effect| match effect {
+                Effect::Started { operation } => *operation == request,
+                Effect::Joined { request: key, .. }
+                | Effect::Deferred { request: key }
+                | Effect::Refuse { request: key, .. } => *key == request,
+                _ => false,
+            })
+            .count();
+        // A reload that is remembered and whose turn comes in the same step is deferred and started.
+        if answers == 0 || answers > 2 {
+            self.break_rule(2, format!("{request} was answered {answers} times at once"));
+        }
+    }
+
+    pub(crate) fn op_started(&mut self, key: OperationKey) {
+        let Some(op) = self.op(key).copied() else {
+            return self.break_rule(2, format!("{key} was started and never asked for"));
+        };
+        if !matches!(op.state, State::Asked | State::Deferred) {
+            self.break_rule(2, format!("{key} was started as {:?}", op.state));
+        }
+        let overtakes = op.kind == Kind::Stop;
+        let preempts = overtakes || op.kind == Kind::Resume;
+        for other in self.ops.clone() {
+            let undecided = other.state == State::Started && !other.left_over;
+            if (undecided && !overtakes) || (other.is_open() && !preempts && !other.left_over) {
+                self.break_rule(2, format!("{key} was started while {} was active", other.key));
+            }
+        }
+        let held_to = self.driver.as_ref().and_then(|driver| driver.view.held_to);
+        let by = self.now + self.bound(op.kind, op.limit);
+        if let Some(op) = self.op(key) {
+            op.state = State::Started;
+            op.held_at_start = held_to;
+            op.by = by;
+        }
+        if overtakes {
+            // Those that it overtook end with it.
+            for other in self.ops.iter_mut().filter(|other| other.is_open()) {
+                other.by = other.by.max(by);
+            }
+        }
+        self.note_began(key, op.kind);
+    }
+
+    pub(crate) fn op_deferred(&mut self, key: OperationKey) {
+        self.tally.deferred += 1;
+        if let Some(op) = self.op(key) {
+            op.state = State::Deferred;
+        }
+        self.note_began(key, Kind::Reload);
+    }
+
+    pub(crate) fn op_joined(&mut self, request: OperationKey, target: OperationKey) {
+        self.tally.joined += 1;
+        let Some(joined) = self.op(request).copied() else { return };
+        let Some(op) = self.op(target).copied() else {
+            return self.break_rule(2, format!("{request} joined {target}, which is not there"));
+        };
+        if !op.is_open() && op.state != State::Deferred {
+            self.break_rule(2, format!("{request} joined {target}, which is over"));
+        }
+        if op.kind != joined.kind {
+            self.break_rule(2, format!("{request} joined {target}, which does something else"));
+        }
+        if op.read && op.kind == Kind::Reload {
+            self.break_rule(6, format!("{request} joined {target}, which had read the disk before"));
+        }
+        if let Some(op) = self.op(target) {
+            op.must_include = op.must_include.max(joined.must_include);
+        }
+        if let Some(joined) = self.op(request) {
+            joined.state = State::Joined;
+        }
+    }
+
+    pub(crate) fn op_refused(&mut self, key: OperationKey, refusal: Refusal) {
+        self.tally.refused += 1;
+        if let Refusal::Busy { running, .. } = refusal
+            && !self.op(running).is_some_and(|op| op.is_open())
+        {
+            self.break_rule(2, format!("{key} was refused because of {running}, which does not run"));
+        }
+        if self.calm && !matches!(refusal, Refusal::Busy { .. }) {
+            self.break_rule(4, format!("{key} was refused in calm weather: {refusal}"));
+        }
+        match self.op(key) {
+            Some(op) if matches!(op.state, State::Asked | State::Deferred) => op.state = State::Refused,
+            _ => self.break_rule(2, format!("{key} was refused after it had begun")),
+        }
+    }
+
+    pub(crate) fn op_decided(&mut self, key: OperationKey, verdict: Verdict) {
+        let Some(op) = self.op(key) else {
+            return self.break_rule(3, format!("an outcome of {key}, which is not there"));
+        };
+        match op.state {
+            State::Started => {
+                op.state = State::Decided(verdict);
+                let op = *op;
+                if !op.left_over {
+                    self.tally.count(op.kind, verdict);
+                    self.check_verdict(&op, verdict);
+                }
+            }
+            // Written again because the journal failed.
+            State::Decided(before) if before == verdict => {}
+            state => self.break_rule(3, format!("{key} ends as {verdict:?} and is {state:?}")),
+        }
+    }
+
+    pub(crate) fn op_answered(&mut self, key: OperationKey, verdict: Verdict, recorded: bool) {
+        let written = self.journal.outcome(key);
+        let calm = self.calm;
+        let Some(op) = self.op(key) else {
+            return self.break_rule(3, format!("an answer for {key}, which is not there"));
+        };
+        if op.state != State::Decided(verdict) {
+            let state = op.state;
+            return self.break_rule(3, format!("{key} is answered {verdict:?} and is {state:?}"));
+        }
+        op.state = State::Answered(verdict);
+        if recorded && written != Some(verdict) {
+            self.break_rule(3, format!("{key} is answered {verdict:?}; the journal says {written:?}"));
+        }
+        if !recorded {
+            self.tally.unrecorded += 1;
+            if calm && self.jumped != Some(self.now) && !self.tally.journal_trouble {
+                self.break_rule(3, format!("{key} is answered unrecorded by a journal that is well"));
+            }
+        }
+    }
+
+    /// The journal never says two things about one operation, nor two about one number.
+    pub(crate) fn check_append(&mut self, write: Write) {
+        match write {
+            Write::Outcome { operation, verdict } => {
+                if self.journal.outcome(operation).is_some_and(|before| before != verdict) {
+                    self.break_rule(3, format!("a second outcome for {operation} in the journal"));
+                }
+            }
+            Write::Intent { generation, content, .. } => {
+                if self.journal.content(generation).is_some_and(|before| before != content) {
+                    self.break_rule(6, format!("{generation} was given to two states"));
+                }
+            }
+        }
+    }
+
+    /// Rule 3, the bounded time.
+    pub(crate) fn check_time(&mut self) {
+        if self.driver.is_none() {
+            return;
+        }
+        let now = self.now;
+        if let Some(late) = self.ops.iter().find(|op| op.is_open() && op.by < now).copied() {
+            self.break_rule(3, format!("{} ({:?}) has not ended in time", late.key, late.kind));
+        }
+    }
+
+    /// An operation in the journal without an end is one again, for the next supervisor.
+    pub(crate) fn reopen(&mut self, key: OperationKey, kind: Kind) {
+        let by = self.now + self.bound(kind, None);
+        if let Some(op) = self.op(key) {
+            *op = Op { state: State::Started, by, left_over: true, ..*op };
+        }
+    }
+
+    pub(crate) fn abandon_ops(&mut self) {
+        for op in &mut self.ops {
+            if op.is_open() || matches!(op.state, State::Deferred | State::Asked) {
+                op.state = State::Abandoned;
+            }
+        }
+    }
+
+    /// What an outcome says must be so at the moment at which it is decided.
+    fn check_verdict(&mut self, op: &Op, verdict: Verdict) {
+        use Outcome::{Applied, AppliedWithLosses, NotReady, Rejected, RolledBack, Unchanged, Unknown};
+        let Some(driver) = &self.driver else { return };
+        let held_to = driver.view.held_to;
+        let content = held_to.and_then(|number| self.bundle(number));
+        let worker =
+            self.workers.iter().find(|worker| worker.alive && !worker.killed && worker.serving.is_some());
+        let serving = worker.and_then(|worker| worker.serving).map(|(number, _)| number);
+        let accepting = worker.is_some_and(|worker| worker.accepting);
+        let drained = worker.and_then(|worker| worker.drained);
+        let fresh = content.is_some_and(|content| content >= op.must_include);
+        let name = format!("{} ({:?}) {:?}", op.key, op.kind, verdict);
+        let wrong = match (op.kind, verdict.outcome) {
+            (Kind::Reload | Kind::Start, Applied | AppliedWithLosses | RolledBack | Unchanged)
+                if serving.is_some() && serving != held_to =>
+            {
+                Some((6, format!("{serving:?} serves")))
+            }
+            (Kind::Reload, Applied | AppliedWithLosses | Unchanged) if !fresh => Some((
+                6,
+                format!("what serves ({content:?}) is older than the request ({})", op.must_include),
+            )),
+            (Kind::Reload, Applied | AppliedWithLosses)
+                if verdict.made.is_none() || verdict.made != held_to =>
+            {
+                Some((6, format!("the server is held to {held_to:?}")))
+            }
+            (Kind::Reload, Unchanged | Rejected | NotReady | RolledBack)
+            | (Kind::DryRun | Kind::Action, _)
+                if held_to != op.held_at_start =>
+            {
+                Some((4, format!("{:?} was served before, {held_to:?} is now", op.held_at_start)))
+            }
+            (Kind::Reload, Rejected | NotReady) | (Kind::DryRun | Kind::Action, _)
+                if serving.is_some() && serving != held_to =>
+            {
+                Some((4, format!("{serving:?} serves, not {held_to:?}")))
+            }
+            (Kind::DryRun, Applied | AppliedWithLosses | RolledBack | Unknown) => {
+                Some((4, "a dry run says that it did something".to_owned()))
+            }
+            (Kind::Drain, Applied | AppliedWithLosses) if accepting => Some((6, "it accepts".to_owned())),
+            (Kind::Drain, Applied) if worker.is_some() && drained != Some(true) => {
+                Some((6, "it was not drained cleanly".to_owned()))
+            }
+            (Kind::Drain | Kind::Stop, Applied) if op.cut => Some((6, "connections were cut".to_owned())),
+            (Kind::Resume, Applied | Unchanged) if worker.is_some() && !accepting => {
+                Some((6, "it does not accept".to_owned()))
+            }
+            (Kind::Stop, _) if worker.is_some() => Some((6, "a worker lives".to_owned())),
+            _ if verdict.serving != held_to && op.kind != Kind::Start => {
+                Some((6, format!("the server is held to {held_to:?}")))
+            }
+            _ => None,
+        };
+        if let Some((rule, why)) = wrong {
+            self.break_rule(rule, format!("{name}, but {why}"));
+        }
+    }
+}

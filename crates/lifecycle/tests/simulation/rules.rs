@@ -1,0 +1,291 @@
+//! The rules about what serves: 1, 4, 5 and 6, looked at in every step; and what must be so at rest.
+
+use handover_lifecycle::{
+    Asked, Caller, CandidateKey, Effect, Kind, Message, Outcome, Phase, Request, Role, Source, Stage,
+    Verdict, WorkerKey,
+};
+
+pub(crate) use crate::ops::Op;
+use crate::ops::State;
+use crate::worker::listeners;
+use crate::world::World;
+
+/// The first rule that was broken.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    pub(crate) rule: u8,
+    pub(crate) text: String,
+}
+
+/// What a run, or all of them, has seen: a simulation that never comes to a place does not check it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) ends: [[u64; 7]; 7],
+    pub(crate) adopted: u64,
+    pub(crate) joined: u64,
+    pub(crate) deferred: u64,
+    pub(crate) refused: u64,
+    pub(crate) unrecorded: u64,
+    pub(crate) steps: u64,
+    pub(crate) journal_trouble: bool,
+    /// What each candidate of this run was built from.
+    pub(crate) contents: Vec<(CandidateKey, u32)>,
+}
+
+impl Tally {
+    pub(crate) const KINDS: [Kind; 7] =
+        [Kind::Start, Kind::Reload, Kind::DryRun, Kind::Action, Kind::Drain, Kind::Resume, Kind::Stop];
+
+    pub(crate) fn count(&mut self, kind: Kind, verdict: Verdict) {
+        let kind = Self::KINDS.iter().position(|known| *known == kind).unwrap();
+        let outcome = Outcome::ALL.iter().position(|known| *known == verdict.outcome).unwrap();
+        self.ends[kind][outcome] += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (row, others) in self.ends.iter_mut().zip(&other.ends) {
+            for (cell, more) in row.iter_mut().zip(others) {
+                *cell += more;
+            }
+        }
+        self.adopted += other.adopted;
+        self.joined += other.joined;
+        self.deferred += other.deferred;
+        self.refused += other.refused;
+        self.unrecorded += other.unrecorded;
+        self.steps += other.steps;
+    }
+}
+
+impl World {
+    pub(crate) fn break_rule(&mut self, rule: u8, text: String) {
+        self.note(format!("!!! rule {rule}: {text}"));
+        if self.violation.is_none() {
+            self.violation = Some(Violation { rule, text });
+        }
+    }
+
+    /// Rule 1: the supervisor holds every listener of what serves, or is to serve again. The worker may
+    /// die at any moment.
+    pub(crate) fn check_listeners(&mut self) {
+        let Some(driver) = &self.driver else { return };
+        if !driver.serves || driver.closed {
+            return;
+        }
+        let served = self
+            .workers
+            .iter()
+            .find(|worker| worker.alive && !worker.killed)
+            .and_then(|worker| worker.serving)
+            .map(|(_, content)| content);
+        let Some(content) = served.or_else(|| self.held_content()) else { return };
+        let (needed, held) = (listeners(content), driver.holds());
+        if held & needed != needed {
+            self.break_rule(1, format!("listeners {needed:#b} are needed, {held:#b} are held"));
+        }
+    }
+
+    /// What the machine wants done must make sense in the world as it is.
+    pub(crate) fn check_effect(&mut self, effect: &Effect, before: Phase) {
+        match *effect {
+            Effect::Send { worker, message } => self.check_message(worker, message),
+            Effect::KillWorker { worker } => {
+                let healthy =
+                    self.worker(worker).is_some_and(|w| w.serving.is_some() && w.connected && !w.sick);
+                let served = matches!(before, Phase::Serving | Phase::Drained);
+                // A switch that takes too long ends it, and so does a clock that jumps over its deadline.
+                if healthy && served && self.jumped != Some(self.now) {
+                    self.break_rule(4, format!("{worker} served well and is killed"));
+                }
+            }
+            Effect::StartWorker { worker } => {
+                if let Some(other) = self.workers.iter().find(|other| other.alive && !other.killed) {
+                    let other = other.key;
+                    self.break_rule(5, format!("{worker} is started while {other} lives"));
+                }
+            }
+            Effect::Serve { worker, candidate, generation } => {
+                let said =
+                    self.workers.iter().any(|w| w.key == worker && w.said_committed == Some(candidate));
+                if !said {
+                    self.break_rule(
+                        5,
+                        format!("the old listeners go before {generation} has proved that it serves"),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check_message(&mut self, worker: WorkerKey, message: Message) {
+        let Some(driver) = &mut self.driver else { return };
+        let phase = driver.view.phase;
+        match message {
+            Message::Prepare { candidate, source, dry_run, .. } => {
+                driver.prepared.push((candidate, source, dry_run));
+                if let Source::Generation(number) = source {
+                    match self.bundle(number) {
+                        Some(content) => self.tally.contents.push((candidate, content)),
+                        None => self.break_rule(4, format!("{number} has no bundle to be loaded from")),
+                    }
+                }
+                if source == Source::Disk && !dry_run {
+                    let reads =
+                        |op: &&mut Op| op.state == State::Started && op.kind == Kind::Reload && !op.left_over;
+                    if let Some(op) = self.ops.iter_mut().find(reads) {
+                        op.read = true;
+                    }
+                }
+            }
+            Message::Abort { candidate } => {
+                driver.aborted.push(candidate);
+                if driver.committed.contains(&candidate) {
+                    self.break_rule(4, format!("{candidate} is aborted after its commit"));
+                }
+            }
+            Message::Commit { candidate } => self.check_commit(worker, candidate),
+            Message::Drain { .. } | Message::Stop { .. } => {
+                if !matches!(phase, Phase::Draining | Phase::Stopping) {
+                    self.break_rule(4, format!("{worker} is sent away while {phase:?}"));
+                }
+            }
+            Message::Resume { .. } | Message::Action { .. } => {}
+        }
+    }
+
+    fn check_commit(&mut self, worker: WorkerKey, candidate: CandidateKey) {
+        let Some(driver) = &mut self.driver else { return };
+        let twice = driver.committed.contains(&candidate) || driver.aborted.contains(&candidate);
+        driver.committed.push(candidate);
+        let known = driver.prepared.iter().find(|(key, ..)| *key == candidate).copied();
+        let from_disk = matches!(known, Some((_, Source::Disk, _)));
+        if twice || known.is_none_or(|(_, _, dry_run)| dry_run) {
+            return self.break_rule(4, format!("{candidate} is committed and must not be"));
+        }
+        let starting =
+            self.ops.iter().any(|op| op.kind == Kind::Start && op.state == State::Started && !op.left_over);
+        let Some(prepared) = self.worker(worker).and_then(|w| w.candidate).filter(|c| c.key == candidate)
+        else {
+            return;
+        };
+        if !prepared.prepared {
+            self.break_rule(5, format!("{candidate} is committed before it is prepared"));
+        }
+        if from_disk && !starting && self.journal.content(prepared.generation) != Some(prepared.content) {
+            self.break_rule(3, format!("{candidate} is committed and its intent is not in the journal"));
+        }
+    }
+
+    /// Rule 6: what `status` says is what the processes do.
+    pub(crate) fn check_view(&mut self) {
+        let Some(driver) = &self.driver else { return };
+        let view = &driver.view;
+        let main = view.workers.iter().find(|w| w.role == Role::Serving && w.stage != Stage::Killed);
+        let main = main.and_then(|main| self.workers.iter().find(|worker| worker.key == main.worker));
+        let mut wrong = None;
+        if let Some(reported) = view.serving {
+            wrong = match main {
+                Some(worker) if worker.alive => match worker.serving {
+                    Some((number, content)) if number == reported => {
+                        let bundle = self.bundle(number);
+                        (bundle != Some(content)).then(|| format!("{number} has other bytes than {bundle:?}"))
+                    }
+                    Some((number, _)) if view.committing == Some(number) => None,
+                    serving => Some(format!("{reported} is reported, {serving:?} serves")),
+                },
+                // It died, and nobody has heard of it yet.
+                Some(worker) if !worker.heard => None,
+                _ => Some(format!("{reported} is reported, no worker lives")),
+            };
+        } else if let Some((number, _)) = self
+            .workers
+            .iter()
+            .find(|w| {
+                w.alive && !w.killed && w.connected && w.life == self.life && !self.was_told_to_end(w.key)
+            })
+            .and_then(|worker| worker.serving)
+            && view.committing != Some(number)
+        {
+            wrong = Some(format!("{number} serves and is not reported"));
+        }
+        let open = self.ops.iter().find(|op| op.is_open());
+        if open.is_some() != view.operation.is_some() {
+            wrong = Some(format!("{open:?} is open, {:?} is reported", view.operation));
+        }
+        if let Some(why) = wrong {
+            self.break_rule(6, why);
+        }
+    }
+
+    fn was_told_to_end(&self, worker: WorkerKey) -> bool {
+        let workers = self.driver.as_ref().map(|driver| &driver.view.workers);
+        workers.is_some_and(|all| all.iter().any(|w| w.worker == worker && w.stage == Stage::Stopping))
+    }
+
+    pub(crate) fn check_exit(&mut self) {
+        if let Some(op) = self.ops.iter().find(|op| op.is_open() || op.state == State::Deferred).copied() {
+            self.break_rule(3, format!("the supervisor ends and {} ({:?}) has no answer", op.key, op.kind));
+        }
+        if let Some(worker) = self.workers.iter().find(|worker| worker.alive && !worker.killed) {
+            let key = worker.key;
+            self.break_rule(1, format!("the supervisor ends and {key} lives"));
+        }
+    }
+
+    /// Nothing happens any more by itself: nothing may be left half done.
+    pub(crate) fn check_at_rest(&mut self) {
+        if self.violation.is_some() {
+            return;
+        }
+        let Some(driver) = &self.driver else {
+            return self.break_rule(3, "the server does not start in calm weather".to_owned());
+        };
+        let view = &driver.view;
+        let worker = self.workers.iter().find(|worker| worker.alive && !worker.killed);
+        let open = self.ops.iter().find(|op| op.is_open());
+        let well = match view.phase {
+            Phase::Serving => {
+                view.serving.is_some()
+                    && view.deferred.is_none()
+                    && worker.is_some_and(|w| w.accepting && w.drain.is_none() && w.candidate.is_none())
+            }
+            Phase::Drained => !worker.is_some_and(|worker| worker.accepting),
+            _ => false,
+        };
+        let tidy = driver.bound.is_empty()
+            && !driver.reloading
+            && self.held_content().map(listeners) == Some(driver.held)
+            && view.serving.is_none_or(|number| view.held_to == Some(number));
+        if !well || !tidy || open.is_some() {
+            let text = format!(
+                "left over at rest: {view:?}, held {:#b}, bound {:?}, reloading {}, {worker:?}, {open:?}",
+                driver.held, driver.bound, driver.reloading
+            );
+            self.break_rule(4, text);
+        }
+    }
+
+    /// In calm weather, what is asked for is done, whatever went before.
+    pub(crate) fn expect_end(&mut self, request: Request, outcome: &str) {
+        for _ in 0..2 {
+            if self.violation.is_some() {
+                return;
+            }
+            let asked = Asked { request, caller: Caller::Waiting, expected: None };
+            let Some(key) = self.ask(asked) else {
+                return self.break_rule(3, "nobody is there to be asked".to_owned());
+            };
+            self.go_until(Some(key));
+            match self.ops.iter().find(|op| op.key == key).map(|op| op.state) {
+                Some(State::Answered(verdict)) if verdict.outcome.as_str() == outcome => return,
+                // A remembered reload came first.
+                Some(State::Refused) => self.go_until(None),
+                state => {
+                    let text = format!("in calm weather {request:?} should be {outcome} and is {state:?}");
+                    return self.break_rule(4, text);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Workers as a model: they read the disk, prepare, switch, drain — and die, hang, or speak twice.
+
+use std::time::Duration;
+
+use handover_lifecycle::{
+    CallKey, CandidateKey, Event, GenerationNumber, Message, OperationKey, Source, WorkerKey,
+};
+
+use crate::world::{Happening, World};
+
+/// What a worker has prepared or is preparing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) key: CandidateKey,
+    pub(crate) generation: GenerationNumber,
+    pub(crate) content: u32,
+    pub(crate) prepared: bool,
+    /// The commit has arrived: from here the worker switches whatever happens to its supervisor.
+    pub(crate) committing: bool,
+}
+
+/// One worker process.
+#[derive(Clone, Debug)]
+pub(crate) struct Worker {
+    pub(crate) key: WorkerKey,
+    pub(crate) alive: bool,
+    /// It was sent SIGKILL, or is one of the rare ones that this does not end at once.
+    pub(crate) killed: bool,
+    /// The supervisor that it talks to, and whether the channel is whole.
+    pub(crate) life: u64,
+    pub(crate) connected: bool,
+    pub(crate) serving: Option<(GenerationNumber, u32)>,
+    pub(crate) accepting: bool,
+    pub(crate) candidate: Option<Candidate>,
+    pub(crate) drain: Option<CallKey>,
+    resuming: Option<CallKey>,
+    /// Something in it hangs: it may be killed for good reason.
+    pub(crate) sick: bool,
+    /// The last message on the way to it and from it: channels keep their order.
+    pub(crate) inbound: Duration,
+    pub(crate) outbound: Duration,
+    /// The last candidate that it said was committed, for rule 5.
+    pub(crate) said_committed: Option<CandidateKey>,
+    /// Whether its drain has ended, and cleanly.
+    pub(crate) drained: Option<bool>,
+    /// Whether the supervisor knows that it is gone.
+    pub(crate) heard: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(key: WorkerKey, life: u64) -> Self {
+        Self {
+            key,
+            alive: true,
+            killed: false,
+            life,
+            connected: true,
+            serving: None,
+            accepting: false,
+            candidate: None,
+            drain: None,
+            resuming: None,
+            sick: false,
+            inbound: Duration::ZERO,
+            outbound: Duration::ZERO,
+            said_committed: None,
+            drained: None,
+            heard: false,
+        }
+    }
+}
+
+/// What a worker does some time after it was told to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Act {
+    Hello,
+    /// Has read its configuration and names its listeners.
+    Need(CandidateKey),
+    /// Has built everything, or found a mistake.
+    EndPrepare(CandidateKey, bool),
+    /// Every thread has switched.
+    Switch(CandidateKey),
+    EndDrain(CallKey, bool),
+    Resume(CallKey),
+    EndAction(CallKey, bool),
+    Exit,
+    Die,
+    LoseChannel,
+}
+
+/// The listeners that a configuration needs, as bits.
+pub(crate) fn listeners(content: u32) -> u8 {
+    1 | (2 << (content % 3))
+}
+
+impl World {
+    pub(crate) fn worker(&mut self, key: WorkerKey) -> Option<&mut Worker> {
+        self.workers.iter_mut().find(|worker| worker.key == key && worker.alive)
+    }
+
+    fn act_later(&mut self, worker: WorkerKey, low: u64, high: u64, act: Act) {
+        let wait = self.rng.millis(low, high);
+        self.later(wait, Happening::Act { worker, act });
+    }
+
+    /// A message from a worker: arrives in order, if the channel lives.
+    pub(crate) fn say(&mut self, key: WorkerKey, event: Event) {
+        let wait = self.rng.millis(0, 5);
+        let at = self.now + wait;
+        let Some(worker) = self.worker(key) else { return };
+        if !worker.connected {
+            return;
+        }
+        worker.outbound = worker.outbound.max(at);
+        let (at, life) = (worker.outbound, worker.life);
+        self.at(at, Happening::ToSupervisor { life, event });
+        if self.faulty(self.faults.twice) {
+            let again = self.now + self.rng.millis(0, 40);
+            let at = at.max(again);
+            if let Some(worker) = self.worker(key) {
+                worker.outbound = worker.outbound.max(at);
+            }
+            self.at(at, Happening::ToSupervisor { life, event });
+        }
+    }
+
+    fn sicken(&mut self, key: WorkerKey) {
+        if let Some(worker) = self.worker(key) {
+            worker.sick = true;
+        }
+    }
+
+    /// A process begins.
+    pub(crate) fn spawn(&mut self, key: WorkerKey) {
+        if self.faulty(self.faults.start) {
+            match self.rng.below(3) {
+                0 => {
+                    let (wait, life) = (self.rng.millis(0, 20), self.life);
+                    let event = Event::WorkerNotStarted { worker: key };
+                    return self.later(wait, Happening::ToSupervisor { life, event });
+                }
+                1 => self.act_later(key, 0, 300, Act::Die),
+                _ => {}
+            }
+            self.workers.push(Worker::new(key, self.life));
+            return;
+        }
+        self.workers.push(Worker::new(key, self.life));
+        self.act_later(key, 5, 150, Act::Hello);
+        if self.faulty(self.faults.die) {
+            self.act_later(key, 0, 60_000, Act::Die);
+        }
+        if self.faulty(self.faults.channel) {
+            self.act_later(key, 0, 20_000, Act::LoseChannel);
+        }
+    }
+
+    /// The supervisor is gone: a worker that serves goes on, one that does not has no reason to.
+    pub(crate) fn orphan(&mut self, key: WorkerKey) {
+        let Some(worker) = self.worker(key) else { return };
+        worker.connected = false;
+        if worker.candidate.is_some_and(|candidate| !candidate.committing) {
+            worker.candidate = None;
+        }
+        if worker.serving.is_none() && worker.candidate.is_none() {
+            worker.alive = false;
+        }
+    }
+
+    pub(crate) fn receive(&mut self, key: WorkerKey, message: Message) {
+        if self.worker(key).is_none() {
+            return;
+        }
+        match message {
+            Message::Prepare { candidate, generation, source, .. } => {
+                self.receive_prepare(key, candidate, generation, source);
+            }
+            Message::Commit { candidate } => self.receive_commit(key, candidate),
+            Message::Abort { candidate } => {
+                let Some(worker) = self.worker(key) else { return };
+                worker.candidate = worker.candidate.filter(|known| known.key != candidate);
+                // A late word about a candidate that is no more.
+                if self.faulty(self.faults.stray) {
+                    let event = match self.rng.below(4) {
+                        0 => Event::Need { worker: key, candidate },
+                        1 => Event::Rejected { worker: key, candidate },
+                        2 => Event::Committed { worker: key, candidate },
+                        _ => Event::Prepared { worker: key, candidate, unchanged: false },
+                    };
+                    self.say(key, event);
+                }
+            }
+            Message::Drain { call, limit } => self.receive_drain(key, call, limit),
+            Message::Resume { call } => {
+                if let Some(worker) = self.worker(key) {
+                    worker.drain = None;
+                    worker.resuming = Some(call);
+                }
+                if self.faulty(self.faults.hang) {
+                    self.sicken(key);
+                } else {
+                    self.act_later(key, 0, 20, Act::Resume(call));
+                }
+            }
+            Message::Action { call, operation } => self.receive_action(key, call, operation),
+            Message::Stop { now } => {
+                if let Some(worker) = self.worker(key) {
+                    worker.accepting = false;
+                }
+                if self.faulty(self.faults.hang) {
+                    self.sicken(key);
+                } else {
+                    self.act_later(key, 0, if now { 10 } else { 50 }, Act::Exit);
+                }
+            }
+        }
+    }
+
+    fn receive_prepare(
+        &mut self,
+        key: WorkerKey,
+        candidate: CandidateKey,
+        generation: GenerationNumber,
+        source: Source,
+    ) {
+        let (content, broken) = match source {
+            Source::Disk => (self.disk.content, self.disk.broken),
+            // The bundle came with the message.
+            Source::Generation(_) => {
+                (self.candidate_content(candidate).unwrap_or_default(), self.faulty(self.faults.bundle))
+            }
+        };
+        self.tally.contents.push((candidate, content));
+        let Some(worker) = self.worker(key) else { return };
+        worker.candidate =
+            Some(Candidate { key: candidate, generation, content, prepared: false, committing: false });
+        if self.faulty(self.faults.hang) {
+            return;
+        }
+        if self.faulty(self.faults.die) {
+            self.act_later(key, 0, 100, Act::Die);
+        }
+        match self.faulty(self.faults.slow) {
+            // Some are done long after the deadline, and say so.
+            true => self.act_later(key, 20_000, 60_000, Act::Need(candidate)),
+            false if broken => self.act_later(key, 0, 40, Act::EndPrepare(candidate, false)),
+            false => self.act_later(key, 0, 40, Act::Need(candidate)),
+        }
+    }
+
+    fn receive_commit(&mut self, key: WorkerKey, candidate: CandidateKey) {
+        let Some(worker) = self.worker(key) else { return };
+        match &mut worker.candidate {
+            Some(known) if known.key == candidate => known.committing = true,
+            _ => return,
+        }
+        if self.faulty(self.faults.commit) {
+            return match self.rng.below(3) {
+                0 => self.sicken(key),
+                1 => self.act_later(key, 0, 5, Act::Die),
+                _ => {
+                    // It has switched, and dies before or as it says so.
+                    self.act_later(key, 0, 5, Act::Switch(candidate));
+                    self.act_later(key, 0, 8, Act::Die);
+                }
+            };
+        }
+        self.act_later(key, 0, 30, Act::Switch(candidate));
+    }
+
+    fn receive_drain(&mut self, key: WorkerKey, call: CallKey, limit: Duration) {
+        let Some(worker) = self.worker(key) else { return };
+        worker.accepting = false;
+        worker.resuming = None;
+        if worker.drain != Some(call) {
+            worker.drained = None;
+        }
+        worker.drain = Some(call);
+        if self.faulty(self.faults.hang) {
+            return self.sicken(key);
+        }
+        let natural = self.rng.millis(0, 40_000);
+        let natural = if self.rng.chance(700) || self.calm { natural / 1000 } else { natural };
+        let (wait, clean) = if natural > limit { (limit, false) } else { (natural, true) };
+        self.later(wait, Happening::Act { worker: key, act: Act::EndDrain(call, clean) });
+    }
+
+    fn receive_action(&mut self, key: WorkerKey, call: CallKey, _operation: OperationKey) {
+        if self.faulty(self.faults.hang) {
+            return;
+        }
+        let ok = self.rng.chance(700);
+        let high = if self.faulty(self.faults.slow) { 60_000 } else { 200 };
+        self.act_later(key, 0, high, Act::EndAction(call, ok));
+    }
+
+    pub(crate) fn act(&mut self, key: WorkerKey, act: Act) {
+        let bind_fails = self.faulty(self.faults.bind);
+        let now = self.now;
+        let Some(worker) = self.worker(key) else { return };
+        if worker.killed && !matches!(act, Act::Die) {
+            return;
+        }
+        match act {
+            Act::Hello => self.say(key, Event::WorkerReady { worker: key }),
+            Act::Need(candidate) if worker.has(candidate) => {
+                self.say(key, Event::Need { worker: key, candidate })
+            }
+            Act::EndPrepare(candidate, ok) if worker.has(candidate) => {
+                if worker.candidate.is_some_and(|known| known.prepared) {
+                    return;
+                }
+                if !ok || bind_fails {
+                    worker.candidate = None;
+                    return self.say(key, Event::Rejected { worker: key, candidate });
+                }
+                let Some(known) = &mut worker.candidate else { return };
+                known.prepared = true;
+                let content = known.content;
+                let unchanged = self.held_content() == Some(content);
+                self.say(key, Event::Prepared { worker: key, candidate, unchanged });
+            }
+            Act::Switch(candidate) if worker.has(candidate) => {
+                let Some(known) = worker.candidate.take() else { return };
+                // Only its first generation makes it accept; a drained one stays so.
+                worker.accepting |= worker.serving.is_none() && worker.drain.is_none();
+                worker.serving = Some((known.generation, known.content));
+                worker.said_committed = Some(candidate);
+                self.say(key, Event::Committed { worker: key, candidate });
+            }
+            Act::EndDrain(call, clean) if worker.drain == Some(call) => {
+                // It says the same again if it is told twice.
+                let clean = *worker.drained.get_or_insert(clean);
+                self.say(key, Event::Drained { worker: key, call, clean });
+            }
+            Act::Resume(call) if worker.resuming == Some(call) => {
+                worker.accepting = true;
+                worker.drain = None;
+                worker.drained = None;
+                self.say(key, Event::Resumed { worker: key, call });
+            }
+            Act::EndAction(call, ok) => self.say(key, Event::ActionDone { worker: key, call, ok }),
+            Act::Exit | Act::Die => self.die(key),
+            Act::LoseChannel => {
+                if worker.connected {
+                    worker.connected = false;
+                    let (at, life) = (worker.outbound.max(now), worker.life);
+                    self.at(at, Happening::ToSupervisor { life, event: Event::ChannelLost { worker: key } });
+                }
+            }
+            Act::Need(_) | Act::EndPrepare(..) | Act::Switch(_) | Act::EndDrain(..) | Act::Resume(_) => {}
+        }
+    }
+
+    /// The process ends; its parent hears of it, sometimes before the last messages were read.
+    pub(crate) fn die(&mut self, key: WorkerKey) {
+        let wait = self.rng.millis(0, 5);
+        let overtakes = self.rng.chance(300);
+        let now = self.now;
+        let Some(worker) = self.worker(key) else { return };
+        worker.alive = false;
+        let cut = worker.cuts_connections() && !worker.killed;
+        let life = worker.life;
+        let at = if overtakes { now + wait } else { worker.outbound.max(now + wait) };
+        let connected = worker.connected;
+        if connected && self.rng.chance(500) {
+            self.at(at, Happening::ToSupervisor { life, event: Event::ChannelLost { worker: key } });
+        }
+        self.at(at, Happening::ToSupervisor { life, event: Event::WorkerExited { worker: key } });
+        if cut {
+            self.ops.iter_mut().filter(|op| op.is_open()).for_each(|op| op.cut = true);
+        }
+    }
+}
+
+impl Worker {
+    /// Whether its end now would cut connections that may still be there.
+    pub(crate) fn cuts_connections(&self) -> bool {
+        self.serving.is_some() && self.drained.is_none()
+    }
+
+    pub(crate) fn is_committing(&self) -> bool {
+        self.candidate.is_some_and(|known| known.committing)
+    }
+
+    fn has(&self, candidate: CandidateKey) -> bool {
+        self.candidate.is_some_and(|known| known.key == candidate)
+    }
+}
