@@ -13,6 +13,7 @@
 //! | [`inherit`] | `LISTEN_FDS` and other descriptors that arrive by number |
 //! | [`peer`] | who is at the other end of a Unix socket |
 //! | [`process`] | kept executables, child processes, pidfds, subreaper |
+//! | `reactor` | channels and processes in tokio's event loop (feature `tokio`) |
 //! | [`signals`] | signals that a managed process survives, and reads when it wants |
 //! | [`succession`] | how a worker that outlived its supervisor is found by the next one |
 //!
@@ -27,6 +28,8 @@ pub mod inherit;
 pub mod memfd;
 pub mod peer;
 pub mod process;
+#[cfg(feature = "tokio")]
+pub mod reactor;
 pub mod signals;
 pub mod succession;
 

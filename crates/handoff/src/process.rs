@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::inherit::{self, PRIVATE_VARIABLES};
 use crate::signals;
@@ -194,11 +194,7 @@ impl Child {
     pub fn try_wait(&self) -> io::Result<Option<Exit>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?;
-        Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => Exit::Unknown,
-        }))
+        Ok(status.map(|status| Exit::of(&status)))
     }
 }
 
@@ -225,6 +221,16 @@ pub enum Exit {
     Unknown,
 }
 
+impl Exit {
+    fn of(status: &WaitIdStatus) -> Self {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Unknown,
+        }
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -238,24 +244,36 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Reaps one child that has ended, whichever it is: a worker, or an orphan that fell to this process as
-/// PID 1 or subreaper. `None` when there is none left to reap.
+/// Reaps every child that has ended, except for `spared` ones, which whoever started them waits for: orphans that
+/// fell to this process as PID 1 or subreaper. Says which, and how they ended.
 ///
 /// # Errors
-/// Never for want of children; otherwise as waitpid(2).
-pub fn reap_any() -> io::Result<Option<(u32, Exit)>> {
-    match rustix::process::waitpid(None, WaitOptions::NOHANG) {
-        Ok(Some((pid, status))) => {
-            let exit = match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => Exit::Code(code),
-                (None, Some(signal)) => Exit::Signal(signal),
-                (None, None) => Exit::Unknown,
-            };
-            Ok(Some((pid.as_raw_nonzero().get().unsigned_abs(), exit)))
+/// Never for want of children; otherwise as waitid(2).
+pub fn reap_orphans(spared: &[u32]) -> io::Result<Vec<(u32, Exit)>> {
+    let mut reaped = Vec::new();
+    for pid in children()? {
+        let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| !spared.contains(&pid))
+        else {
+            continue;
+        };
+        match rustix::process::waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => reaped.push((pid, Exit::of(&status))),
+            Ok(None) | Err(Errno::CHILD) => {}
+            Err(errno) => return Err(errno.into()),
         }
-        Ok(None) | Err(Errno::CHILD) => Ok(None),
-        Err(errno) => Err(errno.into()),
     }
+    Ok(reaped)
+}
+
+/// The children of this process, dead or alive (`/proc/self/task/<tid>/children`, proc(5)).
+fn children() -> io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task")? {
+        // A thread that has ended meanwhile has given its children to another one.
+        let text = std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Ok(children)
 }
 
 /// Makes descendants of this process that lose their parent its children, so that it can reap them
@@ -348,6 +366,41 @@ mod tests {
         assert_eq!(exit, Exit::Signal(9));
         assert_eq!(exit.to_string(), "was ended by signal KILL");
         child.kill().unwrap();
+    }
+
+    #[test]
+    fn an_orphan_is_reaped_and_a_spared_child_is_left_for_who_waits_for_it() {
+        // In a process of its own: other tests have children too.
+        const ROLE: &str = "HANDOVER_TEST_REAPS";
+        if std::env::var_os(ROLE).is_none() {
+            let status = Command::new(std::env::current_exe().unwrap())
+                .arg("--exact")
+                .arg("process::tests::an_orphan_is_reaped_and_a_spared_child_is_left_for_who_waits_for_it")
+                .env(ROLE, "1")
+                .stdout(Stdio::null())
+                .status()
+                .unwrap();
+            assert!(status.success());
+            return;
+        }
+        become_subreaper().unwrap();
+        let spared = shell("exit 4", &[], &[]);
+        let (mut read, write) = io::pipe().unwrap();
+        let script = format!("(exec 2>&{0}; exit 5) & echo $! >&{0}", write.as_raw_fd());
+        let parent = shell(&script, &[], &[write.as_fd()]);
+        drop(write);
+        assert_eq!(end(&parent), Exit::Code(0));
+        // At the end of the pipe the orphan is gone too, or about to be.
+        let mut text = String::new();
+        io::Read::read_to_string(&mut read, &mut text).unwrap();
+        let orphan: u32 = text.trim().parse().unwrap();
+        if let Ok(orphan) = Child::of(orphan) {
+            let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+            rustix::event::poll(&mut [PollFd::new(&orphan, PollFlags::IN)], Some(&limit)).unwrap();
+        }
+        assert_eq!(reap_orphans(&[spared.pid()]).unwrap(), [(orphan, Exit::Code(5))]);
+        assert_eq!(end(&spared), Exit::Code(4));
+        assert_eq!(reap_orphans(&[]).unwrap(), []);
     }
 
     #[test]

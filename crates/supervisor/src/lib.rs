@@ -15,26 +15,25 @@
 //! its workers say to each other.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod banner;
+pub mod control;
+mod control_socket;
+mod drift;
+mod driver;
 pub mod handle;
 pub mod journal;
+mod listeners;
+mod metrics;
+mod operations;
 mod options;
 pub mod paths;
 pub mod protocol;
-// Binding of listeners, stale socket files, and who holds a port: used by the driver's listeners.
-#[allow(dead_code, reason = "the driver's listeners are about to use it")]
+mod scribe;
+mod signals;
 mod sockets;
-
-use std::process::ExitCode;
+mod start;
+mod systemd;
+mod worker;
 
 pub use options::Options;
-
-/// Supervises until it is told to stop, or until the first generation cannot be served. Returns the exit code
-/// of `handover serve`: 0 after a stop, 10 if the configuration was rejected, 11 if the worker did not become
-/// ready, 13 if another supervisor has the control socket, 1 otherwise.
-///
-/// Call it from the main thread, before other threads exist.
-#[must_use]
-pub fn run(options: Options) -> ExitCode {
-    drop(options);
-    ExitCode::FAILURE
-}
+pub use start::run;

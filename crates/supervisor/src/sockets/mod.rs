@@ -8,12 +8,13 @@ mod owner;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Why a listening socket cannot be had.
@@ -32,23 +33,29 @@ impl Unbound {
     }
 }
 
-/// A socket file that we made: `(device, inode)` tell whether the path still leads to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A socket file that we made. It is kept open (O_PATH), so that its inode number cannot be given to another file
+/// that somebody puts in its place, and the two are never taken for each other.
+#[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    identity: (u64, u64),
+    file: OwnedFd,
 }
 
 impl SocketFile {
-    /// Notes which file `path` leads to now.
+    /// Takes hold of the file that `path` leads to now.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
-        let meta = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), identity: (meta.dev(), meta.ino()) })
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self { path: path.to_owned(), file })
     }
 
     /// Unlinks the file, unless somebody else's stands there by now.
     pub(crate) fn remove(&self) {
-        if Self::of(&self.path).is_ok_and(|now| now == *self) {
+        let there = rustix::fs::lstat(&self.path);
+        let ours = rustix::fs::fstat(&self.file);
+        if let (Ok(there), Ok(ours)) = (there, ours)
+            && (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+        {
             // Nothing is left to do about a failure: the next start replaces a stale socket.
             let _ = fs::remove_file(&self.path);
         }
@@ -97,25 +104,46 @@ fn explain_tcp(address: SocketAddr, error: &io::Error) -> Unbound {
     unbound
 }
 
+/// The address that a socket is bound to, as it is shown to people.
+pub(crate) fn local_address(socket: impl AsFd) -> Option<String> {
+    let address = rustix::net::getsockname(socket).ok()?;
+    if let Ok(address) = SocketAddr::try_from(address.clone()) {
+        return Some(address.to_string());
+    }
+    let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
+    match (address.path_bytes(), address.abstract_name()) {
+        (Some(path), _) => Some(format!("unix:{}", String::from_utf8_lossy(path))),
+        (None, Some(name)) => Some(format!("unix:@{}", String::from_utf8_lossy(name))),
+        (None, None) => None,
+    }
+}
+
+/// Changes how many connections the kernel keeps until they are accepted (listen(2) may be called again).
+pub(crate) fn set_backlog(socket: impl AsFd, backlog: u32) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, backlog_of(backlog))?)
+}
+
 /// Listens on a socket file of the given mode. A file that nobody answers on is replaced; anything else that stands
 /// there is left alone and the address refused.
 pub(crate) fn listen_unix(path: &Path, mode: u32, backlog: u32) -> Result<(OwnedFd, SocketFile), Unbound> {
     check_unix(path)?;
     let attempt = || -> io::Result<(OwnedFd, SocketFile)> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-        // Bound under a name of our own and renamed: nobody sees the socket before its mode is right, and the
-        // stale file is replaced in one step.
-        let fresh = path.with_file_name(format!(".{}.{}", file_name(path), std::process::id()));
-        let _ = fs::remove_file(&fresh);
-        socket.bind(&SockAddr::unix(&fresh)?)?;
+        // The mode of the descriptor becomes that of the path, less the umask (unix(7)), so that nobody whom the
+        // mode keeps out can connect at any moment; what the umask took is given back afterwards.
+        rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => socket.bind(&SockAddr::unix(path)?)?,
+        }
         let finish = || -> io::Result<SocketFile> {
-            fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))?;
+            let file = SocketFile::of(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
             socket.listen(backlog_of(backlog))?;
-            fs::rename(&fresh, path)?;
-            SocketFile::of(path)
+            Ok(file)
         };
         let file = finish().inspect_err(|_| {
-            let _ = fs::remove_file(&fresh);
+            let _ = fs::remove_file(path);
         })?;
         Ok((socket.into(), file))
     };
@@ -172,10 +200,6 @@ pub(crate) fn check_abstract(name: &str) -> Result<(), Unbound> {
 
 fn backlog_of(backlog: u32) -> i32 {
     i32::try_from(backlog).unwrap_or(i32::MAX)
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(|| "socket".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

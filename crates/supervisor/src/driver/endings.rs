@@ -1,0 +1,220 @@
+//! How requests begin and end: noted, written, answered, in this order.
+
+use handover_api::{EventKind, Operation, Problem, Refused, StepName};
+use handover_lifecycle::{Cause, Kind, OperationKey, Outcome, Refusal, Verdict};
+
+use super::{Driver, Input, RefusalAnswer};
+use crate::banner;
+use crate::protocol::ToWorker;
+
+impl Driver {
+    pub(super) fn started(&mut self, key: OperationKey) {
+        self.last_exit = None;
+        let serving = self.serving.as_ref().map(|serving| serving.generation.0);
+        let Some(entry) = self.operations.get_mut(key) else { return };
+        entry.operation.serving_generation = serving;
+        let operation = entry.operation.clone();
+        tracing::info!(operation = operation.id, actor = %operation.actor, "{} begins", operation.title());
+        self.note(key);
+        if let Some(entry) = self.operations.get_mut(key) {
+            entry.admit();
+        }
+        self.tell(EventKind::OperationStarted, operation.message.clone(), Some(operation));
+    }
+
+    /// Writes down that it began, once. That this cannot be written is found by asking for room before.
+    fn note(&mut self, key: OperationKey) {
+        let Some(entry) = self.operations.get_mut(key).filter(|entry| !entry.is_noted) else { return };
+        entry.is_noted = true;
+        let operation = entry.operation.clone();
+        self.parts.scribe.later(move |journal| {
+            if let Err(error) = journal.admit(&operation) {
+                tracing::error!(operation = operation.id, "{error}");
+            }
+        });
+    }
+
+    pub(super) fn joined(&mut self, request: OperationKey, operation: OperationKey) {
+        let with = self.operations.get(operation).map(|entry| entry.operation.id.clone()).unwrap_or_default();
+        if let Some(entry) = self.operations.get_mut(request) {
+            tracing::info!(operation = entry.operation.id, with, "{} joins", entry.operation.title());
+            entry.joins = Some(operation);
+            entry.admit();
+        }
+    }
+
+    pub(super) fn deferred(&mut self, request: OperationKey) {
+        self.note(request);
+        if let Some(entry) = self.operations.get_mut(request) {
+            tracing::info!(operation = entry.operation.id, "{} waits for its turn", entry.operation.title());
+            entry.admit();
+        }
+    }
+
+    pub(super) fn refuse_by_machine(&mut self, request: OperationKey, refusal: Refusal) {
+        let refused = match refusal {
+            Refusal::Busy { running, kind } => Refused::Busy {
+                running: self.operations.get(running).map(|e| e.operation.id.clone()).unwrap_or_default(),
+                kind,
+            },
+            Refusal::Drained => Refused::Drained,
+            Refusal::Stopping => Refused::Stopping,
+            Refusal::NotStarted => Refused::NotStarted,
+            Refusal::NoWorker => Refused::NoWorker,
+            Refusal::Stale { expected, serving } => {
+                Refused::Stale { expected: expected.0, serving: serving.map(|serving| serving.0) }
+            }
+        };
+        let Some((operation, admission)) = self.operations.take(request) else { return };
+        let answer = match admission {
+            Some(admission) => RefusalAnswer::Admission(admission, refused.clone()),
+            None => RefusalAnswer::Nobody,
+        };
+        self.refuse(operation, &refused, answer);
+    }
+
+    /// Writes down a refusal; whoever waits is answered when that is done.
+    pub(super) fn refuse(&mut self, mut operation: Operation, why: &Refused, answer: RefusalAnswer) {
+        let serving = self.serving.as_ref().map(|serving| serving.generation.0);
+        operation.id = self.operations.new_id();
+        let operation = operation.refused(why, serving);
+        tracing::warn!(actor = %operation.actor, "{} refused: {why}", operation.title());
+        let inputs = self.inputs.clone();
+        self.parts.scribe.later(move |journal| {
+            if let Err(error) = journal.finish(&operation) {
+                tracing::error!("{error}");
+            }
+            let _ = inputs.blocking_send(Input::Refused { operation: Box::new(operation), answer });
+        });
+    }
+
+    pub(super) fn refusal_written(&mut self, operation: Operation, answer: RefusalAnswer) {
+        match answer {
+            RefusalAnswer::Nobody => {}
+            RefusalAnswer::Admission(admission, refused) => {
+                let _ = admission.send(Err(refused));
+            }
+            RefusalAnswer::Written(written) => {
+                let _ = written.send(operation.clone());
+            }
+        }
+        self.metrics.refused(&operation);
+        self.tell(EventKind::Refused, operation.message.clone(), Some(operation));
+    }
+
+    pub(super) fn progress(&mut self, key: OperationKey, step: StepName) {
+        let Some(entry) = self.operations.get_mut(key) else { return };
+        entry.step(step);
+        let operation = entry.as_it_is();
+        self.tell(EventKind::OperationStep, operation.message.clone(), Some(operation));
+    }
+
+    pub(super) fn active(&self) -> Option<OperationKey> {
+        self.machine.view().operation.map(|operation| operation.operation)
+    }
+
+    pub(super) fn active_id(&self) -> Option<String> {
+        let entry = self.operations.get(self.active()?)?;
+        Some(entry.operation.id.clone())
+    }
+
+    pub(super) fn write_outcome(&mut self, key: OperationKey, verdict: Verdict) {
+        let lost = matches!(verdict.cause, Cause::WorkerDied | Cause::NoWorker);
+        let last_exit = self.last_exit.clone().filter(|_| lost && !verdict.outcome.is_success());
+        let inputs = self.inputs.clone();
+        let Some(entry) = self.operations.get_mut(key) else { return };
+        if entry.operation.errors.is_empty() {
+            entry.operation.errors.extend(last_exit.map(Problem::new));
+        }
+        entry.finish(verdict);
+        let operation = entry.operation.clone();
+        self.parts.scribe.later(move |journal| {
+            let written = journal.finish(&operation);
+            if let Err(error) = &written {
+                tracing::error!(operation = operation.id, "{error}");
+            }
+            let _ = inputs.blocking_send(Input::Outcome { operation: key, written: written.is_ok() });
+        });
+    }
+
+    pub(super) fn answer(&mut self, key: OperationKey, recorded: bool) {
+        if !recorded && let Some(entry) = self.operations.get_mut(key) {
+            let unrecorded = Problem::new("the outcome could not be written into the journal");
+            entry.operation.warnings.push(unrecorded);
+        }
+        let Some(operation) = self.operations.answer(key) else { return };
+        for request in self.operations.joined(key) {
+            self.end_joined(request, &operation);
+        }
+        log(&operation);
+        self.metrics.ended(&operation);
+        if operation.kind != Kind::DryRun {
+            self.parts.notifier.status(&operation.message);
+        }
+        self.last = Some(operation.clone());
+        if operation.kind == Kind::Start {
+            self.print_banner(&operation);
+        }
+        self.tell(EventKind::OperationDone, operation.message.clone(), Some(operation));
+        self.compare();
+    }
+
+    fn end_joined(&mut self, request: OperationKey, like: &Operation) {
+        let Some(entry) = self.operations.get_mut(request) else { return };
+        entry.finish_like(like);
+        let operation = entry.operation.clone();
+        let inputs = self.inputs.clone();
+        self.parts.scribe.later(move |journal| {
+            if let Err(error) = journal.finish(&operation) {
+                tracing::error!(operation = operation.id, "{error}");
+            }
+            let _ = inputs.blocking_send(Input::Joined { request });
+        });
+    }
+
+    fn print_banner(&mut self, start: &Operation) {
+        let serves = start.outcome.is_some_and(Outcome::is_success);
+        let Some(serving) = self.serving.as_ref().filter(|_| serves && !self.banner_printed) else { return };
+        self.banner_printed = true;
+        for unused in self.parts.listeners.unused() {
+            tracing::warn!(
+                "nothing serves the socket {unused} that the service manager passed: no listener has its address"
+            );
+        }
+        if self.parts.options.banner {
+            let listeners = self.parts.listeners.status();
+            let control = self.parts.lock.control();
+            banner::print(&self.parts.options, &serving.summary, serving.generation.0, &listeners, control);
+        }
+    }
+
+    /// Compares the disk with what serves, elsewhere, for the metrics.
+    pub(super) fn compare(&self) {
+        let Some(serving) = &self.serving else { return };
+        let (drift, generation) = (serving.loaded.drift.clone(), serving.generation);
+        let inputs = self.inputs.clone();
+        tokio::task::spawn_blocking(move || {
+            let equal = drift.differing().is_empty();
+            let _ = inputs.blocking_send(Input::Compared { generation, equal });
+        });
+    }
+
+    /// Gives the worker the supervisor's metrics, for its metrics listener.
+    pub(super) fn send_facts(&self) {
+        let Some(worker) = self.serving.as_ref().and_then(|serving| self.workers.get(&serving.worker)) else {
+            return;
+        };
+        worker.send(ToWorker::Facts { metrics: self.metrics.text() }, Vec::new());
+    }
+}
+
+fn log(operation: &Operation) {
+    let (id, actor) = (&operation.id, &operation.actor);
+    let title = operation.title();
+    match operation.outcome {
+        Some(outcome) if outcome.is_success() => {
+            tracing::info!(operation = id, %actor, "{title} {}", operation.message);
+        }
+        _ => tracing::warn!(operation = id, %actor, "{title} {}", operation.message),
+    }
+}

@@ -1,0 +1,365 @@
+//! The driver: tells the lifecycle machine what happens, and does what it says.
+//!
+//! It is one task, and the only one that knows or changes the state. It never waits for anything but the next
+//! thing that happens; what may take long is done elsewhere and comes back as an [`Input`].
+//!
+//! ```text
+//!   signals ───────────┐
+//!   workers ───────────┤                          ┌─ effects.rs    journal, listeners, workers, answers
+//!   requests ──────────┼─▶ event ─▶ machine ─▶ effects
+//!   journal, binding ──┤                          └─ events of their own, at once
+//!   clock ─────────────┘
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the loop |
+//! | `effects.rs` | what the machine says, done |
+//! | `endings.rs` | outcomes: written, then answered |
+//! | `requests.rs` | what is asked for, admitted or refused |
+//! | `report.rs` | what is asked about: status, history, metrics |
+//! | `workers.rs` | what workers say |
+
+mod effects;
+mod endings;
+mod report;
+mod requests;
+mod workers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use handover_api::{Actor, Change, Event as Told, EventKind, Operation, Problem};
+use handover_handoff::Bundle;
+use handover_handoff::process::Executable;
+use handover_lifecycle::{
+    CandidateKey, Event, Exit, GenerationNumber, Machine, OperationKey, Source, WorkerKey,
+};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::control_socket::{ControlSocket, Lock};
+use crate::drift::Drift;
+use crate::handle::{Command, NewOperation};
+use crate::journal::{JournalError, now};
+use crate::listeners::{Binding, Listeners};
+use crate::metrics::Metrics;
+use crate::operations::{Admission, Operations};
+use crate::options::Options;
+use crate::protocol::{ListenerSpec, Settings};
+use crate::scribe::Scribe;
+use crate::signals::{Arrived, Signals};
+use crate::systemd::Notifier;
+use crate::worker::{FromWorker, Worker};
+
+/// How often the worker is asked whether it is there, if the service manager's watchdog does not want it oftener.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Pings in a row without an answer before that is worth a line in the log.
+const PINGS_UNANSWERED: u32 = 3;
+/// Things that may wait for the driver, of each kind.
+pub(crate) const QUEUE: usize = 256;
+
+/// Something that was done elsewhere for the driver.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A request was looked up in the journal and the journal was asked whether there is room for it.
+    Checked(Box<Checked>),
+    /// Listeners were bound.
+    Bound { worker: WorkerKey, candidate: CandidateKey, bindings: Vec<Binding> },
+    /// A candidate's bundle was read.
+    Unpacked { worker: WorkerKey, candidate: CandidateKey, bundle: Box<Result<Unpacked, String>> },
+    /// An intent was written, or not.
+    Intent { operation: OperationKey, generation: GenerationNumber, written: bool },
+    /// An outcome was written, or not.
+    Outcome { operation: OperationKey, written: bool },
+    /// The end of a request that joined another was written, or not.
+    Joined { request: OperationKey },
+    /// A refusal was written, or not.
+    Refused { operation: Box<Operation>, answer: RefusalAnswer },
+    /// The disk was compared with what serves.
+    Compared { generation: GenerationNumber, equal: bool },
+}
+
+/// A bundle, and the memory file that it came in.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    bundle: Bundle,
+    file: OwnedFd,
+}
+
+/// A request on its way to admission.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    new: NewOperation,
+    admission: Option<Admission>,
+    /// An operation that has this ID already.
+    found: Option<Operation>,
+    room: Result<(), JournalError>,
+}
+
+/// Who waits for a refusal to be written.
+#[derive(Debug)]
+pub(crate) enum RefusalAnswer {
+    Nobody,
+    Admission(Admission, handover_api::Refused),
+    Written(oneshot::Sender<Operation>),
+}
+
+/// A generation that is being prepared.
+#[derive(Debug)]
+struct Candidate {
+    worker: WorkerKey,
+    generation: GenerationNumber,
+    source: Source,
+    dry_run: bool,
+    needs: Vec<ListenerSpec>,
+    prepared: Option<Prepared>,
+}
+
+/// What a worker said about a candidate that is ready.
+#[derive(Debug)]
+struct Prepared {
+    changes: Vec<Change>,
+    warnings: Vec<Problem>,
+    settings: Settings,
+    summary: Vec<String>,
+    loaded: Option<Arc<Loaded>>,
+}
+
+/// The bytes of a generation, at hand for the next worker.
+#[derive(Debug)]
+struct Loaded {
+    file: Arc<OwnedFd>,
+    drift: Arc<Drift>,
+    changes: Vec<Change>,
+}
+
+/// What serves.
+#[derive(Debug)]
+struct Serving {
+    worker: WorkerKey,
+    generation: GenerationNumber,
+    loaded: Arc<Loaded>,
+    settings: Settings,
+    summary: Vec<String>,
+    committed_at: String,
+    operation_id: Option<String>,
+}
+
+/// Everything around the driver that lasts as long as the supervisor.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) options: Options,
+    pub(crate) executable: Executable,
+    pub(crate) lock: Lock,
+    pub(crate) control: ControlSocket,
+    pub(crate) listeners: Listeners,
+    pub(crate) scribe: Scribe,
+    pub(crate) notifier: Notifier,
+    pub(crate) events: broadcast::Sender<Told>,
+    pub(crate) settings: watch::Sender<Settings>,
+}
+
+/// The queues that the driver takes from.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) workers: mpsc::Receiver<(WorkerKey, FromWorker)>,
+    pub(crate) signals: Signals,
+}
+
+/// The driver.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    parts: Parts,
+    machine: Machine,
+    begun: Instant,
+    started_at: String,
+    inputs: mpsc::Sender<Input>,
+    from_workers: mpsc::Sender<(WorkerKey, FromWorker)>,
+    workers: BTreeMap<WorkerKey, Worker>,
+    workers_started: u64,
+    candidates: BTreeMap<CandidateKey, Candidate>,
+    loaded: BTreeMap<GenerationNumber, Arc<Loaded>>,
+    serving: Option<Serving>,
+    operations: Operations,
+    last: Option<Operation>,
+    metrics: Arc<Metrics>,
+    /// Reports that workers were asked for.
+    reports: BTreeMap<u64, oneshot::Sender<String>>,
+    /// Actions that run: which call is which operation's.
+    actions: BTreeMap<u64, OperationKey>,
+    calls: u64,
+    pings: Pings,
+    /// How the worker that was lost last ended.
+    last_exit: Option<String>,
+    connections: Option<u64>,
+    banner_printed: bool,
+    pending: VecDeque<Event>,
+    exit: Option<Exit>,
+}
+
+#[derive(Debug)]
+struct Pings {
+    next: tokio::time::Instant,
+    interval: Duration,
+    unanswered: u32,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        parts: Parts,
+        machine: Machine,
+        operations: Operations,
+        inputs: mpsc::Sender<Input>,
+        from_workers: mpsc::Sender<(WorkerKey, FromWorker)>,
+    ) -> Self {
+        let interval =
+            parts.notifier.watchdog_interval().map_or(PING_INTERVAL, |wanted| wanted.min(PING_INTERVAL));
+        Driver {
+            parts,
+            machine,
+            begun: Instant::now(),
+            started_at: now(),
+            inputs,
+            from_workers,
+            workers: BTreeMap::new(),
+            workers_started: 0,
+            candidates: BTreeMap::new(),
+            loaded: BTreeMap::new(),
+            serving: None,
+            operations,
+            last: None,
+            metrics: Arc::new(Metrics::new()),
+            reports: BTreeMap::new(),
+            actions: BTreeMap::new(),
+            calls: 0,
+            pings: Pings { next: tokio::time::Instant::now() + interval, interval, unanswered: 0 },
+            last_exit: None,
+            connections: None,
+            banner_printed: false,
+            pending: VecDeque::new(),
+            exit: None,
+        }
+    }
+
+    /// Runs until the machine says that it is over.
+    pub(crate) async fn run(mut self, begin: Event, mut queues: Queues) -> Ended {
+        self.step(begin);
+        while self.exit.is_none() {
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                arrived = queues.signals.next() => self.signal(arrived),
+                Some((worker, what)) = queues.workers.recv() => self.worker_did(worker, what),
+                Some(input) = queues.inputs.recv() => self.input(input),
+                Some(command) = queues.commands.recv() => self.command(command),
+                () = tokio::time::sleep_until(self.pings.next) => self.ping(),
+                () = wait_until(deadline) => self.step(Event::Tick),
+            }
+        }
+        self.end()
+    }
+
+    /// Tells the machine, does what it says, and goes on with what came of that.
+    fn step(&mut self, event: Event) {
+        self.pending.push_back(event);
+        while let Some(event) = self.pending.pop_front() {
+            tracing::trace!(?event, "event");
+            for effect in self.machine.step(self.begun.elapsed(), event) {
+                tracing::trace!(?effect, "effect");
+                self.perform(effect);
+            }
+        }
+        self.metrics.restarts(self.machine.view().restarts);
+    }
+
+    fn deadline(&self) -> Option<tokio::time::Instant> {
+        let at = self.machine.deadline()?;
+        Some(tokio::time::Instant::from_std(self.begun.checked_add(at)?))
+    }
+
+    fn signal(&mut self, arrived: Arrived) {
+        use crate::handle::Ask;
+        match arrived {
+            Arrived::Hangup => self.ask_by_signal(Ask::Reload, Actor::signal("HUP")),
+            Arrived::End(name) => {
+                let limit = self.drain_limit();
+                self.ask_by_signal(Ask::Stop { now: false, limit }, Actor::signal(name));
+            }
+            Arrived::User1 => self.reopen_logs(),
+            Arrived::User2 => {
+                tracing::warn!("signal USR2 does nothing: this version does not upgrade itself");
+            }
+            Arrived::Child => self.reap(),
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Checked(checked) => self.checked(*checked),
+            Input::Bound { worker, candidate, bindings } => self.bound(worker, candidate, &bindings),
+            Input::Unpacked { worker, candidate, bundle } => self.unpacked(worker, candidate, *bundle),
+            Input::Intent { operation, generation, written: true } => {
+                self.step(Event::IntentWritten { operation, generation });
+            }
+            Input::Intent { operation, generation, written: false } => {
+                self.step(Event::IntentFailed { operation, generation });
+            }
+            Input::Outcome { operation, written: true } => self.step(Event::OutcomeWritten { operation }),
+            Input::Outcome { operation, written: false } => self.step(Event::OutcomeFailed { operation }),
+            Input::Joined { request } => {
+                self.operations.answer(request);
+            }
+            Input::Refused { operation, answer } => self.refusal_written(*operation, answer),
+            Input::Compared { generation, equal } => {
+                if self.serving.as_ref().is_some_and(|serving| serving.generation == generation) {
+                    self.metrics.equals_desired(equal);
+                    self.send_facts();
+                }
+            }
+        }
+    }
+
+    /// Says something to everybody who listens to events.
+    fn tell(&self, kind: EventKind, message: String, operation: Option<Operation>) {
+        // Fails only if nobody listens.
+        let _ = self.parts.events.send(Told { kind, at: now(), message, operation });
+    }
+
+    /// How long connections may take to end, if a request does not say.
+    fn drain_limit(&self) -> Option<Duration> {
+        self.serving.as_ref().and_then(|serving| serving.settings.drain_limit)
+    }
+
+    fn reopen_logs(&self) {
+        for worker in self.workers.values() {
+            worker.send(crate::protocol::ToWorker::ReopenLogs, Vec::new());
+        }
+        (self.parts.options.reopen_logs)();
+        tracing::info!("log files were opened again");
+    }
+
+    /// Lets go of everything but the journal: listeners are closed, control socket and lock unlinked.
+    fn end(self) -> Ended {
+        Ended { exit: self.exit.unwrap_or(Exit::Stopped), scribe: self.parts.scribe, last: self.last }
+    }
+}
+
+/// What is left when the driver has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) exit: Exit,
+    pub(crate) scribe: Scribe,
+    /// The operation that ended last: the start that failed, or the stop.
+    pub(crate) last: Option<Operation>,
+}
+
+async fn wait_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

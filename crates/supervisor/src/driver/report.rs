@@ -1,0 +1,164 @@
+//! What is asked about: answered from what is in memory, or by whoever knows, without keeping the driver.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use handover_api::{Diff, Generation, JournalStatus, Operation, Status, WorkerStatus};
+use tokio::sync::oneshot;
+
+use super::Driver;
+use crate::handle::ServingConfig;
+use crate::metrics;
+use crate::protocol::{Report, ToWorker};
+
+/// How long a worker may take to say something about itself.
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
+/// How long the journal's thread is waited for, for an answer that is as good without.
+const JOURNAL_LIMIT: Duration = Duration::from_secs(1);
+
+impl Driver {
+    pub(super) fn status(&mut self, answer: oneshot::Sender<Box<Status>>) {
+        let mut status = Box::new(self.known_status());
+        let drift = self.serving.as_ref().map(|serving| Arc::clone(&serving.loaded.drift));
+        let scribe = self.parts.scribe.clone();
+        tokio::spawn(async move {
+            let journal = scribe.ask(|journal| journal.status());
+            let compared = tokio::task::spawn_blocking(move || drift.map(|drift| drift.differing()));
+            let (journal, compared) = tokio::join!(tokio::time::timeout(JOURNAL_LIMIT, journal), compared);
+            status.journal = journal.ok().flatten().unwrap_or_else(|| JournalStatus {
+                failure: Some("it does not answer: the disk is slow or hangs".to_owned()),
+                ..JournalStatus::default()
+            });
+            status.drift = compared.ok().flatten().unwrap_or_default();
+            let _ = answer.send(status);
+        });
+    }
+
+    /// What is known without asking anybody.
+    fn known_status(&mut self) -> Status {
+        let view = self.machine.view();
+        let options = &self.parts.options;
+        let worker = self.serving.as_ref().and_then(|serving| self.workers.get(&serving.worker));
+        let worker = worker.or_else(|| self.workers.values().next_back());
+        let bundle = self.serving.as_ref().map(|serving| serving.loaded.drift.bundle());
+        let top = bundle.and_then(|bundle| bundle.files().find(|(path, _)| Some(*path) == bundle.top()));
+        let config = top.filter(|(_, file)| file.on_disk).map(|(path, _)| path.display().to_string());
+        let running = self.active().and_then(|key| self.operations.get(key)).map(|entry| entry.as_it_is());
+        Status {
+            name: options.name.clone(),
+            version: options.version.clone(),
+            phase: view.phase,
+            pid: std::process::id(),
+            started_at: self.started_at.clone(),
+            config: config.or_else(|| options.config.as_ref().map(|path| path.display().to_string())),
+            control: self.parts.lock.control().display().to_string(),
+            generation: self.generation(),
+            drift: Vec::new(),
+            worker: worker.map(|worker| WorkerStatus {
+                number: worker.number,
+                pid: worker.process.pid(),
+                started_at: worker.started_at.clone(),
+                version: worker.version.clone(),
+            }),
+            respawns: view.restarts,
+            connections: self.connections,
+            listeners: self.parts.listeners.status(),
+            actions: self.known_actions().unwrap_or_default(),
+            running,
+            last: self.last.clone(),
+            journal: JournalStatus::default(),
+        }
+    }
+
+    pub(super) fn operation(&mut self, id: String, answer: oneshot::Sender<Option<Box<Operation>>>) {
+        let known = self.operations.by_id(&id).map(|entry| entry.as_it_is());
+        if let Some(operation) = known.or_else(|| self.operations.ended(&id).cloned()) {
+            let _ = answer.send(Some(Box::new(operation)));
+            return;
+        }
+        self.parts.scribe.later(move |journal| {
+            let _ = answer.send(journal.operation(&id).cloned().map(Box::new));
+        });
+    }
+
+    pub(super) fn history(&mut self, count: usize, answer: oneshot::Sender<Vec<Operation>>) {
+        let running = self.operations.unanswered().filter(|entry| entry.operation.outcome.is_none());
+        let mut operations: Vec<Operation> = running.map(|entry| entry.as_it_is()).collect();
+        operations.reverse();
+        self.parts.scribe.later(move |journal| {
+            operations.extend(journal.history(count));
+            operations.truncate(count);
+            let _ = answer.send(operations);
+        });
+    }
+
+    pub(super) fn generations(&self, answer: oneshot::Sender<Vec<Generation>>) {
+        self.parts.scribe.later(move |journal| {
+            let _ = answer.send(journal.generations());
+        });
+    }
+
+    pub(super) fn config(&self) -> Option<ServingConfig> {
+        let serving = self.serving.as_ref()?;
+        let bundle = serving.loaded.drift.bundle();
+        Some(ServingConfig {
+            generation: serving.generation.0,
+            path: bundle.top()?.display().to_string(),
+            bytes: Arc::clone(bundle.top_bytes()?),
+        })
+    }
+
+    pub(super) fn diff(&self, answer: oneshot::Sender<Diff>) {
+        let Some(serving) = &self.serving else {
+            let _ = answer.send(Diff { serving_generation: None, same: true, files: Vec::new() });
+            return;
+        };
+        let (drift, generation) = (Arc::clone(&serving.loaded.drift), serving.generation.0);
+        tokio::task::spawn_blocking(move || answer.send(drift.diff(Some(generation))));
+    }
+
+    pub(super) fn metrics(&mut self, answer: oneshot::Sender<String>) {
+        let drift = self.serving.as_ref().map(|serving| Arc::clone(&serving.loaded.drift));
+        let ours = Arc::clone(&self.metrics);
+        let worker = self.report(Report::Metrics);
+        tokio::spawn(async move {
+            let compared =
+                tokio::task::spawn_blocking(move || drift.map(|drift| drift.differing().is_empty()));
+            let (compared, text) = tokio::join!(compared, worker.wait());
+            if let Ok(Some(equal)) = compared {
+                ours.equals_desired(equal);
+            }
+            let _ = answer.send(metrics::whole(&ours.text(), text.as_deref()));
+        });
+    }
+
+    pub(super) fn connections(&mut self, answer: oneshot::Sender<Option<String>>) {
+        let worker = self.report(Report::Connections);
+        tokio::spawn(async move { answer.send(worker.wait().await) });
+    }
+
+    /// Asks the worker that serves.
+    fn report(&mut self, what: Report) -> Reporting {
+        let Some(worker) = self.serving.as_ref().and_then(|serving| self.workers.get(&serving.worker)) else {
+            return Reporting(None);
+        };
+        self.calls += 1;
+        let call = self.calls;
+        if !worker.send(ToWorker::Report { call, what }, Vec::new()) {
+            return Reporting(None);
+        }
+        let (asked, answered) = oneshot::channel();
+        self.reports.retain(|_, asked| !asked.is_closed());
+        self.reports.insert(call, asked);
+        Reporting(Some(answered))
+    }
+}
+
+/// A worker's answer about itself that is on its way.
+struct Reporting(Option<oneshot::Receiver<String>>);
+
+impl Reporting {
+    async fn wait(self) -> Option<String> {
+        tokio::time::timeout(REPORT_LIMIT, self.0?).await.ok()?.ok()
+    }
+}

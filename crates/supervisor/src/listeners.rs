@@ -1,0 +1,378 @@
+//! The listening sockets, held by this process from generation to generation.
+//!
+//! ```text
+//!                    bind                      serve
+//!   (nothing) ──────────────▶ of a candidate ─────────▶ of the generation that serves
+//!       ▲                          │ release                 │ the next one serves
+//!       └──────────────────────────┴─────────────────────────┘ closed, and its path unlinked
+//! ```
+//!
+//! A socket that several of them need (the serving generation, a candidate, the one after a crash) is one
+//! socket, held by all of them, and closed when the last lets go. So a generation that fails to bind a port takes none
+//! away from the one that serves, and a port that stays is never without its queue of connections.
+//!
+//! Sockets that the service manager passed are used by the generations that name their address, and are kept for good.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use handover_api::ListenerStatus;
+use handover_handoff::inherit::Inherited;
+use handover_lifecycle::CandidateKey;
+use rustix::io::Errno;
+
+use crate::protocol::{Address, BindResult, ListenerSpec};
+use crate::sockets::{self, SocketFile, Unbound};
+
+/// One listening socket. Dropping the last reference closes this process's descriptor and unlinks its path.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// As it was asked for.
+    spec: ListenerSpec,
+    /// The socket, shared with messages that are on their way to a worker.
+    pub(crate) socket: Arc<OwnedFd>,
+    /// Where it really listens: the port that the kernel chose, for port 0.
+    actual: String,
+    file: Option<SocketFile>,
+    inherited: bool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+    }
+}
+
+impl Held {
+    fn new(spec: ListenerSpec, socket: Arc<OwnedFd>, file: Option<SocketFile>, inherited: bool) -> Arc<Self> {
+        let actual = sockets::local_address(&socket).unwrap_or_else(|| spec.address.to_string());
+        Arc::new(Held { spec, socket, actual, file, inherited })
+    }
+
+    /// Whether this is the socket for `spec`. With port 0 the kernel's choice is kept for as long as the name is.
+    fn fits(&self, spec: &ListenerSpec) -> bool {
+        match &self.spec.address {
+            Address::Tcp(address) if address.port() == 0 => {
+                self.spec.name == spec.name && self.spec.address == spec.address
+            }
+            address => address.is_same_place(&spec.address),
+        }
+    }
+}
+
+/// One answer to a worker's need: the result, and the socket if there is one.
+pub(crate) type Binding = (BindResult, Option<(ListenerSpec, Arc<Held>)>);
+
+/// All listening sockets.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    serving: Vec<(ListenerSpec, Arc<Held>)>,
+    candidates: BTreeMap<CandidateKey, Vec<(ListenerSpec, Arc<Held>)>>,
+    passed: Arc<[Passed]>,
+}
+
+/// A socket from the service manager. It is held for good: whoever binds its address anew would be refused.
+#[derive(Debug)]
+struct Passed {
+    /// Where it listens.
+    address: String,
+    name: String,
+    socket: Arc<OwnedFd>,
+}
+
+impl Listeners {
+    /// With what the service manager passed.
+    pub(crate) fn new(inherited: Vec<Inherited>) -> Self {
+        let passed = inherited.into_iter().map(|Inherited { name, socket }| {
+            // Workers accept without blocking; a manager passes blocking sockets unless told otherwise.
+            if let Err(error) = rustix::io::ioctl_fionbio(&socket, true) {
+                tracing::warn!("cannot set the socket {name} from the service manager non-blocking: {error}");
+            }
+            let address = sockets::local_address(&socket).unwrap_or_default();
+            Passed { address, name, socket: Arc::new(socket) }
+        });
+        Listeners { passed: passed.collect(), ..Listeners::default() }
+    }
+
+    /// Takes over what an earlier supervisor held, from the worker that got it from it.
+    pub(crate) fn adopt(&mut self, listeners: Vec<(ListenerSpec, OwnedFd)>) {
+        self.serving = listeners
+            .into_iter()
+            .map(|(spec, socket)| {
+                let file = match &spec.address {
+                    Address::Unix { path, .. } => SocketFile::of(path).ok(),
+                    Address::Tcp(_) | Address::Abstract(_) => None,
+                };
+                (spec.clone(), Held::new(spec, Arc::new(socket), file, false))
+            })
+            .collect();
+    }
+
+    /// What will bind these listeners; to be called where it may block.
+    pub(crate) fn binder(
+        &self,
+        specs: Vec<ListenerSpec>,
+        dry_run: bool,
+    ) -> impl FnOnce() -> Vec<Binding> + use<> {
+        let known: Vec<Arc<Held>> = self
+            .serving
+            .iter()
+            .chain(self.candidates.values().flatten())
+            .map(|(_, held)| held.clone())
+            .collect();
+        let passed = Arc::clone(&self.passed);
+        move || {
+            let mut free = known.clone();
+            let mut bind = |spec: ListenerSpec| {
+                if let Some(found) = free.iter().position(|held| held.fits(&spec)) {
+                    // Taken out, with its other references, so that two listeners never share one.
+                    let held = free.swap_remove(found);
+                    free.retain(|other| !Arc::ptr_eq(other, &held));
+                    return (BindResult::Bound, (!dry_run).then_some((spec, held)));
+                }
+                bind_new(spec, dry_run, &known, &passed)
+            };
+            specs.into_iter().map(&mut bind).collect()
+        }
+    }
+
+    /// Holds what was bound for a candidate.
+    pub(crate) fn hold(&mut self, candidate: CandidateKey, bindings: &[Binding]) {
+        let held = bindings.iter().filter_map(|(_, held)| held.clone()).collect();
+        self.candidates.insert(candidate, held);
+    }
+
+    /// The candidate serves: its listeners are the listeners now, and all others that no candidate needs are closed.
+    pub(crate) fn serve(&mut self, candidate: CandidateKey) {
+        let Some(listeners) = self.candidates.remove(&candidate) else { return };
+        for (spec, held) in &listeners {
+            if spec.backlog != held.spec.backlog
+                && let Err(error) = sockets::set_backlog(&*held.socket, spec.backlog)
+            {
+                tracing::warn!("cannot set the backlog of {}: {error}", spec.address);
+            }
+            if let (Address::Unix { path, mode }, Some(_)) = (&spec.address, &held.file)
+                && held.spec.address != spec.address
+                && let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(*mode))
+            {
+                tracing::warn!("cannot set the mode of {}: {error}", spec.address);
+            }
+        }
+        self.serving = listeners;
+    }
+
+    /// The candidate is gone: what was bound for it alone is closed.
+    pub(crate) fn release(&mut self, candidate: CandidateKey) {
+        self.candidates.remove(&candidate);
+    }
+
+    /// Everything is closed.
+    pub(crate) fn close(&mut self) {
+        self.serving.clear();
+        self.candidates.clear();
+        self.passed = Arc::default();
+    }
+
+    /// Of what serves, for `status`.
+    pub(crate) fn status(&self) -> Vec<ListenerStatus> {
+        let status = |(spec, held): &(ListenerSpec, Arc<Held>)| ListenerStatus {
+            name: spec.name.clone(),
+            address: held.actual.clone(),
+            inherited: held.inherited,
+        };
+        self.serving.iter().map(status).collect()
+    }
+
+    /// Names and addresses of passed sockets that nobody asked for.
+    pub(crate) fn unused(&self) -> Vec<String> {
+        let used = |passed: &&Passed| self.serving.iter().any(|(_, held)| held.actual == passed.address);
+        let unused = self.passed.iter().filter(|passed| !used(passed));
+        unused.map(|passed| format!("{} ({})", passed.address, passed.name)).collect()
+    }
+}
+
+fn bind_new(spec: ListenerSpec, dry_run: bool, known: &[Arc<Held>], passed: &[Passed]) -> Binding {
+    if let Some(passed) = passed.iter().find(|passed| passed.address == spec.address.to_string()) {
+        let held = (!dry_run).then(|| Held::new(spec.clone(), passed.socket.clone(), None, true));
+        return (BindResult::Bound, held.map(|held| (spec, held)));
+    }
+    let bound = if dry_run { check(&spec).map(|()| None) } else { listen(&spec).map(Some) };
+    match bound {
+        Ok(socket) => {
+            let held = socket.map(|(socket, file)| Held::new(spec.clone(), Arc::new(socket), file, false));
+            (BindResult::Bound, held.map(|held| (spec, held)))
+        }
+        Err(unbound) => {
+            let detail = match known.iter().find(|held| excludes(&unbound, &spec, held)) {
+                Some(held) => format!(
+                    "cannot listen on {} while listener {} of the generation that serves has {}: remove that one \
+                     with a reload of its own first",
+                    spec.address, held.spec.name, held.actual
+                ),
+                None => unbound.detail,
+            };
+            (BindResult::Failed { errno: unbound.errno, detail }, None)
+        }
+    }
+}
+
+/// Whether it is one of our own sockets that keeps the address from being bound.
+fn excludes(unbound: &Unbound, spec: &ListenerSpec, held: &Held) -> bool {
+    let actual = held.actual.parse::<std::net::SocketAddr>();
+    match (&spec.address, actual) {
+        (Address::Tcp(wanted), Ok(actual)) => {
+            unbound.errno == Errno::ADDRINUSE.raw_os_error()
+                && wanted.port() == actual.port()
+                && wanted.is_ipv4() == actual.is_ipv4()
+                && (wanted.ip() == actual.ip()
+                    || wanted.ip().is_unspecified()
+                    || actual.ip().is_unspecified())
+        }
+        _ => false,
+    }
+}
+
+fn listen(spec: &ListenerSpec) -> Result<(OwnedFd, Option<SocketFile>), Unbound> {
+    match &spec.address {
+        Address::Tcp(address) => Ok((sockets::listen_tcp(*address, spec.backlog)?, None)),
+        Address::Unix { path, mode } => {
+            sockets::listen_unix(path, *mode, spec.backlog).map(|(socket, file)| (socket, Some(file)))
+        }
+        Address::Abstract(name) => Ok((sockets::listen_abstract(name, spec.backlog)?, None)),
+    }
+}
+
+fn check(spec: &ListenerSpec) -> Result<(), Unbound> {
+    match &spec.address {
+        Address::Tcp(address) => sockets::check_tcp(*address),
+        Address::Unix { path, .. } => sockets::check_unix(path),
+        Address::Abstract(name) => sockets::check_abstract(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use super::*;
+
+    const FIRST: CandidateKey = CandidateKey(1);
+    const SECOND: CandidateKey = CandidateKey(2);
+
+    fn tcp(name: &str, address: SocketAddr) -> ListenerSpec {
+        ListenerSpec { name: name.to_owned(), address: Address::Tcp(address), backlog: 16 }
+    }
+
+    fn any() -> SocketAddr {
+        "127.0.0.1:0".parse().unwrap()
+    }
+
+    fn bind(listeners: &mut Listeners, candidate: CandidateKey, specs: Vec<ListenerSpec>) -> Vec<Binding> {
+        let bindings = listeners.binder(specs, false)();
+        listeners.hold(candidate, &bindings);
+        bindings
+    }
+
+    fn address(listeners: &Listeners, index: usize) -> SocketAddr {
+        listeners.status()[index].address.parse().unwrap()
+    }
+
+    #[test]
+    fn a_listener_that_stays_is_the_same_socket() {
+        let mut listeners = Listeners::default();
+        bind(&mut listeners, FIRST, vec![tcp("web", any())]);
+        listeners.serve(FIRST);
+        let before = address(&listeners, 0);
+        let waiting = TcpStream::connect(before).unwrap();
+        bind(&mut listeners, SECOND, vec![tcp("web", any()), tcp("api", any())]);
+        listeners.serve(SECOND);
+        assert_eq!(address(&listeners, 0), before);
+        assert_ne!(address(&listeners, 1), before);
+        let accepting = TcpListener::from(listeners.serving[0].1.socket.try_clone().unwrap());
+        assert_eq!(accepting.accept().unwrap().1, waiting.local_addr().unwrap());
+    }
+
+    #[test]
+    fn two_listeners_whose_port_the_kernel_chooses_never_share_a_socket() {
+        let mut listeners = Listeners::default();
+        for candidate in [FIRST, SECOND] {
+            bind(&mut listeners, candidate, vec![tcp("web", any()), tcp("web", any())]);
+            listeners.serve(candidate);
+            assert_ne!(address(&listeners, 0), address(&listeners, 1));
+        }
+    }
+
+    #[test]
+    fn a_released_candidate_closes_what_only_it_had() {
+        let mut listeners = Listeners::default();
+        bind(&mut listeners, FIRST, vec![tcp("web", any())]);
+        listeners.serve(FIRST);
+        let (serving, new) =
+            (address(&listeners, 0), TcpListener::bind(any()).unwrap().local_addr().unwrap());
+        let bindings = bind(&mut listeners, SECOND, vec![tcp("web", any()), tcp("new", new)]);
+        drop(bindings);
+        TcpStream::connect(new).unwrap();
+        listeners.release(SECOND);
+        assert!(TcpStream::connect(new).is_err());
+        TcpStream::connect(serving).unwrap();
+    }
+
+    #[test]
+    fn a_listener_that_is_gone_refuses_and_its_path_is_unlinked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.sock");
+        let unix = |mode| ListenerSpec {
+            name: "app".to_owned(),
+            address: Address::Unix { path: path.clone(), mode },
+            backlog: 16,
+        };
+        let mut listeners = Listeners::default();
+        bind(&mut listeners, FIRST, vec![unix(0o600)]);
+        listeners.serve(FIRST);
+        bind(&mut listeners, SECOND, vec![unix(0o660)]);
+        listeners.serve(SECOND);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        bind(&mut listeners, FIRST, vec![]);
+        listeners.serve(FIRST);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dry_run_binds_nothing_and_says_what_binding_would_say() {
+        let foreign = TcpListener::bind(any()).unwrap();
+        let taken = foreign.local_addr().unwrap();
+        let listeners = Listeners::default();
+        let bindings = listeners.binder(vec![tcp("web", taken), tcp("api", any())], true)();
+        assert!(matches!(&bindings[0].0, BindResult::Failed { detail, .. } if detail.contains("(pid ")));
+        assert!(matches!(bindings[1], (BindResult::Bound, None)));
+    }
+
+    #[test]
+    fn an_address_that_overlaps_one_of_our_own_is_refused_by_the_name_of_that_listener() {
+        let mut listeners = Listeners::default();
+        bind(&mut listeners, FIRST, vec![tcp("web", any())]);
+        listeners.serve(FIRST);
+        let everywhere = SocketAddr::new("0.0.0.0".parse().unwrap(), address(&listeners, 0).port());
+        let bindings = bind(&mut listeners, SECOND, vec![tcp("all", everywhere)]);
+        assert!(
+            matches!(&bindings[0].0, BindResult::Failed { detail, .. } if detail.contains("listener web"))
+        );
+    }
+
+    #[test]
+    fn a_socket_from_the_service_manager_is_used_for_its_address() {
+        let passed = TcpListener::bind(any()).unwrap();
+        let address = passed.local_addr().unwrap();
+        let inherited = Inherited { name: "web.socket".to_owned(), socket: passed.into() };
+        let mut listeners = Listeners::new(vec![inherited]);
+        assert_eq!(listeners.unused(), [format!("{address} (web.socket)")]);
+        bind(&mut listeners, FIRST, vec![tcp("web", address)]);
+        listeners.serve(FIRST);
+        assert!(listeners.status()[0].inherited);
+        assert!(listeners.unused().is_empty());
+    }
+}

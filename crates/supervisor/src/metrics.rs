@@ -1,0 +1,176 @@
+//! The supervisor's own metrics.
+//!
+//! | name | what |
+//! |---|---|
+//! | `handover_generation` | number of the generation that serves |
+//! | `handover_operations_total{kind,outcome}` | operations that ended |
+//! | `handover_requests_refused_total{reason}` | requests that never became an operation |
+//! | `handover_last_operation_success` | 1 if the last operation that could change what serves succeeded |
+//! | `handover_running_equals_desired` | 1 if the files on disk are those that serve |
+//! | `handover_worker_restarts_total` | workers that died and were replaced |
+//! | `handover_reload_duration_seconds` | from a reload's admission to its outcome |
+//!
+//! An alarm belongs on `handover_running_equals_desired`: it follows what is, so that it ends when the good file
+//! is back, whether or not anybody reloads.
+
+use handover_api::{Operation, Outcome};
+use handover_lifecycle::Kind;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Ends a text of metrics in the OpenMetrics format.
+const END: &str = "# EOF\n";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    kind: String,
+    outcome: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedFor {
+    reason: String,
+}
+
+/// The supervisor's own metrics.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    generation: Gauge,
+    operations: Family<Ended, Counter>,
+    refused: Family<RefusedFor, Counter>,
+    last_success: Gauge,
+    equals_desired: Gauge,
+    restarts: Counter,
+    reloads: Histogram,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let metrics = Metrics {
+            registry: Registry::with_prefix("handover"),
+            generation: Gauge::default(),
+            operations: Family::default(),
+            refused: Family::default(),
+            last_success: Gauge::default(),
+            equals_desired: Gauge::default(),
+            restarts: Counter::default(),
+            // 1 ms to 32 s.
+            reloads: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+        };
+        metrics.registered()
+    }
+
+    fn registered(mut self) -> Self {
+        let registry = &mut self.registry;
+        registry.register("generation", "Number of the generation that serves", self.generation.clone());
+        registry.register("operations", "Operations that ended", self.operations.clone());
+        let refused = "Requests that never became an operation";
+        registry.register("requests_refused", refused, self.refused.clone());
+        let success = "Whether the last operation that could change what serves succeeded";
+        registry.register("last_operation_success", success, self.last_success.clone());
+        let equals = "Whether the files on disk are those that serve";
+        registry.register("running_equals_desired", equals, self.equals_desired.clone());
+        registry.register("worker_restarts", "Workers that died and were replaced", self.restarts.clone());
+        let duration = "From a reload's admission to its outcome";
+        registry.register("reload_duration_seconds", duration, self.reloads.clone());
+        self
+    }
+
+    /// An operation has ended.
+    pub(crate) fn ended(&self, operation: &Operation) {
+        let outcome = operation.outcome.unwrap_or(Outcome::Unknown);
+        let labels = Ended { kind: operation.kind.as_str().to_owned(), outcome: outcome.as_str().to_owned() };
+        self.operations.get_or_create(&labels).inc();
+        if operation.kind != Kind::DryRun {
+            self.last_success.set(i64::from(outcome.is_success()));
+        }
+        if operation.kind == Kind::Reload {
+            self.reloads.observe(operation.ms / 1000.0);
+        }
+    }
+
+    /// A request was refused.
+    pub(crate) fn refused(&self, operation: &Operation) {
+        let reason = operation.refused.clone().unwrap_or_default();
+        self.refused.get_or_create(&RefusedFor { reason }).inc();
+    }
+
+    /// This generation serves.
+    pub(crate) fn serves(&self, generation: u64) {
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// The files on disk are, or are not, those that serve.
+    pub(crate) fn equals_desired(&self, equal: bool) {
+        self.equals_desired.set(i64::from(equal));
+    }
+
+    /// This many workers were replaced since the start.
+    pub(crate) fn restarts(&self, count: u64) {
+        self.restarts.inc_by(count.saturating_sub(self.restarts.get()));
+    }
+
+    /// All of them as text, without its end.
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::new();
+        if let Err(error) = text::encode(&mut out, &self.registry) {
+            tracing::warn!("cannot write the metrics: {error}");
+        }
+        out.truncate(out.strip_suffix(END).map_or(out.len(), str::len));
+        out
+    }
+}
+
+/// The supervisor's and the worker's metrics as one text.
+pub(crate) fn whole(ours: &str, workers: Option<&str>) -> String {
+    let workers = workers.unwrap_or_default();
+    let workers = workers.strip_suffix(END).unwrap_or(workers);
+    let break_between = if workers.is_empty() || workers.ends_with('\n') { "" } else { "\n" };
+    format!("{ours}{workers}{break_between}{END}")
+}
+
+#[cfg(test)]
+mod tests {
+    use handover_api::{Actor, Cause};
+
+    use super::*;
+
+    fn ended(kind: Kind, outcome: Outcome) -> Operation {
+        let mut operation = Operation::running("1", kind, Actor::supervisor(), "");
+        operation.finish(outcome, Cause::Done, 3.0);
+        operation
+    }
+
+    #[test]
+    fn the_text_says_what_happened() {
+        let metrics = Metrics::new();
+        metrics.ended(&ended(Kind::Start, Outcome::Applied));
+        metrics.ended(&ended(Kind::Reload, Outcome::Rejected));
+        metrics.ended(&ended(Kind::DryRun, Outcome::Unchanged));
+        metrics.serves(7);
+        metrics.restarts(2);
+        metrics.restarts(2);
+        let text = metrics.text();
+        for line in [
+            "handover_operations_total{kind=\"reload\",outcome=\"rejected\"} 1",
+            "handover_last_operation_success 0",
+            "handover_generation 7",
+            "handover_worker_restarts_total 2",
+            "handover_reload_duration_seconds_count 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn two_texts_become_one_with_one_end() {
+        assert_eq!(whole("a 1\n", Some("b 2")), "a 1\nb 2\n# EOF\n");
+        assert_eq!(whole("a 1\n", Some("b 2\n# EOF\n")), "a 1\nb 2\n# EOF\n");
+        assert_eq!(whole("a 1\n", None), "a 1\n# EOF\n");
+    }
+}

@@ -1,0 +1,296 @@
+//! The requests that are not answered yet, and the operations that ended lately.
+//!
+//! ```text
+//!   request ─▶ asked ──┬── Started / Deferred ─▶ runs ─▶ ended, written, answered
+//!                      ├── Joined ─────────────▶ waits for another one's end, ends like it
+//!                      └── Refuse ─────────────▶ refused, written, answered
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use handover_api::{Operation, Refused, Step, StepName};
+use handover_lifecycle::{Cause, Kind, OperationKey, Verdict};
+use tokio::sync::oneshot;
+
+use crate::handle::{Ask, NewOperation, Ticket};
+use crate::journal::now;
+
+/// Ended operations that are found without asking the journal.
+const RECENT: usize = 100;
+/// Steps of one operation that are noted.
+const MAX_STEPS: usize = 64;
+
+/// Who waits for a request to be admitted or refused.
+pub(crate) type Admission = oneshot::Sender<Result<Ticket, Refused>>;
+
+/// A request that is not answered yet.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// What will be written and answered.
+    pub(crate) operation: Operation,
+    /// What was asked; `None` for the supervisor's own and for those of an earlier supervisor.
+    pub(crate) ask: Option<Ask>,
+    /// The operation whose end is this one's.
+    pub(crate) joins: Option<OperationKey>,
+    /// Whether its beginning is in the journal.
+    pub(crate) is_noted: bool,
+    begun: Instant,
+    step: Option<(StepName, Instant)>,
+    admission: Option<Admission>,
+    waiting: Vec<oneshot::Sender<Operation>>,
+}
+
+/// All requests that are not answered yet.
+#[derive(Debug)]
+pub(crate) struct Operations {
+    prefix: String,
+    made: u64,
+    entries: BTreeMap<OperationKey, Entry>,
+    recent: VecDeque<Operation>,
+}
+
+impl Operations {
+    pub(crate) fn new() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Operations {
+            prefix: base36(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+            made: 0,
+            entries: BTreeMap::new(),
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// An ID that no operation ever had: when this supervisor started, and a count.
+    pub(crate) fn new_id(&mut self) -> String {
+        self.made += 1;
+        format!("{}-{}", self.prefix, base36(self.made))
+    }
+
+    /// Takes in a request; what becomes of it is told to `admission`.
+    pub(crate) fn ask(
+        &mut self,
+        new: NewOperation,
+        serving: Option<u64>,
+        admission: Option<Admission>,
+    ) -> OperationKey {
+        let id = new.id.clone().unwrap_or_else(|| self.new_id());
+        let mut operation = described(id, &new);
+        operation.serving_generation = serving;
+        self.insert(operation, Some(new.ask), admission)
+    }
+
+    /// Takes in an operation that nobody asked this supervisor for.
+    pub(crate) fn own(&mut self, operation: Operation) -> OperationKey {
+        self.insert(operation, None, None)
+    }
+
+    fn insert(
+        &mut self,
+        operation: Operation,
+        ask: Option<Ask>,
+        admission: Option<Admission>,
+    ) -> OperationKey {
+        self.made += 1;
+        let key = OperationKey(self.made);
+        let entry = Entry {
+            operation,
+            ask,
+            joins: None,
+            is_noted: false,
+            begun: Instant::now(),
+            step: None,
+            admission,
+            waiting: Vec::new(),
+        };
+        self.entries.insert(key, entry);
+        key
+    }
+
+    pub(crate) fn get_mut(&mut self, key: OperationKey) -> Option<&mut Entry> {
+        self.entries.get_mut(&key)
+    }
+
+    pub(crate) fn get(&self, key: OperationKey) -> Option<&Entry> {
+        self.entries.get(&key)
+    }
+
+    /// The one with this public ID, if it is not answered yet.
+    pub(crate) fn by_id(&mut self, id: &str) -> Option<&mut Entry> {
+        self.entries.values_mut().find(|entry| entry.operation.id == id)
+    }
+
+    /// The one with this public ID, if it ended lately.
+    pub(crate) fn ended(&self, id: &str) -> Option<&Operation> {
+        self.recent.iter().rev().find(|operation| operation.id == id && operation.refused.is_none())
+    }
+
+    /// All that are not answered yet.
+    pub(crate) fn unanswered(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.entries.values_mut()
+    }
+
+    /// The requests that joined this one.
+    pub(crate) fn joined(&self, key: OperationKey) -> Vec<OperationKey> {
+        self.entries.iter().filter(|(_, entry)| entry.joins == Some(key)).map(|(key, _)| *key).collect()
+    }
+
+    /// Answers whoever waits, and forgets the request.
+    pub(crate) fn answer(&mut self, key: OperationKey) -> Option<Operation> {
+        let entry = self.entries.remove(&key)?;
+        for waiting in entry.waiting {
+            let _ = waiting.send(entry.operation.clone());
+        }
+        self.recent.push_back(entry.operation.clone());
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+        Some(entry.operation)
+    }
+
+    /// Takes the request out, to refuse it.
+    pub(crate) fn take(&mut self, key: OperationKey) -> Option<(Operation, Option<Admission>)> {
+        self.entries.remove(&key).map(|entry| (entry.operation, entry.admission))
+    }
+}
+
+impl Entry {
+    /// It was admitted: whoever asked gets a ticket.
+    pub(crate) fn admit(&mut self) {
+        if let Some(admission) = self.admission.take() {
+            let _ = admission.send(Ok(self.ticket()));
+        }
+    }
+
+    /// A ticket for somebody who waits for the end.
+    pub(crate) fn ticket(&mut self) -> Ticket {
+        let (done, waiting) = oneshot::channel();
+        self.waiting.push(done);
+        Ticket { operation: self.as_it_is(), done: waiting }
+    }
+
+    /// It comes to its next step.
+    pub(crate) fn step(&mut self, step: StepName) {
+        self.end_step();
+        self.step = Some((step, Instant::now()));
+    }
+
+    /// The operation as it is now.
+    pub(crate) fn as_it_is(&self) -> Operation {
+        let mut operation = self.operation.clone();
+        if operation.outcome.is_none() {
+            operation.ms = milliseconds(self.begun);
+            let running = self.step.map(|(step, since)| named(step, since));
+            operation.steps.extend(running);
+        }
+        operation
+    }
+
+    /// It ends like this.
+    pub(crate) fn finish(&mut self, verdict: Verdict) {
+        self.end_step();
+        self.operation.serving_generation = verdict.serving.map(|generation| generation.0);
+        if let Some(made) = verdict.made {
+            self.operation.generation = Some(made.0);
+        }
+        // How long it took in the life of another supervisor is not known better than that one knew it.
+        let of_another = verdict.cause == Cause::SupervisorDied;
+        let ms = if of_another { self.operation.ms } else { milliseconds(self.begun) };
+        self.operation.finish(verdict.outcome, verdict.cause, ms);
+    }
+
+    /// It ends as the one that it joined.
+    pub(crate) fn finish_like(&mut self, other: &Operation) {
+        let own = self.operation.clone();
+        self.operation = other.clone();
+        self.operation.id = own.id;
+        self.operation.actor = own.actor;
+        self.operation.comment = own.comment;
+        self.operation.started_at = own.started_at;
+        self.operation.ms = milliseconds(self.begun);
+    }
+
+    fn end_step(&mut self) {
+        if let Some((step, since)) = self.step.take()
+            && self.operation.steps.len() < MAX_STEPS
+        {
+            self.operation.steps.push(named(step, since));
+        }
+    }
+}
+
+/// What a request will be as an operation.
+pub(crate) fn described(id: String, new: &NewOperation) -> Operation {
+    let mut operation = Operation::running(id, kind_of(&new.ask), new.actor.clone(), now());
+    if let Ask::Action { name, .. } = &new.ask {
+        operation.action = Some(name.clone());
+    }
+    operation.comment.clone_from(&new.comment);
+    operation.message = operation.sentence();
+    operation
+}
+
+/// What kind of operation a request asks for.
+pub(crate) fn kind_of(ask: &Ask) -> Kind {
+    match ask {
+        Ask::Reload => Kind::Reload,
+        Ask::Validate => Kind::DryRun,
+        Ask::Action { .. } => Kind::Action,
+        Ask::Drain { .. } => Kind::Drain,
+        Ask::Resume => Kind::Resume,
+        Ask::Stop { .. } => Kind::Stop,
+    }
+}
+
+fn named(step: StepName, since: Instant) -> Step {
+    let name = serde_json::to_value(step).ok().and_then(|name| name.as_str().map(str::to_owned));
+    Step { name: name.unwrap_or_default(), ms: milliseconds(since) }
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+fn base36(mut number: u64) -> String {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut digits = Vec::new();
+    loop {
+        let digit = usize::try_from(number % 36).unwrap_or(0);
+        digits.push(char::from(DIGITS[digit]));
+        number /= 36;
+        if number == 0 {
+            return digits.into_iter().rev().collect();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use handover_api::Actor;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_short_and_never_the_same() {
+        let mut operations = Operations::new();
+        let ids: std::collections::BTreeSet<String> = (0..100).map(|_| operations.new_id()).collect();
+        assert_eq!(ids.len(), 100);
+        assert!(ids.iter().all(|id| id.len() < 20));
+        assert_eq!(base36(0), "0");
+        assert_eq!(base36(36 * 36 + 35), "10z");
+    }
+
+    #[test]
+    fn everybody_who_waits_is_answered() {
+        let mut operations = Operations::new();
+        let new = NewOperation::new(Ask::Reload, Actor::signal("HUP"));
+        let (admission, mut admitted) = oneshot::channel();
+        let key = operations.ask(new, Some(1), Some(admission));
+        operations.get_mut(key).unwrap().admit();
+        let mut first = admitted.try_recv().unwrap().unwrap();
+        let mut second = operations.get_mut(key).unwrap().ticket();
+        operations.answer(key);
+        assert_eq!(first.done.try_recv().unwrap().id, second.done.try_recv().unwrap().id);
+        assert!(operations.ended(&first.operation.id).is_some());
+    }
+}

@@ -1,0 +1,214 @@
+//! The life of a supervisor, from its first system call to its exit code.
+//!
+//! ```text
+//!   signals ─▶ lock ─┬─ a worker of an earlier supervisor lives ─▶ adopt it ─┐
+//!                    └─ none ───────────────────▶ start one ─────────────────┴─▶ drive ─▶ let go ─▶ exit
+//! ```
+//!
+//! The order matters. Signals first, so that a stray one is harmless. The lock before anything that two
+//! supervisors must not both do. At the end everything that the next supervisor needs (lock, journal, control socket,
+//! ports) is let go of before the last answer is written, so that whoever waited for `stop` can start anew at once.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use handover_api::Outcome;
+use handover_handoff::inherit::{self, InheritError, Inherited};
+use handover_handoff::process::{self, Executable};
+use handover_lifecycle::{Event, Exit, GenerationNumber, Machine, Recovered, Unfinished};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::control;
+use crate::control_socket::{ControlError, Lock};
+use crate::driver::{Driver, Ended, Parts, QUEUE, Queues};
+use crate::handle::{self, DriverHandle};
+use crate::journal::{DEFAULT_KEEP, Journal, JournalError};
+use crate::listeners::Listeners;
+use crate::operations::Operations;
+use crate::options::Options;
+use crate::protocol::Settings;
+use crate::scribe::Scribe;
+use crate::signals::Signals;
+use crate::systemd::Notifier;
+use crate::worker::{CannotAdopt, Found};
+
+/// How long answers that are being written may take at the end, the control server's own limit included.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// Why a supervisor cannot begin. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("the sockets from the service manager cannot be used: {0}")]
+    Inherit(#[from] InheritError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Adopt(#[from] CannotAdopt),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("cannot {doing}: {source}")]
+    Io { doing: &'static str, source: std::io::Error },
+}
+
+impl StartError {
+    fn io(doing: &'static str) -> impl Fn(std::io::Error) -> StartError {
+        move |source| StartError::Io { doing, source }
+    }
+
+    fn exit_code(&self) -> handover_api::ExitCode {
+        match self {
+            StartError::Control(ControlError::Held { .. })
+            | StartError::Journal(JournalError::InUse { .. })
+            | StartError::Adopt(_) => handover_api::ExitCode::BusyOrStale,
+            StartError::Inherit(_) | StartError::Control(ControlError::TooLong { .. }) => {
+                handover_api::ExitCode::Usage
+            }
+            _ => handover_api::ExitCode::Differs,
+        }
+    }
+}
+
+/// Supervises until it is told to stop, or until the first generation cannot be served. Returns the exit code
+/// of `handover serve`: 0 after a stop, 10 if the configuration was rejected, 11 if the worker did not become
+/// ready, 13 if another supervisor has the control socket, 2 if it was started in a way it cannot run in, 1
+/// otherwise. What was wrong is printed on stderr.
+///
+/// Call it from the main thread, before other threads exist.
+#[must_use]
+pub fn run(options: Options) -> ExitCode {
+    let name = options.name.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime.map_err(StartError::io("start the event loop")) {
+        Err(error) => Err(error),
+        Ok(runtime) => {
+            let result = runtime.block_on(live(options));
+            // A thread that waits for a disk that hangs must not keep the process.
+            runtime.shutdown_background();
+            result
+        }
+    };
+    match result {
+        Ok(ended) => exit_code(&name, &ended).into(),
+        Err(error) => {
+            complain(&name, &error.to_string());
+            error.exit_code().into()
+        }
+    }
+}
+
+fn exit_code(name: &str, ended: &Over) -> handover_api::ExitCode {
+    let Exit::StartFailed(verdict) = ended.exit else { return handover_api::ExitCode::Success };
+    match &ended.report {
+        Some(report) => complain(name, report),
+        None => complain(name, &verdict.cause.to_string()),
+    }
+    match verdict.outcome {
+        Outcome::Rejected => handover_api::ExitCode::Rejected,
+        _ => handover_api::ExitCode::NotReady,
+    }
+}
+
+/// Says on stderr why there is no server. For people, whatever the log looks like.
+fn complain(name: &str, why: &str) {
+    use std::io::Write as _;
+    // If stderr is closed, the exit code has to do.
+    let _ = writeln!(std::io::stderr().lock(), "{name}: {why}");
+}
+
+/// How it ended.
+struct Over {
+    exit: Exit,
+    report: Option<String>,
+}
+
+async fn live(options: Options) -> Result<Over, StartError> {
+    let signals = Signals::install().map_err(StartError::io("install signal handlers"))?;
+    let inherited = inherit::listen_fds()?;
+    let executable = Executable::current().map_err(StartError::io("keep the program's own file open"))?;
+    process::become_subreaper().map_err(StartError::io("become the reaper of orphans"))?;
+    let lock = Lock::take(&options.control)?;
+    let found = find_worker(&lock)?;
+    let journal = Journal::open(&options.state, DEFAULT_KEEP)?;
+    let (socket, control) = lock.bind()?;
+
+    let (commands, requests) = mpsc::channel(handle::QUEUE);
+    let (events, _) = broadcast::channel(handle::EVENTS_KEPT);
+    let (settings, seen_settings) = watch::channel(Settings::default());
+    let (close, closing) = watch::channel(false);
+    let handle = DriverHandle { commands, events: events.clone(), settings: seen_settings, closing };
+
+    let mut operations = Operations::new();
+    let recovered = recovered(&journal, &mut operations);
+    let known = found.as_ref().and_then(|found| journal.generation(found.serving.generation).cloned());
+    let scribe = Scribe::start(journal).map_err(StartError::io("start the journal's thread"))?;
+    let machine = Machine::new(options.limits, recovered);
+    let parts = Parts {
+        options,
+        executable,
+        lock,
+        control,
+        listeners: listeners(inherited),
+        scribe,
+        notifier: Notifier::new(),
+        events,
+        settings,
+    };
+    let (inputs, taken_inputs) = mpsc::channel(QUEUE);
+    let (from_workers, said) = mpsc::channel(QUEUE);
+    let mut driver = Driver::new(parts, machine, operations, inputs, from_workers);
+    let begin = match found {
+        Some(found) => driver.adopt(found, known).map_err(StartError::io("watch the worker"))?,
+        None => Event::Start { operation: driver.own_start() },
+    };
+    let server = tokio::spawn(control::serve(socket, handle));
+    let queues = Queues { commands: requests, inputs: taken_inputs, workers: said, signals };
+    let Ended { exit, scribe, last } = driver.run(begin, queues).await;
+    scribe.close();
+    close.send_replace(true);
+    if tokio::time::timeout(LAST_ANSWERS, server).await.is_err() {
+        tracing::warn!("the control server did not end in time");
+    }
+    Ok(Over { exit, report: last.map(|operation| operation.report()) })
+}
+
+fn listeners(inherited: Vec<Inherited>) -> Listeners {
+    for Inherited { name, .. } in &inherited {
+        tracing::info!("the service manager passed the socket {name}");
+    }
+    Listeners::new(inherited)
+}
+
+/// The worker of an earlier supervisor, if one lives.
+fn find_worker(lock: &Lock) -> Result<Option<Found>, StartError> {
+    for path in lock.worker_paths() {
+        if let Some(found) = Found::at(&path)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// What the journal says of the time before. Operations without an outcome get a place among those of now, so
+/// that the machine can end them.
+fn recovered(journal: &Journal, operations: &mut Operations) -> Recovered {
+    let recovery = journal.recovery();
+    if recovery.torn_bytes > 0 || recovery.damaged_lines > 0 {
+        tracing::warn!(
+            torn_bytes = recovery.torn_bytes,
+            damaged_lines = recovery.damaged_lines,
+            "the journal was damaged and has been mended"
+        );
+    }
+    let unfinished = recovery.unfinished.iter().map(|unfinished| Unfinished {
+        operation: operations.own(unfinished.operation.clone()),
+        kind: unfinished.operation.kind,
+        intent: unfinished.intent.map(GenerationNumber),
+    });
+    let unfinished = unfinished.collect();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Recovered {
+        last_generation: GenerationNumber(journal.last_generation()),
+        keys_from: u64::try_from(since.as_millis()).unwrap_or(0),
+        unfinished,
+    }
+}
