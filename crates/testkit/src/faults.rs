@@ -71,19 +71,24 @@ impl Squatter {
 /// `command`, started with at most `descriptors` open descriptors allowed (soft and hard).
 #[must_use]
 pub fn with_few_descriptors(command: &Command, descriptors: u32) -> Command {
-    let mut limited = Command::new("sh");
-    limited.arg("-c").arg(format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""));
-    limited.arg(command.get_program()).args(command.get_args());
+    through_shell(command, &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""))
+}
+
+/// `command`, started by a shell script that ends with `exec "$0" "$@"`.
+#[must_use]
+pub fn through_shell(command: &Command, script: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(script).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
         };
     }
     if let Some(directory) = command.get_current_dir() {
-        limited.current_dir(directory);
+        shell.current_dir(directory);
     }
-    limited
+    shell
 }
 
 /// Makes a FIFO: whoever opens it to read waits for a writer that never comes.

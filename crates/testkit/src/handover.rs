@@ -1,13 +1,14 @@
 //! The shipped binary under test: started, awaited by its own notification of readiness, ended without remainder.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
 
 use crate::control::Control;
-use crate::faults::with_few_descriptors;
+use crate::faults::{through_shell, with_few_descriptors};
 use crate::notify::Notifications;
 use crate::process::{Output, Process, run};
 use crate::workspace::Workspace;
@@ -21,8 +22,18 @@ pub struct HandoverBuilder<'a> {
     binary: PathBuf,
     workspace: &'a Workspace,
     config: Option<String>,
+    file: Option<PathBuf>,
     environment: Vec<(OsString, OsString)>,
     descriptors: Option<u32>,
+    inherited: Option<Inherited>,
+}
+
+/// A listener that is passed on as systemd does it (sd_listen_fds(3)).
+#[derive(Debug)]
+struct Inherited {
+    listener: OwnedFd,
+    name: String,
+    for_it: bool,
 }
 
 impl HandoverBuilder<'_> {
@@ -30,6 +41,13 @@ impl HandoverBuilder<'_> {
     #[must_use]
     pub fn config(mut self, text: impl Into<String>) -> Self {
         self.config = Some(text.into());
+        self
+    }
+
+    /// Serves a file that is in the workspace already.
+    #[must_use]
+    pub fn config_file(mut self, name: &str) -> Self {
+        self.file = Some(self.workspace.path(name));
         self
     }
 
@@ -44,6 +62,14 @@ impl HandoverBuilder<'_> {
     #[must_use]
     pub fn descriptors(mut self, most: u32) -> Self {
         self.descriptors = Some(most);
+        self
+    }
+
+    /// Passes a listener on as descriptor 3, with `LISTEN_FDS`, `LISTEN_FDNAMES` and a `LISTEN_PID` that is its own, or,
+    /// if not `for_it`, another process's.
+    #[must_use]
+    pub fn inherit(mut self, listener: impl Into<OwnedFd>, name: &str, for_it: bool) -> Self {
+        self.inherited = Some(Inherited { listener: listener.into(), name: name.to_owned(), for_it });
         self
     }
 
@@ -75,17 +101,32 @@ impl HandoverBuilder<'_> {
         let notifications = Notifications::listen(&self.workspace.path("run/notify.sock"));
         let mut command = command(&self.binary, self.workspace);
         command.arg("serve");
-        if let Some(text) = &self.config {
-            command.arg(self.workspace.write(CONFIG, text));
-        }
+        let written = self.config.as_ref().map(|text| self.workspace.write(CONFIG, text));
+        command.args(written.or(self.file));
         command.env("NOTIFY_SOCKET", notifications.path());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(most) = self.descriptors {
             command = with_few_descriptors(&command, most);
         }
-        let process = Process::start(command);
+        let process = match self.inherited {
+            None => Process::start(command),
+            Some(inherited) => inherited.start(&command),
+        };
         let control = Control::at(&self.workspace.control_socket());
         Handover { binary: self.binary, root: Paths::of(self.workspace), process, notifications, control }
+    }
+}
+
+impl Inherited {
+    /// A shell puts the descriptor and the variables into place and becomes the command: the process id stays.
+    fn start(self, command: &Command) -> Process {
+        let pid = if self.for_it { "$$" } else { "$PPID" };
+        let script = format!(
+            "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_FDNAMES='{}' LISTEN_PID={pid}; exec \"$0\" \"$@\"",
+            self.name
+        );
+        let shell = through_shell(command, &script);
+        Process::try_start_with_input(shell, self.listener).unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
@@ -156,8 +197,10 @@ impl Handover {
             binary: binary.into(),
             workspace,
             config: None,
+            file: None,
             environment: Vec::new(),
             descriptors: None,
+            inherited: None,
         }
     }
 

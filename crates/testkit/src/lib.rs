@@ -34,6 +34,7 @@ pub mod websocket;
 
 mod control;
 mod deadline;
+mod example;
 mod gate;
 mod handover;
 mod ports;
@@ -44,6 +45,7 @@ mod workspace;
 
 pub use control::{Control, Event, Events};
 pub use deadline::{DEADLINE, Deadline, until};
+pub use example::example;
 pub use gate::{Gate, Gates};
 pub use handover::{CONFIG, Handover, HandoverBuilder, command};
 pub use ports::Port;

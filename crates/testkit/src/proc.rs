@@ -140,6 +140,15 @@ pub fn tree_cpu(pid: u32) -> Duration {
     tree(pid).iter().map(|stat| stat.cpu).sum()
 }
 
+/// Whether a process has a handler for this signal (`SigCgt` in `/proc/<pid>/status`).
+#[must_use]
+pub fn catches(pid: u32, signal: rustix::process::Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    mask >> (signal.as_raw() - 1) & 1 == 1
+}
+
 /// The variables that a process was started with.
 #[must_use]
 pub fn environment(pid: u32) -> Vec<String> {

@@ -152,13 +152,21 @@ impl Process {
     ///
     /// # Errors
     /// The command could not be started; the text names it.
-    pub fn try_start(mut command: Command) -> Result<Self, String> {
+    pub fn try_start(command: Command) -> Result<Self, String> {
+        Self::try_start_with_input(command, Stdio::null())
+    }
+
+    /// As [`Process::try_start`], with a standard input: a listener to inherit, say.
+    ///
+    /// # Errors
+    /// As [`Process::try_start`].
+    pub fn try_start_with_input(mut command: Command, input: impl Into<Stdio>) -> Result<Self, String> {
         REAPER.call_once(|| {
             let _ = rustix::process::set_child_subreaper(Some(Pid::INIT));
         });
         let name = command.get_program().to_string_lossy().into_owned();
         let mark = format!("{}-{}", std::process::id(), NEXT_MARK.fetch_add(1, Ordering::Relaxed));
-        command.env(MARK, &mark).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env(MARK, &mark).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
         let stdout = child.stdout.take().map(Stream::read).unwrap_or_default();
         let stderr = child.stderr.take().map(Stream::read).unwrap_or_default();

@@ -20,6 +20,8 @@ mod client;
 mod kinds;
 mod report;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,6 +29,8 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+#[cfg(test)]
+use report::Part;
 pub(crate) use report::{Report, counts};
 use tally::Tally;
 

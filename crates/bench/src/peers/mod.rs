@@ -349,3 +349,31 @@ impl Kind {
         command
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// handover's own reload is tested end to end elsewhere.
+    #[test]
+    fn the_peers_that_are_installed_start_and_reload_with_their_configurations_here() {
+        let (origin, echo) = own_origin().unwrap();
+        let common = Common { handover: None, only: vec![Kind::Nginx, Kind::Haproxy], threads: 2 };
+        for kind in [Kind::Nginx, Kind::Haproxy] {
+            if !handover_testkit::have(kind.name(), "the configurations of the bench's peers") {
+                continue;
+            }
+            for tuned in [false, true] {
+                let setting = Setting { origin, echo, routes: 20, tuned };
+                let mut peer = Peer::start(kind, &common, &setting).unwrap();
+                peer.settle();
+                peer.write(2).unwrap();
+                peer.reload().unwrap();
+                peer.wait_for_version(2).unwrap();
+                let mut client = http::Connection::open(peer.http());
+                assert_eq!(client.get("/r/7/x").text(), "origin\n", "{}", peer.name);
+                assert!(peer.memory().resident > 0 && peer.processes() > 1);
+            }
+        }
+    }
+}
