@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::UnixStream;
 
-use crate::{Event, PROBLEM_CONTENT_TYPE, ProblemDetails};
+use crate::{Event, ExitCode, PROBLEM_CONTENT_TYPE, ProblemDetails};
 
 /// How long connecting may take: a Unix socket connects at once unless its queue is full.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -68,6 +68,19 @@ pub enum ClientError {
     /// The request cannot be sent like this.
     #[error("{0}")]
     Invalid(String),
+}
+
+impl ClientError {
+    /// The exit code of a command line that got no answer.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NotRunning { .. } => ExitCode::NotRunning,
+            Self::NotPermitted { .. } => ExitCode::NotPermitted,
+            Self::Lost { .. } => ExitCode::Unknown,
+            Self::Connect { .. } | Self::Invalid(_) => ExitCode::Differs,
+        }
+    }
 }
 
 /// What is asked.

@@ -29,6 +29,8 @@ mod problem;
 mod problem_details;
 mod refused;
 mod sentence;
+#[cfg(test)]
+mod sentence_tests;
 mod status;
 mod text;
 

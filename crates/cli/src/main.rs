@@ -1,1 +1,60 @@
-fn main() {}
+//! `handover`: the server, and the operator's verbs.
+//!
+//! | module | what for |
+//! |---|---|
+//! | [`args`] | the command line: one block for each verb is its help, its man page and its completions |
+//! | [`serve`] | the server itself |
+//! | [`change`] | verbs that become an operation: reload, validate, drain, resume, stop, action |
+//! | [`look`] | verbs that change nothing: status, history, show, generations, diff, config, connections, metrics, events |
+//! | [`local`] | verbs that need no server: validate FILE, schema, example, completions, man |
+//! | [`session`] | asking the server that runs, and saying why that is not possible |
+//! | [`output`], [`progress`] | results on stdout, everything else on stderr |
+//!
+//! Exit codes are `handover_api::ExitCode`; sentences are made in `handover_api` too.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod args;
+mod change;
+mod local;
+mod look;
+mod output;
+mod progress;
+mod serve;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Arguments, Verb};
+use session::Session;
+
+fn main() -> ExitCode {
+    let Arguments { common, verb } = Arguments::parse();
+    let session = Session::new(&common);
+    match verb {
+        Verb::Serve(serve) => serve::run(&common, serve),
+
+        Verb::Reload(reload) => change::reload(&session, &reload),
+        Verb::Validate(validate) => change::validate(&session, &validate),
+        Verb::Drain(drain) => change::drain(&session, &drain),
+        Verb::Resume(resume) => change::resume(&session, &resume),
+        Verb::Stop(stop) => change::stop(&session, &stop),
+        Verb::Action(action) => change::action(&session, &action),
+
+        Verb::Status => look::status(&session),
+        Verb::History(history) => look::history(&session, &history),
+        Verb::Show(show) => look::show(&session, &show),
+        Verb::Generations(generations) => look::generations(&session, &generations),
+        Verb::Diff => look::diff(&session),
+        Verb::Config => look::config(&session),
+        Verb::Connections => look::connections(&session),
+        Verb::Metrics => look::metrics(&session),
+        Verb::Events => look::events(&session),
+
+        Verb::Schema => local::schema(session.output()),
+        Verb::Example => local::example(session.output()),
+        Verb::Completions(completions) => local::completions(&completions, session.output()),
+        Verb::Man(man) => local::man(&man, session.output()),
+    }
+}

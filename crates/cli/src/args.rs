@@ -1,0 +1,329 @@
+//! The command line. What is written here is its help, its man pages and its completions.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use handover_api::parse_duration;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  applied or unchanged
+    2  the command line is wrong
+    4  not permitted
+    7  not running
+   10  rejected: what served still serves
+   11  the candidate was not ready: what served still serves
+   12  rolled back: what served still serves
+   13  another operation runs, or --if-match names what no longer serves
+   14  applied, and connections were cut
+  124  the time is over and the outcome unknown: ask with 'handover show ID'
+'handover diff' exits 0 if nothing differs, and 1 if something does.";
+
+/// Keeps a server running while everything about it changes.
+///
+/// Every change is asked for, answered, and undone when it goes wrong; no connection is broken by it.
+#[derive(Debug, Parser)]
+#[command(name = "handover", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_long_help = EXIT_CODES)]
+#[command(after_help = "\
+A tour:
+  handover example > hello.toml      a configuration to start from
+  handover serve hello.toml          serve it
+  handover reload                    after editing it: one sentence says what came of it")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// Control socket of the server.
+    ///
+    /// If it is not given: /run/handover/control.sock for root, $XDG_RUNTIME_DIR/handover/control.sock for others,
+    /// or /tmp/handover-UID/control.sock without that variable.
+    #[arg(long, global = true, env = "HANDOVER_CONTROL", value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+    /// Form of the result: for people, or the server's whole answer.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text, hide_default_value = true)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Sentences and tables.
+    Text,
+    /// JSON, as it comes from the server.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Serve a configuration, until told to stop.
+    #[command(after_help = "\
+Examples:
+  handover serve                     a built-in \"Hello, World!\" on 127.0.0.1:8080
+  handover serve site.toml
+  handover serve site.toml --control /run/site/control.sock --state /var/lib/site
+
+Signals: HUP reloads, TERM, INT and QUIT drain and exit (again: at once), USR1 reopens log files.
+Exits with 0 after a stop, 10 if the configuration is wrong, 13 if another server has the control socket.")]
+    Serve(Serve),
+
+    /// Serve what the files on disk say now.
+    #[command(after_help = "\
+Examples:
+  handover reload
+  handover reload --dry-run          only say what it would do
+  handover reload --if-match 7 --comment 'ticket 42'
+  handover reload --detach           do not wait; ask with 'handover show ID'
+  curl --fail --unix-socket \"$HANDOVER_CONTROL\" -X POST http://localhost/v1/reload")]
+    Reload(Reload),
+    /// Say everything that is wrong with a configuration, and change nothing.
+    #[command(after_help = "\
+Examples:
+  handover validate site.toml        needs no server
+  handover validate                  asks the server that runs about its own files, ports included")]
+    Validate(Validate),
+    /// Let what is in flight end; new connections wait until 'handover resume'.
+    #[command(after_help = "Example:\n  handover drain --limit 30s")]
+    Drain(Drain),
+    /// Serve again after a drain, or call one off.
+    Resume(Resume),
+    /// Drain, then end the server.
+    #[command(after_help = "Examples:\n  handover stop --limit 30s\n  handover stop --now")]
+    Stop(Stop),
+    /// Run one of the server's own actions; 'handover status' lists them.
+    #[command(after_help = "Example:\n  handover action reload_certs")]
+    Action(Action),
+
+    /// Say what serves.
+    Status,
+    /// List the last operations: when, who, what, outcome.
+    #[command(
+        after_help = "Examples:\n  handover history -n 100\n  handover history -o json | jq '.[].outcome'"
+    )]
+    History(History),
+    /// Show one operation, running or ended.
+    #[command(after_help = "Example:\n  handover show ID --timeout 1m      wait for its outcome")]
+    Show(Show),
+    /// List the generations that were served, or show one with its files.
+    Generations(Generations),
+    /// Show how the files on disk differ from what serves.
+    Diff,
+    /// Print the configuration that serves, byte for byte.
+    Config,
+    /// List the connections that are open.
+    Connections,
+    /// Print metrics (OpenMetrics text).
+    Metrics,
+    /// Print what happens, as it happens.
+    Events,
+
+    /// Print the JSON schema of the configuration.
+    #[command(after_help = "Example:\n  handover schema > handover.schema.json")]
+    Schema,
+    /// Print the configuration that 'handover serve' has built in.
+    #[command(after_help = "Example:\n  handover example > hello.toml && handover serve hello.toml")]
+    Example,
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  handover completions bash > ~/.local/share/bash-completion/completions/handover"
+    )]
+    Completions(Completions),
+    /// Write the man pages into a directory.
+    #[command(after_help = "Example:\n  handover man ~/.local/share/man/man1")]
+    Man(Man),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Configuration file; a built-in one if it is not given.
+    pub(crate) file: Option<PathBuf>,
+    /// Directory of the journal. If it is not given: [control] in the file, or the user's state directory.
+    #[arg(long, env = "HANDOVER_STATE", value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Threads that serve; one for each processor if it is not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Do not print the four lines at the start.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// How an operation is asked for.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Operate {
+    /// How long to wait for the outcome; the operation goes on after that.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Do not wait for the outcome.
+    #[arg(long, conflicts_with = "timeout")]
+    pub(crate) detach: bool,
+    /// Only if this generation serves.
+    #[arg(long, value_name = "GENERATION")]
+    pub(crate) if_match: Option<u64>,
+    /// Why, in a few words: for the history.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment: Option<String>,
+    /// The operation's ID. Asking again with the same one gets the same answer and does nothing twice.
+    #[arg(long, value_name = "ID")]
+    pub(crate) idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reload {
+    /// Only say what it would do.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Validate {
+    /// File to check; without one, the server checks its own.
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// How long connections may take to end; those left are cut and counted.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) limit: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// Cut what is in flight.
+    #[arg(long, conflicts_with = "limit")]
+    pub(crate) now: bool,
+    /// How long connections may take to end; those left are cut and counted.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) limit: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Action {
+    /// Its name.
+    pub(crate) name: String,
+    /// Text that is given to it.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(crate) body: String,
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// How many, the newest first.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The operation's ID.
+    pub(crate) id: String,
+    /// Wait so long for its outcome.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Generations {
+    /// Number of the one to show.
+    pub(crate) number: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell.
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The directory; it is made if it is missing.
+    pub(crate) directory: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(std::iter::once("handover").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_all_verbs_may_stand_before_or_after_the_verb() {
+        for line in ["--control /x.sock -o json status", "status --control /x.sock --output json"] {
+            let arguments = parse(line).unwrap();
+            assert_eq!(arguments.common.control.as_deref(), Some(std::path::Path::new("/x.sock")), "{line}");
+            assert_eq!(arguments.common.output, Format::Json, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_operation_takes_all_that_the_api_takes() {
+        let line = "reload --dry-run --timeout 1.5s --if-match 7 --comment why --idempotency-key k-1";
+        let Verb::Reload(reload) = parse(line).unwrap().verb else { panic!() };
+        assert!(reload.dry_run);
+        assert_eq!(reload.operate.timeout, Some(Duration::from_millis(1_500)));
+        assert_eq!(reload.operate.if_match, Some(7));
+        assert_eq!(reload.operate.comment.as_deref(), Some("why"));
+        assert_eq!(reload.operate.idempotency_key.as_deref(), Some("k-1"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for line in [
+            "",
+            "relaod",
+            "reload file.toml",
+            "reload --detach --timeout 1s",
+            "reload --timeout soon",
+            "reload --if-match latest",
+            "stop --now --limit 1s",
+            "serve --threads 0",
+            "status -o yaml",
+            "show",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_verb_says_what_it_does_and_no_line_of_help_is_too_long() {
+        for verb in Arguments::command().get_subcommands_mut() {
+            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+            for line in verb.render_long_help().to_string().lines() {
+                assert!(line.chars().count() <= 110, "{}: {line}", verb.get_name());
+            }
+        }
+    }
+}

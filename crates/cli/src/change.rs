@@ -1,0 +1,161 @@
+//! Verbs that become an operation.
+//!
+//! Each asks, waits, and says how it went. The ID is chosen here, before asking, so that the outcome can be
+//! asked for later whatever happens to the connection.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use handover_api::{Call, ClientError, ExitCode as Code, Operation, OperationState, percent_encoded};
+
+use crate::args::{Action, Drain, Operate, Reload, Resume, Stop, Validate};
+use crate::local;
+use crate::output::note;
+use crate::progress::with_progress;
+use crate::session::Session;
+
+/// How much longer than `--timeout` the server's own answer is waited for.
+const GRACE: Duration = Duration::from_secs(2);
+
+pub(crate) fn reload(session: &Session, reload: &Reload) -> ExitCode {
+    let mut call = Call::post("/v1/reload");
+    if reload.dry_run {
+        call = call.query("dry_run", "true");
+    }
+    operate(session, if reload.dry_run { "validation" } else { "reload" }, call, &reload.operate)
+}
+
+pub(crate) fn validate(session: &Session, validate: &Validate) -> ExitCode {
+    match &validate.file {
+        Some(file) => local::validate(file, session.output()),
+        None => operate(session, "validation", Call::post("/v1/validate"), &validate.operate),
+    }
+}
+
+pub(crate) fn drain(session: &Session, drain: &Drain) -> ExitCode {
+    let call = limited(Call::post("/v1/drain"), drain.limit);
+    operate(session, "drain", call, &drain.operate)
+}
+
+pub(crate) fn resume(session: &Session, resume: &Resume) -> ExitCode {
+    operate(session, "resume", Call::post("/v1/resume"), &resume.operate)
+}
+
+pub(crate) fn stop(session: &Session, stop: &Stop) -> ExitCode {
+    let mut call = limited(Call::post("/v1/stop"), stop.limit);
+    if stop.now {
+        call = call.query("now", "true");
+    }
+    operate(session, "stop", call, &stop.operate)
+}
+
+pub(crate) fn action(session: &Session, action: &Action) -> ExitCode {
+    let call = Call::post(format!("/v1/actions/{}", percent_encoded(&action.name))).body(action.body.clone());
+    operate(session, &format!("action {}", action.name), call, &action.operate)
+}
+
+fn limited(call: Call, limit: Option<Duration>) -> Call {
+    match limit {
+        Some(limit) => call.query("limit", &milliseconds(limit)),
+        None => call,
+    }
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
+
+fn operate(session: &Session, what: &str, call: Call, how: &Operate) -> ExitCode {
+    let id = how.idempotency_key.clone().unwrap_or_else(new_id);
+    let call = with_options(call, &id, how);
+    session.run(async {
+        let asked = async {
+            match how.timeout {
+                Some(limit) => tokio::time::timeout(limit + GRACE, session.client().send(call)).await,
+                None => Ok(session.client().send(call).await),
+            }
+        };
+        let answer = tokio::select! {
+            answer = with_progress(session.client(), what, &id, asked) => answer,
+            _ = tokio::signal::ctrl_c() => return Ok(outcome_unknown(session, what, &id, "not waited for")),
+        };
+        let answer = match answer {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(lost @ ClientError::Lost { .. })) => {
+                return Ok(outcome_unknown(session, what, &id, &lost.to_string()));
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => return Ok(outcome_unknown(session, what, &id, "no answer in time")),
+        };
+        if answer.status >= 400 {
+            return Ok(session.refused(&answer));
+        }
+        let operation: Operation = answer.json()?;
+        let code = match operation.state {
+            OperationState::Running if how.detach => Code::Success,
+            _ => Code::from(&operation),
+        };
+        if session.output().is_json() {
+            session.output().json(&answer.body);
+        } else {
+            session.output().text(&text_of(&operation));
+        }
+        if operation.state == OperationState::Running && !how.detach {
+            note(&format!("it goes on; ask with 'handover show {}'", operation.id));
+        }
+        Ok(code.into())
+    })
+}
+
+fn with_options(mut call: Call, id: &str, how: &Operate) -> Call {
+    call = call.header("idempotency-key", id);
+    if let Some(generation) = how.if_match {
+        call = call.header("if-match", format!("\"{generation}\""));
+    }
+    if let Some(comment) = &how.comment {
+        call = call.query("comment", comment);
+    }
+    if how.detach {
+        call = call.query("detach", "true");
+    }
+    match how.timeout {
+        Some(timeout) => call.query("timeout", &milliseconds(timeout)),
+        None => call,
+    }
+}
+
+/// The sentence and what is wrong; for a validation also every single change, because that is what was asked.
+fn text_of(operation: &Operation) -> String {
+    let mut text = operation.report();
+    if operation.kind == handover_api::Kind::DryRun {
+        for change in &operation.changes {
+            text.push_str("\n  ");
+            text.push_str(&change.line());
+        }
+    }
+    text
+}
+
+fn outcome_unknown(session: &Session, what: &str, id: &str, why: &str) -> ExitCode {
+    let message = format!("unknown: {why}; {what} {id} may go on; ask with 'handover show {id}'");
+    session.output().failure(&message, Code::Unknown)
+}
+
+/// An ID that nobody else makes: the time, and 48 random bits (the hasher's keys come from the system).
+fn new_id() -> String {
+    let random = RandomState::new().build_hasher().finish() & 0xFFFF_FFFF_FFFF;
+    format!("{}-{random:012x}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_keys_that_the_server_takes_and_differ() {
+        let (a, b) = (new_id(), new_id());
+        assert_ne!(a, b);
+        assert!(a.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && a.len() == 28, "{a}");
+    }
+}

@@ -1,0 +1,106 @@
+//! Verbs that need no server.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::CommandFactory as _;
+use handover_api::{ExitCode as Code, Problem};
+use handover_proxy::config::{self, Checked, SystemResolver};
+
+use crate::args::{Arguments, Completions, Man};
+use crate::output::Output;
+
+/// The largest file that a configuration may name.
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Checks a file as `serve` would, except for what only the system can tell (whether ports are free). Writes nothing.
+pub(crate) fn validate(file: &Path, output: Output) -> ExitCode {
+    let name = file.display().to_string();
+    let checked = match read(file) {
+        Ok(text) => {
+            let base = std::path::absolute(file)
+                .ok()
+                .and_then(|path| path.parent().map(Path::to_owned))
+                .unwrap_or_default();
+            config::parse(&name, &base, &text, &mut |path| read(path), &mut SystemResolver::default())
+        }
+        Err(error) => Err(vec![Problem::new(format!("cannot be read: {error}")).in_file(&name)]),
+    };
+    let (errors, warnings, sentence) = match checked {
+        Ok(checked) => (Vec::new(), checked.warnings.clone(), valid(&name, &checked)),
+        Err(errors) => {
+            let sentence = match errors.len() {
+                1 => format!("rejected: 1 mistake in {name}"),
+                n => format!("rejected: {n} mistakes in {name}"),
+            };
+            (errors, Vec::new(), sentence)
+        }
+    };
+    let code = if errors.is_empty() { Code::Success } else { Code::Rejected };
+    if output.is_json() {
+        let json = serde_json::json!({ "valid": errors.is_empty(), "errors": errors, "warnings": warnings });
+        output.json(json.to_string().as_bytes());
+        return code.into();
+    }
+    let mut text: Vec<String> = errors.iter().map(Problem::report).collect();
+    text.extend(warnings.iter().map(|warning| format!("warning: {}", warning.report())));
+    text.push(sentence);
+    output.result(&text.join("\n\n"), code)
+}
+
+fn valid(name: &str, checked: &Checked) -> String {
+    let count = |n: usize, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
+    let config = &checked.config;
+    format!(
+        "valid: {name} has {}, {} and {}",
+        count(config.listeners.len(), "listener"),
+        count(config.routes.len(), "route"),
+        count(config.services.len(), "service"),
+    )
+}
+
+fn read(path: &Path) -> io::Result<Arc<[u8]>> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("it has more than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(bytes.into())
+}
+
+pub(crate) fn schema(output: Output) -> ExitCode {
+    let schema = serde_json::to_string_pretty(&config::schema()).unwrap_or_default();
+    output.json(schema.as_bytes());
+    Code::Success.into()
+}
+
+pub(crate) fn example(output: Output) -> ExitCode {
+    output.bytes(config::DEFAULT.as_bytes());
+    Code::Success.into()
+}
+
+pub(crate) fn completions(completions: &Completions, output: Output) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(completions.shell, &mut Arguments::command(), "handover", &mut script);
+    output.bytes(&script);
+    Code::Success.into()
+}
+
+pub(crate) fn man(man: &Man, output: Output) -> ExitCode {
+    let written = std::fs::create_dir_all(&man.directory)
+        .and_then(|()| clap_mangen::generate_to(Arguments::command(), &man.directory));
+    match written {
+        Ok(()) => output.result(&format!("man pages are in {}", man.directory.display()), Code::Success),
+        Err(error) => {
+            let directory = man.directory.display();
+            output.failure(&format!("cannot write man pages into {directory}: {error}"), Code::Differs)
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Verbs that change nothing.
+
+use std::process::ExitCode;
+
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+use handover_api::{
+    Call, ClientError, Diff, ExitCode as Code, Generation, Operation, OperationState, Status, human_ms,
+    percent_encoded,
+};
+
+use crate::args::{Generations, History, Show};
+use crate::output::note;
+use crate::session::Session;
+
+/// Characters of a sentence that a table shows.
+const CELL_CHARACTERS: usize = 60;
+
+pub(crate) fn status(session: &Session) -> ExitCode {
+    shown(session, Call::get("/v1/status"), |status: Status| (status.report(), Code::Success))
+}
+
+pub(crate) fn history(session: &Session, history: &History) -> ExitCode {
+    let call = Call::get("/v1/history").query("limit", &history.limit.to_string());
+    shown(session, call, |operations: Vec<Operation>| (history_table(&operations), Code::Success))
+}
+
+pub(crate) fn show(session: &Session, show: &Show) -> ExitCode {
+    let mut call = Call::get(format!("/v1/operations/{}", percent_encoded(&show.id)));
+    if let Some(timeout) = show.timeout {
+        call = call.query("timeout", &format!("{}ms", timeout.as_millis()));
+    }
+    let waits = show.timeout.is_some();
+    shown(session, call, move |operation: Operation| {
+        let code = match operation.state {
+            // Looking at what runs is no failure, waiting for it in vain is.
+            OperationState::Running if !waits => Code::Success,
+            _ => Code::from(&operation),
+        };
+        (operation.full_report(), code)
+    })
+}
+
+pub(crate) fn generations(session: &Session, generations: &Generations) -> ExitCode {
+    match generations.number {
+        Some(number) => {
+            shown(session, Call::get(format!("/v1/generations/{number}")), |generation: Generation| {
+                (generation.report(), Code::Success)
+            })
+        }
+        None => shown(session, Call::get("/v1/generations"), |generations: Vec<Generation>| {
+            let lines: Vec<String> = generations.iter().map(Generation::line).collect();
+            (lines.join("\n"), Code::Success)
+        }),
+    }
+}
+
+pub(crate) fn diff(session: &Session) -> ExitCode {
+    shown(session, Call::get("/v1/diff"), |diff: Diff| {
+        let code = if diff.same { Code::Success } else { Code::Differs };
+        (diff.report(), code)
+    })
+}
+
+pub(crate) fn config(session: &Session) -> ExitCode {
+    raw(session, "/v1/config")
+}
+
+pub(crate) fn metrics(session: &Session) -> ExitCode {
+    raw(session, "/metrics")
+}
+
+pub(crate) fn connections(session: &Session) -> ExitCode {
+    shown(session, Call::get("/v1/connections"), |connections: Vec<serde_json::Value>| {
+        (connections_table(&connections), Code::Success)
+    })
+}
+
+pub(crate) fn events(session: &Session) -> ExitCode {
+    session.run(async {
+        let mut events = match session.client().events().await {
+            Ok(events) => events,
+            Err(ClientError::Invalid(answer)) => {
+                return Ok(session.output().failure(&answer, Code::NotPermitted));
+            }
+            Err(error) => return Err(error),
+        };
+        while let Some(event) = events.next().await? {
+            if session.output().is_json() {
+                session.output().json(&serde_json::to_vec(&event).unwrap_or_default());
+            } else {
+                session.output().text(&event.line());
+            }
+        }
+        note("the server has ended");
+        Ok(Code::NotRunning.into())
+    })
+}
+
+/// Asks, and prints the answer as it is or as `text` says it.
+fn shown<T: serde::de::DeserializeOwned>(
+    session: &Session,
+    call: Call,
+    text: impl FnOnce(T) -> (String, Code),
+) -> ExitCode {
+    session.run(async {
+        let answer = match session.look(call).await? {
+            Ok(answer) => answer,
+            Err(code) => return Ok(code),
+        };
+        let (text, code) = text(answer.json()?);
+        if session.output().is_json() {
+            session.output().json(&answer.body);
+            return Ok(code.into());
+        }
+        Ok(session.output().result(&text, code))
+    })
+}
+
+/// Asks, and prints the bytes of the answer.
+fn raw(session: &Session, path: &str) -> ExitCode {
+    session.run(async {
+        match session.look(Call::get(path)).await? {
+            Ok(answer) => {
+                session.output().bytes(&answer.body);
+                Ok(Code::Success.into())
+            }
+            Err(code) => Ok(code),
+        }
+    })
+}
+
+/// When, what, outcome, how long, who, and why or what came of it.
+fn history_table(operations: &[Operation]) -> String {
+    if operations.is_empty() {
+        return "nothing has happened yet".to_owned();
+    }
+    let mut table = plain_table();
+    table.set_header(["WHEN (UTC)", "WHO", "WHAT", "OUTCOME", "TOOK", "ID", "COMMENT OR SENTENCE"]);
+    for operation in operations {
+        let words = operation.comment.as_ref().unwrap_or(&operation.message);
+        table.add_row([
+            Cell::new(readable_time(&operation.started_at)),
+            Cell::new(&operation.actor),
+            Cell::new(operation.title()),
+            Cell::new(operation.result_word()),
+            Cell::new(human_ms(operation.ms)),
+            Cell::new(&operation.id),
+            Cell::new(shortened(words)),
+        ]);
+    }
+    trimmed(&table)
+}
+
+/// One row for each connection, one column for each field of the first: the form is the server's own.
+fn connections_table(connections: &[serde_json::Value]) -> String {
+    let Some(first) = connections.first().and_then(serde_json::Value::as_object) else {
+        return format!("{} connections", connections.len());
+    };
+    let names: Vec<&String> = first.keys().collect();
+    let mut table = plain_table();
+    table.set_header(names.iter().map(|name| name.to_uppercase().replace('_', " ")));
+    for connection in connections {
+        table.add_row(names.iter().map(|name| match connection.get(name.as_str()) {
+            None | Some(serde_json::Value::Null) => String::new(),
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        }));
+    }
+    trimmed(&table)
+}
+
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+/// Columns without borders leave blanks at both ends of a line.
+fn trimmed(table: &Table) -> String {
+    let lines: Vec<String> =
+        table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// `2026-11-22 03:01:35`.
+fn readable_time(rfc3339: &str) -> String {
+    match rfc3339.parse::<jiff::Timestamp>() {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => rfc3339.to_owned(),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= CELL_CHARACTERS {
+        return line.to_owned();
+    }
+    let mut short: String = line.chars().take(CELL_CHARACTERS - 1).collect();
+    short.push('…');
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use handover_api::{Actor, Cause, Kind, Outcome, Problem, Refused};
+
+    use super::*;
+
+    fn operation(id: &str, kind: Kind, actor: Actor) -> Operation {
+        let mut operation = Operation::running(id, kind, actor, "2026-11-22T03:01:35.123Z");
+        operation.serving_generation = Some(2);
+        operation
+    }
+
+    #[test]
+    fn a_history_is_a_readable_table() {
+        let curl = || Actor::peer(1000, 1000, Some(4711), Some("curl".to_owned()));
+        let mut applied = operation("a-1", Kind::Reload, curl());
+        applied.comment = Some("ticket 42".to_owned());
+        applied.finish(Outcome::Applied, Cause::Done, 3.1);
+        let mut rejected = operation("a-2", Kind::Reload, Actor::signal("HUP"));
+        rejected.errors = vec![Problem::new("unknown key").in_file("hello.toml").at(7, 3)];
+        rejected.finish(Outcome::Rejected, Cause::Refused, 0.8);
+        let refused = operation("a-3", Kind::Stop, curl()).refused(&Refused::Stopping, Some(2));
+        let running = operation("a-4", Kind::Drain, Actor::peer(0, 0, None, None));
+        let table = history_table(&[running, refused, rejected, applied]);
+        let expected = [
+            "WHEN (UTC)           WHO                  WHAT    OUTCOME             TOOK    ID   COMMENT OR SENTENCE",
+            "2026-11-22 03:01:35  root                 drain   running             0.0 ms  a-4  running: drain a-4, asked for by root",
+            "2026-11-22 03:01:35  uid 1000 curl[4711]  stop    refused (stopping)  0.0 ms  a-3  the server is shutting down",
+            "2026-11-22 03:01:35  signal HUP           reload  rejected            0.8 ms  a-2  rejected: hello.toml:7:3: unknown key; generation 2 still s…",
+            "2026-11-22 03:01:35  uid 1000 curl[4711]  reload  applied             3.1 ms  a-1  ticket 42",
+        ];
+        assert_eq!(table.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn connections_are_shown_with_the_servers_own_fields() {
+        let list: Vec<serde_json::Value> =
+            serde_json::from_str(r#"[{"kind":"tcp","open_s":3},{"kind":"http","open_s":null}]"#).unwrap();
+        assert_eq!(connections_table(&list), "KIND  OPEN S\ntcp   3\nhttp");
+        assert_eq!(connections_table(&[]), "0 connections");
+    }
+}

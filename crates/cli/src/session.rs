@@ -1,0 +1,101 @@
+//! Asking the server that runs, and saying why that is not possible.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use handover_api::{Answer, Call, Client, ClientError, ExitCode as Code};
+
+use crate::args::Common;
+use crate::output::Output;
+
+/// The name under which this program's control socket and state are found.
+pub(crate) const NAME: &str = "handover";
+
+/// One run of the command line: which server it asks, and where its results go.
+#[derive(Debug)]
+pub(crate) struct Session {
+    client: Client,
+    output: Output,
+}
+
+impl Session {
+    pub(crate) fn new(common: &Common) -> Self {
+        Self { client: Client::new(control_socket(common)), output: Output::new(common.output) }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn output(&self) -> Output {
+        self.output
+    }
+
+    /// Runs the asking part of a verb to its end, in a runtime of its own.
+    pub(crate) fn run(&self, work: impl Future<Output = Result<ExitCode, ClientError>>) -> ExitCode {
+        if let Err(reason) = trusted(self.client.socket()) {
+            return self.output.failure(&reason, Code::NotPermitted);
+        }
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                return self.output.failure(&format!("cannot start: {error}"), Code::Differs);
+            }
+        };
+        match runtime.block_on(work) {
+            Ok(code) => code,
+            Err(error) => self.output.failure(&error.to_string(), error.exit_code()),
+        }
+    }
+
+    /// Asks something that changes nothing. Errors that the server answers are printed here.
+    pub(crate) async fn look(&self, call: Call) -> Result<Result<Answer, ExitCode>, ClientError> {
+        let answer = self.client.send(call).await?;
+        Ok(if answer.status < 400 { Ok(answer) } else { Err(self.refused(&answer)) })
+    }
+
+    /// Prints an error that the server answered.
+    pub(crate) fn refused(&self, answer: &Answer) -> ExitCode {
+        let Some(problem) = answer.problem() else {
+            let message = format!("the server answered {}: {}", answer.status, answer.text().trim_end());
+            return self.output.failure(&message, Code::Differs);
+        };
+        let code = problem.exit_code();
+        if self.output.is_json() {
+            self.output.json(&answer.body);
+            return code.into();
+        }
+        if problem.operation.is_some() {
+            // How an operation ended is a result, however it ended.
+            return self.output.result(&problem.report(), code);
+        }
+        self.output.failure(&problem.report(), code)
+    }
+}
+
+/// The control socket that was named, or the default one. Always absolute.
+pub(crate) fn control_socket(common: &Common) -> PathBuf {
+    match &common.control {
+        Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        None => handover_supervisor::paths::control_socket(NAME),
+    }
+}
+
+/// In a directory that everybody may make, somebody else's socket could be waiting.
+fn trusted(socket: &Path) -> Result<(), String> {
+    let Some(directory) = socket.parent().filter(|directory| directory.parent() == Some(Path::new("/tmp")))
+    else {
+        return Ok(());
+    };
+    let Ok(meta) = std::fs::symlink_metadata(directory) else { return Ok(()) };
+    let me = rustix::process::geteuid().as_raw();
+    if meta.is_dir() && (meta.uid() == me || meta.uid() == 0 || me == 0) {
+        return Ok(());
+    }
+    Err(format!(
+        "not permitted: {} belongs to uid {}, and this is uid {me}; name the control socket with --control PATH",
+        directory.display(),
+        meta.uid()
+    ))
+}
