@@ -65,6 +65,35 @@ impl Limits {
         backoff_longest: Duration::from_secs(10),
         backoff_reset: Duration::from_secs(10),
     };
+
+    /// The same limits, none of them too short to let time pass nor so long that sums of them overflow.
+    #[must_use]
+    pub(crate) fn bounded(self) -> Self {
+        let bounded = |limit: Duration| limit.clamp(Self::SHORTEST, Self::LONGEST);
+        Self {
+            worker_start: bounded(self.worker_start),
+            prepare: bounded(self.prepare),
+            bind: bounded(self.bind),
+            commit: bounded(self.commit),
+            drain: self.drain.min(Self::LONGEST),
+            drain_longest: bounded(self.drain_longest),
+            drain_grace: bounded(self.drain_grace),
+            stop: bounded(self.stop),
+            stop_now: bounded(self.stop_now),
+            kill: bounded(self.kill),
+            resume: bounded(self.resume),
+            action: bounded(self.action),
+            journal: bounded(self.journal),
+            journal_retry: bounded(self.journal_retry),
+            journal_attempts: self.journal_attempts.max(1),
+            backoff_first: bounded(self.backoff_first),
+            backoff_longest: bounded(self.backoff_longest),
+            backoff_reset: bounded(self.backoff_reset),
+        }
+    }
+
+    const SHORTEST: Duration = Duration::from_millis(1);
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 }
 
 impl Default for Limits {

@@ -71,7 +71,7 @@ mod workers;
 use std::time::Duration;
 
 use crate::{
-    Active, Effect, Event, Exit, GenerationNumber, Kind, Limits, OperationKey, OperationView, Phase,
+    Active, Effect, Event, Exit, GenerationNumber, Kind, Limits, Notice, OperationKey, OperationView, Phase,
     Recovered, Role, Situation, Stage, StepName, View, WorkerState, WorkerView,
 };
 use table::{EndStep, Ending, LoadStep, Operation, Step, Worker};
@@ -95,6 +95,8 @@ pub struct Machine {
     /// The next key for a worker, candidate or call.
     next_key: u64,
     restart: Restart,
+    /// Whether the process manager was told that the server is ready.
+    told_ready: bool,
     /// What the process ends with when all else is over.
     exit: Exit,
     recovered: Recovered,
@@ -119,7 +121,7 @@ impl Machine {
     #[must_use]
     pub fn new(limits: Limits, recovered: Recovered) -> Self {
         Self {
-            limits,
+            limits: limits.bounded(),
             now: Duration::ZERO,
             phase: Phase::New,
             workers: Vec::new(),
@@ -130,6 +132,7 @@ impl Machine {
             last_generation: recovered.last_generation,
             next_key: recovered.keys_from,
             restart: Restart { at: None, failures: 0, serving_since: None, count: 0 },
+            told_ready: false,
             exit: Exit::Stopped,
             recovered,
             out: Vec::new(),
@@ -313,6 +316,7 @@ impl Machine {
     }
 
     fn emit(&mut self, effect: Effect) {
+        self.told_ready |= effect == Effect::Notify(Notice::Ready);
         self.out.push(effect);
     }
 

@@ -151,6 +151,9 @@ pub struct Verdict {
     pub cause: Cause,
     /// The generation that this operation made and that serves because of it.
     pub made: Option<GenerationNumber>,
-    /// The generation that the server is held to after this operation: what a restarted worker gets.
+    /// The generation that a living worker serves at the moment of this verdict. None if none does: the
+    /// server is drained, or has ended, or a dead worker is being replaced.
     pub serving: Option<GenerationNumber>,
+    /// The generation that the server is held to after this operation: what a replaced worker gets.
+    pub held_to: Option<GenerationNumber>,
 }

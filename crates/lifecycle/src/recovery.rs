@@ -43,6 +43,6 @@ impl Unfinished {
             (Kind::Drain | Kind::Stop, _, None) | (Kind::Action | Kind::Resume, _, _) => Outcome::Unknown,
         };
         let made = if outcome == Outcome::Applied { self.intent } else { None };
-        Verdict { outcome, cause: Cause::SupervisorDied, made, serving: adopted }
+        Verdict { outcome, cause: Cause::SupervisorDied, made, serving: adopted, held_to: adopted }
     }
 }

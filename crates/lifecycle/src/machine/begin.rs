@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Machine;
 use super::table::{Awaited, Drain, EndStep, Ending, Operation, Settling, Step, Worker};
 use crate::{
-    Admission, Asked, CallKey, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey, Outcome,
-    Phase, Refusal, Request, Role, Source, Stage, StepName, WorkerKey, admit,
+    Admission, Asked, CallKey, Caller, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey,
+    Outcome, Phase, Refusal, Request, Role, Source, Stage, StepName, WorkerKey, admit,
 };
 
 impl Machine {
@@ -69,13 +69,25 @@ impl Machine {
                 self.emit(Effect::Started { operation });
                 self.record(operation, asked.request.kind(), Outcome::Unchanged, Cause::AlreadySo, None);
             }
-            Admission::Join(running) => self.emit(Effect::Joined { request: operation, operation: running }),
+            Admission::Join(running) => self.join(operation, running, asked),
             Admission::Force(running) => {
                 self.emit(Effect::Joined { request: operation, operation: running });
                 self.force_stop();
             }
             Admission::Defer => self.defer(operation),
             Admission::Refuse(refusal) => self.emit(Effect::Refuse { request: operation, refusal }),
+        }
+    }
+
+    fn join(&mut self, request: OperationKey, operation: OperationKey, asked: &Asked) {
+        self.emit(Effect::Joined { request, operation });
+        // A process manager that sent the signal waits for a notice that is younger than its signal.
+        let runs = self.active.is_some_and(|active| active.key == operation && active.kind == Kind::Reload);
+        if runs && asked.caller == Caller::Signal {
+            self.emit(Effect::Notify(Notice::Reloading));
+        }
+        if self.deferred == Some(operation) {
+            self.tell_that_it_may_take_long();
         }
     }
 
@@ -94,12 +106,16 @@ impl Machine {
         self.emit(Effect::Started { operation });
     }
 
-    /// A signal's reload waits for its turn. While the server is drained or drains, that may be long:
-    /// a process manager that waits for the reload is told at once that it is over, or it would give up
-    /// on a server that is well.
+    /// A signal's reload waits for its turn.
     fn defer(&mut self, operation: OperationKey) {
         self.deferred = Some(operation);
         self.emit(Effect::Deferred { request: operation });
+        self.tell_that_it_may_take_long();
+    }
+
+    /// While the server is drained or drains, a remembered reload may wait for long: a process manager that
+    /// waits for it is told at once that it is over, or it would give up on a server that is well.
+    fn tell_that_it_may_take_long(&mut self) {
         if matches!(self.phase, Phase::Draining | Phase::Drained) {
             self.emit(Effect::Notify(Notice::Reloading));
             self.emit(Effect::Notify(Notice::Ready));

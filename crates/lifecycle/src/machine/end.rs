@@ -1,7 +1,7 @@
 //! How operations end: decided, written, and only then answered.
 
 use super::Machine;
-use super::table::{Awaited, EndStep, Ending, Operation, Step};
+use super::table::{Awaited, EndStep, Ending, Operation, Step, Worker};
 use crate::{
     Cause, Effect, Exit, GenerationNumber, Kind, Notice, OperationKey, Outcome, Phase, Stage, StepName,
     Verdict, WorkerKey,
@@ -32,7 +32,9 @@ impl Machine {
         cause: Cause,
         made: Option<GenerationNumber>,
     ) {
-        let verdict = Verdict { outcome, cause, made, serving: self.held_to };
+        let serves = |worker: &&Worker| matches!(worker.stage, Stage::Serving | Stage::Draining);
+        let serving = self.main().filter(serves).and_then(|worker| worker.generation);
+        let verdict = Verdict { outcome, cause, made, serving, held_to: self.held_to };
         self.write(operation, kind, verdict, 1);
     }
 
@@ -138,10 +140,14 @@ impl Machine {
         }
     }
 
-    /// Nothing can be served: ends the start, then the process.
+    /// Nothing can be served: ends the start, then the process. But an adopted server has served before, and
+    /// holds its listeners: its worker is replaced until it serves again.
     pub(super) fn fail_start(&mut self, outcome: Outcome, cause: Cause) {
-        self.exit = Exit::StartFailed(Verdict { outcome, cause, made: None, serving: None });
-        self.held_to = None;
+        if self.held_to.is_some() {
+            self.phase = Phase::Serving;
+            return self.decide(outcome, cause);
+        }
+        self.exit = Exit::StartFailed(Verdict { outcome, cause, made: None, serving: None, held_to: None });
         self.decide(outcome, cause);
         self.enter_stopping();
         for (worker, stage) in self.workers.iter().map(|w| (w.key, w.stage)).collect::<Vec<_>>() {

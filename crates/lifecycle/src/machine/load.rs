@@ -3,8 +3,8 @@
 use super::Machine;
 use super::table::{Awaited, Load, LoadStep, Operation, Settling, Step, Worker};
 use crate::{
-    CandidateKey, Cause, Effect, GenerationNumber, Kind, Message, OperationKey, Outcome, Phase, Source,
-    Stage, StepName, WorkerKey,
+    CandidateKey, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey, Outcome, Phase,
+    Source, Stage, StepName, WorkerKey,
 };
 
 impl Load {
@@ -180,7 +180,9 @@ impl Machine {
         if self.resolve(worker, Awaited::Commit(candidate), Outcome::Applied, Cause::Done, made) {
             return;
         }
-        let Some(operation) = self.active.filter(|operation| owner == Some(operation.key)) else { return };
+        let Some(operation) = self.active.filter(|operation| owner == Some(operation.key)) else {
+            return self.serves_at_last();
+        };
         match (operation.kind, operation.step) {
             (_, Step::Settling(Settling { back: true, cause, .. })) => {
                 self.decide(Outcome::RolledBack, cause)
@@ -193,6 +195,13 @@ impl Machine {
                 self.decide_made(Outcome::Applied, Cause::Done, made);
             }
             _ => self.decide_made(Outcome::Applied, Cause::Done, made),
+        }
+    }
+
+    /// A start that found nothing to serve may have ended before: who waits for READY hears of it now.
+    fn serves_at_last(&mut self) {
+        if !self.told_ready && self.phase == Phase::Serving {
+            self.emit(Effect::Notify(Notice::Ready));
         }
     }
 

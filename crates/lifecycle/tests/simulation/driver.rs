@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    CandidateKey, Effect, Event, Exit, GenerationNumber, Kind, Machine, Message, Notice, Source, View,
-    WorkerKey,
+    Caller, CandidateKey, Effect, Event, Exit, GenerationNumber, Kind, Machine, Message, Notice, Request,
+    Source, View, WorkerKey,
 };
 
 use crate::journal::{Mode, Write};
@@ -30,6 +30,8 @@ pub(crate) struct Driver {
     pub(crate) exit: Option<Exit>,
     /// `RELOADING` was said and not yet `READY`.
     pub(crate) reloading: bool,
+    /// A signal asked for a reload, and `RELOADING` was not said since.
+    pub(crate) signalled: bool,
     /// Candidates that were committed or aborted: neither happens twice, nor one after the other.
     pub(crate) committed: Vec<CandidateKey>,
     pub(crate) aborted: Vec<CandidateKey>,
@@ -49,6 +51,7 @@ impl Driver {
             closed: false,
             exit: None,
             reloading: false,
+            signalled: false,
             committed: Vec::new(),
             aborted: Vec::new(),
             prepared: Vec::new(),
@@ -85,6 +88,7 @@ impl World {
         let effects = self.spoil(effects);
         if let Event::Request { operation, .. } = event {
             self.check_answered_at_once(operation, &effects);
+            self.expect_notice(&event, &effects);
         }
         for effect in effects {
             if self.trace.is_some() {
@@ -96,6 +100,19 @@ impl World {
         self.check_view();
         if self.driver.as_ref().is_some_and(|driver| driver.exit.is_some()) {
             self.end_supervisor();
+        }
+    }
+
+    /// `systemctl reload` waits for a `RELOADING` that is younger than its signal, then for `READY`.
+    fn expect_notice(&mut self, event: &Event, effects: &[Effect]) {
+        let Event::Request { asked, .. } = event else { return };
+        let reload = asked.request == Request::Reload { dry_run: false } && asked.caller == Caller::Signal;
+        let refused = effects.iter().any(|effect| matches!(effect, Effect::Refuse { .. }));
+        if let Some(driver) = &mut self.driver
+            && reload
+            && !refused
+        {
+            driver.signalled = true;
         }
     }
 
@@ -172,6 +189,7 @@ impl World {
             Effect::Notify(notice) => {
                 if let Some(driver) = &mut self.driver {
                     driver.reloading = notice == Notice::Reloading;
+                    driver.signalled &= notice != Notice::Reloading;
                 }
             }
             Effect::Exit(exit) => {

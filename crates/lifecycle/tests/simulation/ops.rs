@@ -280,6 +280,7 @@ impl World {
         let serving = worker.and_then(|worker| worker.serving).map(|(number, _)| number);
         let accepting = worker.is_some_and(|worker| worker.accepting);
         let drained = worker.and_then(|worker| worker.drained);
+        let unheard = self.workers.iter().any(|worker| !worker.alive && !worker.heard);
         let fresh = content.is_some_and(|content| content >= op.must_include);
         let name = format!("{} ({:?}) {:?}", op.key, op.kind, verdict);
         let wrong = match (op.kind, verdict.outcome) {
@@ -320,8 +321,9 @@ impl World {
                 Some((6, "it does not accept".to_owned()))
             }
             (Kind::Stop, _) if worker.is_some() => Some((6, "a worker lives".to_owned())),
-            _ if verdict.serving != held_to && op.kind != Kind::Start => {
-                Some((6, format!("the server is held to {held_to:?}")))
+            _ if verdict.held_to != held_to => Some((6, format!("the server is held to {held_to:?}"))),
+            _ if verdict.serving.is_some() && verdict.serving != serving && !unheard => {
+                Some((6, format!("{serving:?} serves")))
             }
             _ => None,
         };

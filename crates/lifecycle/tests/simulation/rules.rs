@@ -255,6 +255,7 @@ impl World {
         };
         let tidy = driver.bound.is_empty()
             && !driver.reloading
+            && !driver.signalled
             && self.held_content().map(listeners) == Some(driver.held)
             && view.serving.is_none_or(|number| view.held_to == Some(number));
         if !well || !tidy || open.is_some() {
