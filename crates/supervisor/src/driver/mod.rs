@@ -69,6 +69,8 @@ pub(crate) enum Input {
     Bound { worker: WorkerKey, candidate: CandidateKey, bindings: Vec<Binding> },
     /// A candidate's bundle was read.
     Unpacked { worker: WorkerKey, candidate: CandidateKey, bundle: Box<Result<Unpacked, String>> },
+    /// The bundle that came with the end of an action was read.
+    Renewed { worker: WorkerKey, call: u64, ok: bool, bundle: Box<Result<Unpacked, String>> },
     /// An intent was written, or not.
     Intent { operation: OperationKey, generation: GenerationNumber, written: bool },
     /// An outcome was written, or not.
@@ -302,6 +304,7 @@ impl Driver {
             Input::Checked(checked) => self.checked(*checked),
             Input::Bound { worker, candidate, bindings } => self.bound(worker, candidate, &bindings),
             Input::Unpacked { worker, candidate, bundle } => self.unpacked(worker, candidate, *bundle),
+            Input::Renewed { worker, call, ok, bundle } => self.renewed(worker, call, ok, *bundle),
             Input::Intent { operation, generation, written: true } => {
                 self.step(Event::IntentWritten { operation, generation });
             }

@@ -67,7 +67,10 @@ impl Driver {
                 if let Some(entry) = self.actions.remove(&call).and_then(|op| self.operations.get_mut(op)) {
                     entry.operation.answer = Some(message);
                 }
-                self.step(Event::ActionDone { worker: key, call: CallKey(call), ok });
+                match descriptors.into_iter().next() {
+                    None => self.step(Event::ActionDone { worker: key, call: CallKey(call), ok }),
+                    Some(bundle) => self.unpack_renewed(key, call, ok, bundle),
+                }
             }
             ToSupervisor::Reported { call, body } => {
                 if let Some(asked) = self.reports.remove(&call) {
@@ -172,6 +175,36 @@ impl Driver {
             entry.operation.warnings = warnings;
         }
         self.step(Event::Prepared { worker, candidate, unchanged });
+    }
+
+    /// An action has read files anew: the same generation serves other bytes from now on.
+    fn unpack_renewed(&self, worker: WorkerKey, call: u64, ok: bool, file: OwnedFd) {
+        let inputs = self.inputs.clone();
+        tokio::task::spawn_blocking(move || {
+            let bundle = Bundle::from_memfd(&file).map(|bundle| Unpacked { bundle, file });
+            let bundle = Box::new(bundle.map_err(|error| error.to_string()));
+            let _ = inputs.blocking_send(Input::Renewed { worker, call, ok, bundle });
+        });
+    }
+
+    /// A worker that replaces this one gets the new bytes; then the action has ended.
+    pub(super) fn renewed(
+        &mut self,
+        worker: WorkerKey,
+        call: u64,
+        ok: bool,
+        unpacked: Result<Unpacked, String>,
+    ) {
+        let unpacked = match unpacked {
+            Ok(unpacked) => unpacked,
+            Err(why) => return self.lost(worker, &why),
+        };
+        if let Some(serving) = self.serving.as_mut().filter(|serving| serving.worker == worker) {
+            serving.loaded = Loaded::new(unpacked, serving.loaded.changes.clone());
+            self.loaded.insert(serving.generation, Arc::clone(&serving.loaded));
+            self.compare();
+        }
+        self.step(Event::ActionDone { worker, call: CallKey(call), ok });
     }
 
     fn rejected(&mut self, worker: WorkerKey, candidate: CandidateKey, problems: Vec<Problem>) {
