@@ -321,6 +321,29 @@ fn a_server_that_tells_when_it_is_ready_is_not_ready_before() {
 }
 
 #[test]
+fn a_server_that_ends_although_nobody_asked_it_to_is_a_lost_worker() {
+    for (error, reason) in [(None, Ok(())), (Some("disk full"), Err("disk full".to_owned()))] {
+        let (word, told) = tokio::sync::watch::channel(false);
+        let server = Server::new("ends", "1");
+        let declared = server.declare(move |_| {
+            let mut told = told.clone();
+            async move {
+                let _ = told.wait_for(|told| *told).await;
+                error.map_or(Ok(()), Err)
+            }
+        });
+        let (lost_to, lost) = mpsc::channel();
+        let run = Run::start(&declared.1.body, Arc::default(), false, move |result| {
+            lost_to.send(result).unwrap();
+        })
+        .unwrap();
+        assert_eq!(run.wait_ready(|| true), Ok(()));
+        word.send(true).unwrap();
+        assert_eq!(lost.recv_timeout(PATIENCE).unwrap(), reason);
+    }
+}
+
+#[test]
 fn what_is_declared_twice_is_refused() {
     let mut server = Server::new("twice", "1");
     server.listener("web", "127.0.0.1:0").listener("web", "127.0.0.1:0");

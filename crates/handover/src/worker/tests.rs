@@ -51,11 +51,15 @@ enum Happened {
     ClosedListeners,
 }
 
+/// Handles that services were given, for tests of one of them.
+type Attached = Arc<Mutex<Option<WorkerHandle>>>;
+
 struct Scripted {
     scripts: Mutex<Receiver<Script>>,
     happened: Sender<Happened>,
     open: Arc<AtomicUsize>,
     hanging_action: Mutex<Receiver<()>>,
+    attached: Attached,
 }
 
 struct Scriptable {
@@ -158,6 +162,10 @@ impl Service for Scripted {
         vec!["greet".to_owned()]
     }
 
+    fn attach(&self, worker: WorkerHandle) {
+        *self.attached.lock().unwrap() = Some(worker);
+    }
+
     fn action(&self, name: &str, body: &str, files: &mut Prepare) -> Result<String, String> {
         match name {
             "greet" => Ok(format!("hello {body}")),
@@ -184,6 +192,7 @@ struct Worker {
     happened: Receiver<Happened>,
     open: Arc<AtomicUsize>,
     action_word: Sender<()>,
+    attached: Attached,
     thread: JoinHandle<ExitCode>,
     directory: TempDir,
     calls: u64,
@@ -196,11 +205,13 @@ impl Worker {
         let (happened_to, happened) = mpsc::channel();
         let (action_word, hanging_action) = mpsc::channel();
         let open = Arc::new(AtomicUsize::new(0));
+        let attached = Attached::default();
         let service = Scripted {
             scripts: Mutex::new(script),
             happened: happened_to,
             open: Arc::clone(&open),
             hanging_action: Mutex::new(hanging_action),
+            attached: Arc::clone(&attached),
         };
         let directory = tempfile::tempdir().unwrap();
         let setup = Setup {
@@ -210,8 +221,17 @@ impl Worker {
             service: Arc::new(service),
         };
         let thread = std::thread::spawn(move || run(setup));
-        let mut worker =
-            Self { channel: ours, scripts, happened, open, action_word, thread, directory, calls: 0 };
+        let mut worker = Self {
+            channel: ours,
+            scripts,
+            happened,
+            open,
+            action_word,
+            attached,
+            thread,
+            directory,
+            calls: 0,
+        };
         assert!(worker.welcome().is_none());
         worker
     }
@@ -444,6 +464,15 @@ fn an_orphan_that_serves_nothing_ends() {
     drop(worker.channel);
     assert_eq!(worker.thread.join().unwrap(), ExitCode::from(70));
     drop(word);
+}
+
+#[test]
+fn a_service_that_cannot_go_on_ends_the_worker() {
+    let mut worker = Worker::start();
+    worker.serve(1);
+    let handle = worker.attached.lock().unwrap().clone().unwrap();
+    handle.fail("a thread has died");
+    assert_eq!(worker.thread.join().unwrap(), ExitCode::from(70));
 }
 
 #[test]
