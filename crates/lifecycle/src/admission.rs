@@ -221,9 +221,10 @@ pub fn admit(now: &Situation, asked: &Asked) -> Admission {
         return Admission::Refuse(Refusal::Stale { expected, serving: now.generation });
     }
     match asked.request {
-        Request::Stop { .. } => {
-            now.active.map_or(Admission::Start, |active| Admission::Preempt(active.operation))
-        }
+        Request::Stop { .. } => match now.active {
+            Some(active) if !active.ended => Admission::Preempt(active.operation),
+            _ => Admission::Start,
+        },
         Request::Reload { dry_run: false } => admit_reload(now, asked.caller),
         Request::Reload { dry_run: true } | Request::Action => admit_in_worker(now),
         Request::Drain { .. } => admit_drain(now),

@@ -1,0 +1,291 @@
+//! Admission as a table: what is asked, in which situation, and the answer.
+//!
+//! A line of the table reads: `situation | asked -> answer`. Operation 1 is the one that runs, 2 is the reload
+//! that is remembered; generation 3 is what the server is held to.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use handover_lifecycle::{
+    Active, Admission, Asked, Caller, GenerationNumber, Kind, OperationKey, Phase, Refusal, Request,
+    Situation, WorkerState, admit,
+};
+
+const TABLE: &str = "
+serving                       | reload              -> start
+serving                       | HUP                 -> start
+serving                       | dry run             -> start
+serving                       | action              -> start
+serving                       | drain               -> start
+serving                       | resume              -> already so
+serving                       | stop                -> start
+serving                       | TERM                -> start
+serving, no worker            | reload              -> start
+serving, no worker            | HUP                 -> start
+serving, no worker            | dry run             -> refuse: no worker
+serving, no worker            | action              -> refuse: no worker
+serving, no worker            | drain               -> start
+serving, no worker            | resume              -> already so
+serving, no worker            | stop                -> start
+
+# hazard 14: two reloads at once, a reload during anything else, anything during a reload
+serving, reload reads         | reload              -> refuse: busy with reload
+serving, reload reads         | HUP                 -> remember
+serving, reload reads, remembered | HUP             -> join 2
+serving, reload reads, remembered | reload          -> refuse: busy with reload
+serving, reload reads         | dry run             -> refuse: busy with reload
+serving, reload reads         | action              -> refuse: busy with reload
+serving, reload reads         | drain               -> refuse: busy with reload
+serving, reload reads         | resume              -> refuse: busy with reload
+serving, reload reads         | stop                -> preempt 1
+serving, reload reads         | TERM                -> preempt 1
+serving, reload waits         | reload              -> join 1
+serving, reload waits         | HUP                 -> join 1
+serving, reload waits         | dry run             -> refuse: busy with reload
+serving, reload waits         | drain               -> refuse: busy with reload
+serving, reload ended         | reload              -> refuse: busy with reload
+serving, reload ended         | HUP                 -> remember
+serving, reload ended         | stop                -> start
+serving, dry run              | reload              -> refuse: busy with dry_run
+serving, dry run              | HUP                 -> remember
+serving, dry run              | dry run             -> refuse: busy with dry_run
+serving, action               | action              -> refuse: busy with action
+serving, action               | HUP                 -> remember
+serving, action               | stop                -> preempt 1
+
+draining, drain               | drain               -> join 1
+draining, drain               | drain, other limit  -> refuse: busy with drain
+draining, drain               | reload              -> refuse: busy with drain
+draining, drain               | HUP                 -> remember
+draining, drain               | dry run             -> refuse: busy with drain
+draining, drain               | resume              -> preempt 1
+draining, drain               | stop                -> preempt 1
+drained, drain ended          | resume              -> refuse: busy with drain
+drained                       | reload              -> refuse: drained
+drained                       | HUP                 -> remember
+drained, remembered           | HUP                 -> join 2
+drained                       | dry run             -> start
+drained                       | action              -> start
+drained, no worker            | dry run             -> refuse: no worker
+drained                       | drain               -> already so
+drained                       | resume              -> start
+drained, no worker            | resume              -> start
+drained                       | stop                -> start
+drained, resume               | resume              -> refuse: busy with resume
+drained, resume               | HUP                 -> remember
+drained, resume               | stop                -> preempt 1
+
+# hazard 16: a stray signal is harmless in every state
+new                           | HUP                 -> remember
+new                           | reload              -> refuse: not started
+new                           | dry run             -> refuse: not started
+new                           | drain               -> refuse: not started
+new                           | resume              -> refuse: not started
+new                           | stop                -> start
+starting, start               | HUP                 -> remember
+starting, start, remembered   | HUP                 -> join 2
+starting, start               | reload              -> refuse: busy with start
+starting, start               | drain               -> refuse: busy with start
+starting, start               | TERM                -> preempt 1
+stopping, stop                | HUP                 -> refuse: stopping
+stopping, stop                | reload              -> refuse: stopping
+stopping, stop                | dry run             -> refuse: stopping
+stopping, stop                | drain               -> refuse: stopping
+stopping, stop                | resume              -> refuse: stopping
+stopping, stop                | stop                -> join 1
+stopping, stop                | stop now            -> force 1
+stopping, stop                | TERM                -> force 1
+stopping, stop ended          | stop                -> refuse: stopping
+stopping, stop ended          | TERM                -> refuse: stopping
+stopping, start ended         | stop                -> refuse: stopping
+stopped                       | HUP                 -> refuse: stopping
+stopped                       | TERM                -> refuse: stopping
+
+# If-Match
+serving                       | reload, expects 3   -> start
+serving                       | reload, expects 2   -> refuse: stale
+serving, reload waits         | reload, expects 3   -> join 1
+serving, reload reads         | reload, expects 2   -> refuse: stale
+serving                       | drain, expects 2    -> refuse: stale
+serving                       | stop, expects 2     -> refuse: stale
+stopping, stop                | reload, expects 2   -> refuse: stopping
+";
+
+const RUNNING: OperationKey = OperationKey(1);
+const REMEMBERED: OperationKey = OperationKey(2);
+
+fn situation(text: &str) -> Situation {
+    let mut situation = Situation {
+        phase: Phase::New,
+        active: None,
+        deferred: None,
+        generation: Some(GenerationNumber(3)),
+        worker: WorkerState::Present,
+    };
+    let mut run = |kind, joinable, ended| {
+        situation.active = Some(Active { operation: RUNNING, kind, joinable, ended });
+    };
+    for word in text.split(',').map(str::trim) {
+        match word {
+            "reload reads" => run(Kind::Reload, false, false),
+            "reload waits" => run(Kind::Reload, true, false),
+            "reload ended" => run(Kind::Reload, false, true),
+            "dry run" => run(Kind::DryRun, false, false),
+            "action" => run(Kind::Action, false, false),
+            "drain" => run(Kind::Drain, true, false),
+            "drain ended" => run(Kind::Drain, false, true),
+            "resume" => run(Kind::Resume, false, false),
+            "start" => run(Kind::Start, false, false),
+            "start ended" => run(Kind::Start, false, true),
+            "stop" => run(Kind::Stop, true, false),
+            "stop ended" => run(Kind::Stop, false, true),
+            _ => {}
+        }
+    }
+    for word in text.split(',').map(str::trim) {
+        match word {
+            "remembered" => situation.deferred = Some(REMEMBERED),
+            "no worker" => situation.worker = WorkerState::Absent,
+            _ => {
+                let phases = [
+                    Phase::New,
+                    Phase::Starting,
+                    Phase::Serving,
+                    Phase::Draining,
+                    Phase::Drained,
+                    Phase::Stopping,
+                    Phase::Stopped,
+                ];
+                if let Some(phase) = phases.into_iter().find(|phase| phase.as_str() == word) {
+                    situation.phase = phase;
+                }
+            }
+        }
+    }
+    situation
+}
+
+/// What is asked, and whether the situation's drain has another limit.
+fn asked(text: &str) -> (Asked, bool) {
+    let mut words = text.split(',').map(str::trim);
+    let (request, caller) = match words.next().unwrap() {
+        "reload" => (Request::Reload { dry_run: false }, Caller::Waiting),
+        "HUP" => (Request::Reload { dry_run: false }, Caller::Signal),
+        "dry run" => (Request::Reload { dry_run: true }, Caller::Waiting),
+        "action" => (Request::Action, Caller::Waiting),
+        "drain" => (Request::Drain { limit: None }, Caller::Waiting),
+        "resume" => (Request::Resume, Caller::Waiting),
+        "stop" => (Request::Stop { now: false, limit: None }, Caller::Waiting),
+        "stop now" => (Request::Stop { now: true, limit: Some(Duration::ZERO) }, Caller::Waiting),
+        "TERM" => (Request::Stop { now: false, limit: None }, Caller::Signal),
+        other => panic!("{other:?} cannot be asked"),
+    };
+    let more = words.next();
+    let expected =
+        more.and_then(|word| word.strip_prefix("expects ")).map(|n| GenerationNumber(n.parse().unwrap()));
+    (Asked { request, caller, expected }, more == Some("other limit"))
+}
+
+fn answer(admission: Admission) -> String {
+    match admission {
+        Admission::Start => "start".to_owned(),
+        Admission::Preempt(OperationKey(key)) => format!("preempt {key}"),
+        Admission::AlreadySo => "already so".to_owned(),
+        Admission::Join(OperationKey(key)) => format!("join {key}"),
+        Admission::Force(OperationKey(key)) => format!("force {key}"),
+        Admission::Defer => "remember".to_owned(),
+        Admission::Refuse(refusal) => format!(
+            "refuse: {}",
+            match refusal {
+                Refusal::Busy { running, kind } => {
+                    assert_eq!(running, RUNNING);
+                    format!("busy with {}", kind.as_str())
+                }
+                Refusal::Drained => "drained".to_owned(),
+                Refusal::Stopping => "stopping".to_owned(),
+                Refusal::NotStarted => "not started".to_owned(),
+                Refusal::NoWorker => "no worker".to_owned(),
+                Refusal::Stale { .. } => "stale".to_owned(),
+            }
+        ),
+    }
+}
+
+#[test]
+fn every_request_in_every_situation_has_the_answer_of_the_table() {
+    let mut checked = 0;
+    for line in TABLE.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (left, expected) = line.split_once("->").unwrap();
+        let (situation_text, asked_text) = left.split_once('|').unwrap();
+        let (asked, other_limit) = asked(asked_text);
+        let mut situation = situation(situation_text);
+        if let (Some(active), true) = (&mut situation.active, other_limit) {
+            active.joinable = false;
+        }
+        assert_eq!(answer(admit(&situation, &asked)), expected.trim(), "{line}");
+        checked += 1;
+    }
+    assert_eq!(checked, TABLE.matches("->").count());
+}
+
+/// Whatever the situation: a caller who waits is never kept waiting for something that nobody runs, and
+/// only what is the same is joined.
+#[test]
+fn nobody_joins_what_does_something_else() {
+    let requests = ["reload", "HUP", "dry run", "action", "drain", "resume", "stop", "stop now", "TERM"];
+    let phases = ["new", "starting", "serving", "draining", "drained", "stopping", "stopped"];
+    let running = [
+        "",
+        "reload reads",
+        "reload waits",
+        "reload ended",
+        "dry run",
+        "action",
+        "drain",
+        "drain ended",
+        "resume",
+        "start",
+        "start ended",
+        "stop",
+        "stop ended",
+    ];
+    for phase in phases {
+        for run in running {
+            for remembered in ["", ", remembered"] {
+                for request in requests {
+                    let text = format!("{phase}, {run}{remembered}");
+                    let (situation, (asked, _)) = (situation(&text), asked(request));
+                    match admit(&situation, &asked) {
+                        Admission::Join(RUNNING) | Admission::Force(RUNNING) => {
+                            let active = situation.active.unwrap();
+                            assert!(!active.ended, "{text} | {request}");
+                            assert_eq!(active.kind, asked.request.kind(), "{text} | {request}");
+                        }
+                        Admission::Join(key) => {
+                            assert_eq!((key, request), (REMEMBERED, "HUP"), "{text}");
+                        }
+                        Admission::Refuse(Refusal::Busy { running, .. }) => {
+                            assert_eq!(situation.active.unwrap().operation, running);
+                            assert_ne!(request, "HUP", "{text}: a signal cannot be told busy");
+                        }
+                        Admission::Start | Admission::AlreadySo => {
+                            assert!(situation.active.is_none_or(|active| active.ended), "{text} | {request}");
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refusal_says_why_in_words() {
+    let busy = Refusal::Busy { running: OperationKey(7), kind: Kind::Reload };
+    assert_eq!(busy.to_string(), "busy: operation 7 (reload) is running");
+    let stale = Refusal::Stale { expected: GenerationNumber(2), serving: Some(GenerationNumber(3)) };
+    assert_eq!(stale.to_string(), "stale: generation 2 was expected, generation 3 serves");
+    let none = Refusal::Stale { expected: GenerationNumber(2), serving: None };
+    assert_eq!(none.to_string(), "stale: generation 2 was expected, none serves");
+}
