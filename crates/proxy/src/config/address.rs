@@ -49,7 +49,7 @@ pub(super) fn listen(text: &str, base: &Path, mode: u32) -> Result<ListenAddress
         && let Some(v4) = ip.to_ipv4_mapped()
     {
         return Err(Wrong::help(
-            format!("{text:?} is an IPv4 address in IPv6 clothes"),
+            format!("{text:?} is an IPv4 address written as an IPv6 address"),
             format!("write \"{v4}:{}\"", address.port()),
         ));
     }
@@ -69,7 +69,12 @@ fn listen_help(text: &str) -> String {
         return format!("write only the IP address and the port: \"127.0.0.1:{shown}\"");
     }
     if let Ok(ip) = text.parse::<IpAddr>() {
-        return format!("add a port: \"{}\"", SocketAddr::new(ip, 8080));
+        // The last part of "::1:8080" was hardly meant as a part of the address.
+        let (ip, port) = match text.rsplit_once(':').map(|(ip, port)| (ip.parse(), port.parse())) {
+            Some((Ok(ip), Ok(port))) => (IpAddr::V6(ip), port),
+            _ => (ip, 8080),
+        };
+        return format!("write it with a port, as in \"{}\"", SocketAddr::new(ip, port));
     }
     match text.rsplit_once(':') {
         Some(("" | "*", _)) | None if port.is_some() => {

@@ -88,7 +88,7 @@ pub(super) fn wrong_type<'s>(node: &Node<'_>, expected: &str, sink: &'s mut Sink
         DeValue::Float(_) => "a number with a fraction",
         DeValue::Boolean(_) => "a boolean",
         DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "an array",
+        DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
     };
     sink.error(node.span().into(), format!("expected {expected}, found {found}"))
@@ -113,6 +113,10 @@ pub(super) fn as_table<'n, 'i>(
 ) -> Option<&'n DeTable<'i>> {
     match node.get_ref() {
         DeValue::Table(table) => Some(table),
+        DeValue::Array(nodes) if nodes.iter().any(|node| matches!(node.get_ref(), DeValue::Table(_))) => {
+            wrong_type(node, expected, sink).help("there is one only: write its header in single brackets");
+            None
+        }
         _ => {
             wrong_type(node, expected, sink);
             None
@@ -260,7 +264,7 @@ impl<T: Decode> Decode for Named<T> {
 
     fn decode(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
         let DeValue::Table(table) = node.get_ref() else {
-            let report = wrong_type(node, &format!("a table for each, by name ({})", T::EXPECTS), sink);
+            let report = wrong_type(node, "tables by name", sink);
             if matches!(node.get_ref(), DeValue::Array(_)) {
                 report.help("write the name into the header, in single brackets, as in [listeners.web]");
             }
@@ -355,7 +359,10 @@ macro_rules! table {
         }
 
         impl $crate::config::decode::Decode for $name {
-            const EXPECTS: &'static str = "a table";
+            const EXPECTS: &'static str = {
+                let short: &[&str] = &[$(stringify!($short))?];
+                if short.is_empty() { "a table" } else { "a table or a string" }
+            };
 
             fn decode(
                 node: &$crate::config::decode::Node<'_>,

@@ -205,17 +205,12 @@ fn route(old: &Route, new: &Route, (before, after): (&Config, &Config)) -> Vec<S
     found.list("path", &exact(was), &exact(is), |path| path.to_string());
     found.list("path_prefix", &prefix(was), &prefix(is), |path| path.to_string());
     found.list("method", &was.methods, &is.methods, |method| method.to_string());
-    let listeners = |matcher: &Matcher, config: &Config| -> Vec<Arc<str>> {
-        let mut names: Vec<Arc<str>> = matcher
-            .listeners
-            .iter()
-            .filter_map(|at| config.listeners.get(*at))
-            .map(|l| l.name.clone())
-            .collect();
-        names.sort_unstable();
-        names
-    };
-    found.list("listeners", &listeners(was, before), &listeners(is, after), |name| name.to_string());
+    // A route on all listeners stays so when one is added.
+    if !(is_on_all(was, before) && is_on_all(is, after)) {
+        found.list("listeners", &listener_names(was, before), &listener_names(is, after), |name| {
+            name.to_string()
+        });
+    }
     match (&old.action, &new.action) {
         (Action::Service(old), Action::Service(new)) => {
             found.value("service", &service_name(before, *old), &service_name(after, *new), |name| {
@@ -234,6 +229,21 @@ fn route(old: &Route, new: &Route, (before, after): (&Config, &Config)) -> Vec<S
         }
     }
     found.0
+}
+
+fn is_on_all(matcher: &Matcher, config: &Config) -> bool {
+    let http =
+        config.listeners.iter().enumerate().filter(|(_, listener)| listener.protocol == Protocol::Http);
+    http.map(|(index, _)| index).eq(matcher.listeners.iter().copied())
+}
+
+fn listener_names(matcher: &Matcher, config: &Config) -> Vec<Arc<str>> {
+    let mut names: Vec<Arc<str>> = Vec::with_capacity(matcher.listeners.len());
+    names.extend(
+        matcher.listeners.iter().filter_map(|at| config.listeners.get(*at)).map(|l| Arc::clone(&l.name)),
+    );
+    names.sort_unstable();
+    names
 }
 
 fn describe_action(action: &Action, config: &Config) -> String {

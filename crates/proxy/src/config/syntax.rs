@@ -158,17 +158,21 @@ fn report(text: &str, statement: &Statement, error: &Error, sink: &mut Sink) {
         return;
     }
     let span = error.span().map(Span::from);
+    let word = span.and_then(|span| text.get(span.start..span.end)).unwrap_or_default();
     let message = error.message();
-    if message.starts_with("string values must be quoted") {
-        let word = span.and_then(|span| text.get(span.start..span.end)).unwrap_or_default();
-        let report = sink.syntax(span, "a text must stand in quotes".to_owned());
-        if !word.is_empty() {
-            report.help(format!("write \"{}\"", word.escape_debug()));
-        }
-        return;
+    if message.starts_with("string values must be quoted") && word.is_empty() {
+        sink.syntax(span, "a value is missing".to_owned());
+    } else if message.starts_with("string values must be quoted") {
+        sink.syntax(span, "a text must stand in quotes".to_owned()).help(format!("write {word:?}"));
+    } else if message.starts_with("unclosed table") {
+        sink.syntax(span, "this header is not closed".to_owned()).help("add the missing ]");
+    } else if message == "invalid basic string, expected `\"`" {
+        sink.syntax(span, "this text is not closed".to_owned()).help("add the missing \"");
+    } else if message == "duplicate key" {
+        sink.syntax(span, format!("the key {word:?} is there already"));
+    } else {
+        sink.syntax(span, message.replace(", expected nothing", ""));
     }
-    let message = message.replace(", expected nothing", "");
-    sink.syntax(span, message);
 }
 
 /// The text with everything in a range but line breaks turned into spaces.

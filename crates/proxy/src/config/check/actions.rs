@@ -205,16 +205,15 @@ fn check_destination(to: &Located<String>, pieces: &[Piece], sink: &mut Sink) {
         _ => "",
     };
     if let Some(rest) = first.strip_prefix("https://").or_else(|| first.strip_prefix("http://")) {
-        // Everything up to the first slash is the host; a path or query of the request may stand only behind one, or
-        // begin with one itself.
-        let host_given = !rest.is_empty() && !rest.starts_with(['/', '?', '#']);
-        let host_ends = rest.contains(['/', '?', '#']);
-        let follows = pieces.get(1);
-        if !(host_given || matches!(follows, Some(Piece::Host)) && rest.is_empty()) {
+        // Everything up to the first slash is the host, which only literals and `{host}` can be part of: what comes of
+        // the request's path and query begins with a slash or a question mark itself.
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let host_follows = rest.is_empty() && matches!(pieces.get(1), Some(Piece::Host));
+        if authority.is_empty() && !host_follows {
             sink.error(to.span, format!("{:?} has no host", to.value))
                 .help("write it as in \"https://example.org{path}{query}\"");
-        } else if !host_ends && rest.contains('@') {
-            sink.error(to.span, format!("{:?} has a user name", to.value));
+        } else if authority.bytes().any(|b| !(b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))) {
+            sink.error(to.span, format!("{authority:?} is not a host"));
         }
     } else if !first.starts_with('/')
         || first.starts_with("//")
@@ -222,10 +221,11 @@ fn check_destination(to: &Located<String>, pieces: &[Piece], sink: &mut Sink) {
     {
         sink.error(to.span, format!("{:?} is neither a URL nor a path", to.value))
             .help("begin with \"https://\", \"http://\", or \"/\" and the first letter of a path");
-    } else if pieces
-        .windows(2)
-        .any(|pair| matches!(pair, [Piece::Literal(l), Piece::Path] if l.ends_with('/')))
-    {
+        return;
+    }
+    if pieces.windows(2).any(
+        |pair| matches!(pair, [Piece::Literal(l), Piece::Path] if l.ends_with('/') && !l.ends_with("://")),
+    ) {
         sink.warning(to.span, "{path} begins with \"/\" itself, so the URL gets two in a row");
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn check(
                 .help("give the listener another name");
         }
         if let Field::Set(raw) = raw {
-            checked.push(check_one(index, &name, raw.value, services, taken, cx));
+            checked.push(check_one(index, &name, raw, services, taken, cx));
         }
     }
     checked
@@ -83,11 +83,12 @@ pub(super) fn check(
 fn check_one(
     index: ListenerIndex,
     name: &Located<String>,
-    raw: RawListener,
+    raw: Located<RawListener>,
     services: &mut Names,
     taken: &mut Taken,
     cx: &mut Cx<'_>,
 ) -> Checked {
+    let Located { value: raw, span } = raw;
     let spoken = raw.protocol().0;
     let mode = raw.mode().0;
     let backlog = raw.backlog().0;
@@ -102,9 +103,9 @@ fn check_one(
         (Spoken::Tcp, None) => {
             if !raw.service.is_present() {
                 cx.sink
-                    .error(name.span, format!("listener {:?} speaks tcp, so it needs a service", name.value))
+                    .error(span, format!("listener {:?} speaks tcp, so it needs a service", name.value))
                     .help("add service = \"…\"")
-                    .absence();
+                    .lacks(&["service"]);
             }
             Protocol::Tcp { service: NO_SERVICE }
         }

@@ -87,11 +87,12 @@ pub(super) struct Outcome {
 
 /// Checks everything.
 pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
+    let listeners_wrong = raw.listeners.is_present() && raw.listeners.get().is_none();
     let raw_listeners = raw.listeners.or_default();
     let raw_services = raw.services.or_default();
     let mut listener_names = Names::new("listener", raw_listeners.0.iter().map(|(name, _)| name));
     let mut service_names = Names::new("service", raw_services.0.iter().map(|(name, _)| name));
-    if raw_listeners.0.is_empty() {
+    if raw_listeners.0.is_empty() && !listeners_wrong {
         cx.sink
             .error_without_place("there is no listener, so nothing would be served")
             .absence()
