@@ -119,8 +119,9 @@ impl Cx {
         facts: Arc<ArcSwap<String>>,
         log: AccessLog,
     ) -> Self {
-        let mut published = Cache::new(published);
-        let generation = Arc::clone(published.load());
+        let published = Cache::new(published);
+        // Not what is published by now: that is followed like any other.
+        let generation = Arc::new(Generation::nothing());
         Self {
             thread,
             reactor,
