@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use handover_api::{Diff, FileDiff, FileState};
 use handover_handoff::Bundle;
 use handover_handoff::bundle::{BundleFile, MAX_BUNDLE_BYTES};
+use rustix::fs::OFlags;
 use similar::TextDiff;
 
 /// The longest file of which a difference is shown line by line.
@@ -70,7 +71,11 @@ impl Drift {
             return *same;
         }
         drop(seen);
-        let same = read(path).is_ok_and(|bytes| bytes[..] == file.bytes[..]);
+        let same = match read(path) {
+            Ok(Some(bytes)) => bytes[..] == file.bytes[..],
+            Ok(None) => true,
+            Err(_) => false,
+        };
         seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match signature.filter(is_settled) {
             Some(signature) => seen.insert(path.to_owned(), (signature, same)),
@@ -93,19 +98,26 @@ fn is_settled(signature: &Signature) -> bool {
     age.is_some_and(|age| age > CLOCK_GRAIN * 2)
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+/// The bytes of a file; `None` for a pipe or a device, which cannot be looked at without taking from it.
+fn read(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_BUNDLE_BYTES).unwrap_or(u64::MAX);
-    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 fn diff_of(path: &Path, file: &BundleFile) -> Option<FileDiff> {
     let (state, diff) = match read(path) {
         Err(error) => (FileState::Unreadable, error.to_string()),
+        Ok(None) => return None,
         // It was changed back in this very moment.
-        Ok(now) if now[..] == file.bytes[..] => return None,
-        Ok(now) => (FileState::Differs, text_diff(path, &file.bytes, &now)),
+        Ok(Some(now)) if now[..] == file.bytes[..] => return None,
+        Ok(Some(now)) => (FileState::Differs, text_diff(path, &file.bytes, &now)),
     };
     Some(FileDiff { path: path.display().to_string(), state, diff })
 }
@@ -165,6 +177,15 @@ mod tests {
         assert_eq!(drift.diff(None).files[0].state, FileState::Unreadable);
         fs::write(&path, [0xfe]).unwrap();
         assert!(drift.diff(None).files[0].diff.starts_with("not text"));
+    }
+
+    #[test]
+    fn a_pipe_is_not_read_and_does_not_hold_up_the_answer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let drift = serving(&path, b"what was in it");
+        assert!(drift.differing().is_empty() && drift.diff(None).same);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use handover_api::{Diff, Generation, JournalStatus, Operation, Status, WorkerStatus};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::Driver;
 use crate::handle::ServingConfig;
@@ -13,8 +14,8 @@ use crate::protocol::{Report, ToWorker};
 
 /// How long a worker may take to say something about itself.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
-/// How long the journal's thread is waited for, for an answer that is as good without.
-const JOURNAL_LIMIT: Duration = Duration::from_secs(1);
+/// How long a disk is waited for, for an answer that is good without it too.
+const DISK_LIMIT: Duration = Duration::from_secs(1);
 
 impl Driver {
     pub(super) fn status(&mut self, answer: oneshot::Sender<Box<Status>>) {
@@ -24,12 +25,13 @@ impl Driver {
         tokio::spawn(async move {
             let journal = scribe.ask(|journal| journal.status());
             let compared = tokio::task::spawn_blocking(move || drift.map(|drift| drift.differing()));
-            let (journal, compared) = tokio::join!(tokio::time::timeout(JOURNAL_LIMIT, journal), compared);
+            let (journal, compared) =
+                tokio::join!(timeout(DISK_LIMIT, journal), timeout(DISK_LIMIT, compared));
             status.journal = journal.ok().flatten().unwrap_or_else(|| JournalStatus {
                 failure: Some("it does not answer: the disk is slow or hangs".to_owned()),
                 ..JournalStatus::default()
             });
-            status.drift = compared.ok().flatten().unwrap_or_default();
+            status.drift = compared.ok().and_then(Result::ok).flatten().unwrap_or_default();
             let _ = answer.send(status);
         });
     }
@@ -124,8 +126,8 @@ impl Driver {
         tokio::spawn(async move {
             let compared =
                 tokio::task::spawn_blocking(move || drift.map(|drift| drift.differing().is_empty()));
-            let (compared, text) = tokio::join!(compared, worker.wait());
-            if let Ok(Some(equal)) = compared {
+            let (compared, text) = tokio::join!(timeout(DISK_LIMIT, compared), worker.wait());
+            if let Ok(Ok(Some(equal))) = compared {
                 ours.equals_desired(equal);
             }
             let _ = answer.send(metrics::whole(&ours.text(), text.as_deref()));
@@ -159,6 +161,6 @@ struct Reporting(Option<oneshot::Receiver<String>>);
 
 impl Reporting {
     async fn wait(self) -> Option<String> {
-        tokio::time::timeout(REPORT_LIMIT, self.0?).await.ok()?.ok()
+        timeout(REPORT_LIMIT, self.0?).await.ok()?.ok()
     }
 }

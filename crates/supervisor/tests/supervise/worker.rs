@@ -1,0 +1,322 @@
+//! A worker that serves one line of text on TCP ports, and misbehaves as its configuration file says.
+//!
+//! | line | does |
+//! |---|---|
+//! | `listen NAME ADDRESS` | listens; `ADDRESS` is `IP:PORT` or `unix:PATH` |
+//! | `body TEXT` | what a connection is answered, after generation and process ID |
+//! | `reject TEXT` | refuses the file, once for each such line |
+//! | `prepare hang` / `prepare die` | never answers / exits |
+//! | `commit die` / `commit die-once PATH` | exits when told to commit / only if PATH is not there, which it makes |
+//! | `drain hang` / `losses N` | never says that it has drained / says that N connections were cut |
+//! | `stop hang` | does not exit |
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use handover_api::{Change, ChangeKind, Losses, Problem, What};
+use handover_handoff::inherit::{self, SUCCESSION_VARIABLE};
+use handover_handoff::succession::Door;
+use handover_handoff::{Bundle, ChannelError};
+use handover_supervisor::protocol::{
+    Address, BindResult, ListenerSpec, PROTOCOL_VERSION, Report, Serving, Settings, Source, ToSupervisor,
+    ToWorker, WorkerChannel,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// Variable with the path of the configuration file.
+pub const CONFIG: &str = "FAKE_CONFIG";
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Candidate {
+    number: u64,
+    generation: u64,
+    text: String,
+    bundle: Bundle,
+    specs: Vec<ListenerSpec>,
+    sockets: Vec<OwnedFd>,
+    dry_run: bool,
+}
+
+/// What accepts connections; dropping it stops that.
+struct Acceptor {
+    stop: Option<std::io::PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Worker {
+    channel: WorkerChannel,
+    key: u64,
+    candidate: Option<Candidate>,
+    serving: Option<Candidate>,
+    acceptor: Option<Acceptor>,
+    facts: String,
+}
+
+pub fn run() -> ExitCode {
+    let channel = WorkerChannel::from_socket(inherit::channel().unwrap().unwrap()).unwrap();
+    let door = Door::open(Path::new(&std::env::var_os(SUCCESSION_VARIABLE).unwrap())).unwrap();
+    let mut worker =
+        Worker { channel, key: 0, candidate: None, serving: None, acceptor: None, facts: String::new() };
+    loop {
+        match worker.channel.recv(None) {
+            Ok((message, fds)) => {
+                if let Some(code) = worker.hear(message, fds) {
+                    return code;
+                }
+            }
+            Err(ChannelError::Closed) => {
+                worker.candidate = None;
+                poll(&mut [PollFd::new(&door, PollFlags::IN)], None).unwrap();
+                worker.channel = WorkerChannel::from_socket(door.accept().unwrap().unwrap()).unwrap();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+impl Worker {
+    fn say(&self, message: &ToSupervisor, fds: &[BorrowedFd<'_>]) {
+        match self.channel.send(message, fds, LIMIT) {
+            Ok(()) | Err(ChannelError::Closed) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn hear(&mut self, message: ToWorker, fds: Vec<OwnedFd>) -> Option<ExitCode> {
+        match message {
+            ToWorker::Welcome { worker, .. } => self.hello(worker),
+            ToWorker::Prepare { candidate, generation, source, dry_run } => {
+                self.prepare(candidate, generation, source, dry_run, fds)
+            }
+            ToWorker::Bound { candidate, results } => self.bound(candidate, &results, fds),
+            ToWorker::Commit { candidate } => self.commit(candidate),
+            ToWorker::Abort { .. } => self.candidate = None,
+            ToWorker::Drain { call, .. } => {
+                self.acceptor = None;
+                if !self.says("drain hang") {
+                    let mut losses = Losses::default();
+                    losses.add("test", self.value("losses").and_then(|n| n.parse().ok()).unwrap_or(0));
+                    self.say(&ToSupervisor::Drained { call, losses }, &[]);
+                }
+            }
+            ToWorker::Resume { call } => {
+                self.accept();
+                self.say(&ToSupervisor::Resumed { call }, &[]);
+            }
+            ToWorker::Action { call, name, body } => self.act(call, &name, &body),
+            ToWorker::Report { call, what } => {
+                let body = match what {
+                    Report::Metrics => format!("fake_facts {}\n", self.facts.lines().count()),
+                    Report::Connections => "[]".to_owned(),
+                };
+                self.say(&ToSupervisor::Reported { call, body }, &[]);
+            }
+            ToWorker::Ping { call } => self.say(&ToSupervisor::Pong { call }, &[]),
+            ToWorker::Facts { metrics } => self.facts = metrics,
+            ToWorker::ReopenLogs => {}
+            ToWorker::CloseListeners => {
+                self.acceptor = None;
+                self.serving.as_mut().into_iter().for_each(|serving| serving.sockets.clear());
+            }
+            ToWorker::Stop { .. } if self.says("stop hang") => {}
+            ToWorker::Stop { .. } => return Some(ExitCode::SUCCESS),
+        }
+        None
+    }
+
+    fn hello(&mut self, key: u64) {
+        let serving = self.serving.as_ref().map(|serving| {
+            Box::new(Serving {
+                worker: self.key,
+                generation: serving.generation,
+                listeners: serving.specs.clone(),
+                settings: settings(),
+                summary: vec!["fake".to_owned()],
+                accepting: self.acceptor.is_some(),
+            })
+        });
+        if serving.is_none() {
+            self.key = key;
+        }
+        let bundle = self.serving.as_ref().map(|serving| serving.bundle.to_memfd().unwrap());
+        let sockets = self.serving.iter().flat_map(|serving| &serving.sockets);
+        let fds: Vec<_> = bundle.iter().chain(sockets).map(AsFd::as_fd).collect();
+        let actions = ["echo", "fail", "die", "orphan"].map(str::to_owned).to_vec();
+        let version = "fake".to_owned();
+        self.say(&ToSupervisor::Hello { protocol: PROTOCOL_VERSION, version, actions, serving }, &fds);
+    }
+
+    fn prepare(&mut self, number: u64, generation: u64, source: Source, dry_run: bool, fds: Vec<OwnedFd>) {
+        let mut bundle = Bundle::new();
+        match source {
+            Source::Disk => {
+                let path = PathBuf::from(std::env::var_os(CONFIG).unwrap());
+                bundle.insert_top(&path, Arc::from(std::fs::read(&path).unwrap())).unwrap();
+            }
+            Source::Bundle => bundle = Bundle::from_memfd(&fds[0]).unwrap(),
+        }
+        let text = String::from_utf8(bundle.top_bytes().unwrap().to_vec()).unwrap();
+        let problems: Vec<Problem> = values(&text, "reject").map(Problem::new).collect();
+        if text.contains("prepare hang") {
+            return;
+        }
+        if text.contains("prepare die") {
+            std::process::exit(7);
+        }
+        if !problems.is_empty() {
+            return self.say(&ToSupervisor::Rejected { candidate: number, problems }, &[]);
+        }
+        let specs: Vec<ListenerSpec> = values(&text, "listen").map(|listen| spec(&listen)).collect();
+        self.say(&ToSupervisor::Need { candidate: number, listeners: specs.clone() }, &[]);
+        let sockets = Vec::new();
+        self.candidate = Some(Candidate { number, generation, text, bundle, specs, sockets, dry_run });
+    }
+
+    fn bound(&mut self, number: u64, results: &[BindResult], fds: Vec<OwnedFd>) {
+        let Some(candidate) = self.candidate.as_mut().filter(|candidate| candidate.number == number) else {
+            return;
+        };
+        let failed = results.iter().filter_map(|result| match result {
+            BindResult::Bound => None,
+            BindResult::Failed { detail, .. } => Some(Problem::new(detail.clone())),
+        });
+        let problems: Vec<Problem> = failed.collect();
+        if !problems.is_empty() {
+            self.candidate = None;
+            return self.say(&ToSupervisor::Rejected { candidate: number, problems }, &[]);
+        }
+        assert_eq!(fds.len(), if candidate.dry_run { 0 } else { results.len() });
+        candidate.sockets = fds;
+        let body = |text: &str| values(text, "body").next().unwrap_or_default();
+        let before = self.serving.as_ref().map(|serving| body(&serving.text));
+        let now = body(&candidate.text);
+        let change =
+            Change { what: What::Changed, kind: ChangeKind::Setting, name: "body".to_owned(), detail: None };
+        let prepared = ToSupervisor::Prepared {
+            candidate: number,
+            changes: before.filter(|before| *before != now).map(|_| change).into_iter().collect(),
+            warnings: Vec::new(),
+            settings: Box::new(settings()),
+            summary: vec!["fake".to_owned()],
+        };
+        let bundle = candidate.bundle.to_memfd().unwrap();
+        self.say(&prepared, &[bundle.as_fd()]);
+    }
+
+    fn commit(&mut self, number: u64) {
+        let candidate = self.candidate.take().unwrap();
+        assert_eq!(candidate.number, number);
+        if candidate.text.contains("commit die\n") {
+            std::process::exit(8);
+        }
+        if let Some(path) =
+            values(&candidate.text, "commit").find_map(|v| v.strip_prefix("die-once ").map(str::to_owned))
+            && std::fs::File::create_new(path).is_ok()
+        {
+            std::process::exit(8);
+        }
+        self.acceptor = None;
+        self.serving = Some(candidate);
+        self.accept();
+        self.say(&ToSupervisor::Committed { candidate: number }, &[]);
+    }
+
+    fn accept(&mut self) {
+        let serving = self.serving.as_ref().unwrap();
+        let line = format!("{} {}\n", serving.generation, self.value("body").unwrap_or_default());
+        let listeners: Vec<(bool, OwnedFd)> = serving
+            .specs
+            .iter()
+            .zip(&serving.sockets)
+            .map(|(spec, socket)| (matches!(spec.address, Address::Tcp(_)), socket.try_clone().unwrap()))
+            .collect();
+        self.acceptor = Some(Acceptor::start(listeners, line));
+    }
+
+    fn act(&self, call: u64, name: &str, body: &str) {
+        let (ok, message) = match name {
+            "echo" => (true, body.to_owned()),
+            "die" => std::process::exit(9),
+            "orphan" => {
+                // The shell's child loses its parent, and ends.
+                let mut shell = std::process::Command::new("sh");
+                shell.args(["-c", "true & echo $!"]);
+                (true, String::from_utf8(shell.output().unwrap().stdout).unwrap().trim().to_owned())
+            }
+            _ => (false, "it failed".to_owned()),
+        };
+        self.say(&ToSupervisor::ActionDone { call, ok, message }, &[]);
+    }
+
+    fn value(&self, key: &str) -> Option<String> {
+        values(&self.serving.as_ref()?.text, key).next()
+    }
+
+    fn says(&self, line: &str) -> bool {
+        self.serving.as_ref().is_some_and(|serving| serving.text.lines().any(|l| l == line))
+    }
+}
+
+impl Acceptor {
+    fn start(listeners: Vec<(bool, OwnedFd)>, line: String) -> Self {
+        let (stopped, stop) = std::io::pipe().unwrap();
+        let thread = thread::spawn(move || {
+            loop {
+                let mut fds: Vec<PollFd<'_>> =
+                    listeners.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::IN)).collect();
+                fds.push(PollFd::new(&stopped, PollFlags::IN));
+                poll(&mut fds, None).unwrap();
+                if !fds.last().unwrap().revents().is_empty() {
+                    return;
+                }
+                for (is_tcp, socket) in &listeners {
+                    answer(*is_tcp, socket, &line);
+                }
+            }
+        });
+        Acceptor { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.stop = None;
+        self.thread.take().into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// The listener does not block: no connection, no answer.
+fn answer(is_tcp: bool, socket: &OwnedFd, line: &str) {
+    let socket = socket.try_clone().unwrap();
+    if is_tcp {
+        if let Ok((mut connection, _)) = TcpListener::from(socket).accept() {
+            let _ = connection.write_all(line.as_bytes());
+        }
+    } else if let Ok((mut connection, _)) = UnixListener::from(socket).accept() {
+        let _ = connection.write_all(line.as_bytes());
+    }
+}
+
+fn settings() -> Settings {
+    Settings { control_mode: Some(0o640), drain_limit: Some(Duration::from_secs(10)), ..Settings::default() }
+}
+
+fn values<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = String> + 'a {
+    text.lines().filter_map(move |line| Some(line.strip_prefix(key)?.strip_prefix(' ')?.to_owned()))
+}
+
+fn spec(text: &str) -> ListenerSpec {
+    let (name, address) = text.split_once(' ').unwrap();
+    let address = match address.strip_prefix("unix:") {
+        Some(path) => Address::Unix { path: PathBuf::from(path), mode: 0o600 },
+        None => Address::Tcp(address.parse().unwrap()),
+    };
+    ListenerSpec { name: name.to_owned(), address, backlog: 64 }
+}
