@@ -15,9 +15,9 @@ use handover_testkit::Workspace;
 use handover_testkit::http::Connection;
 
 /// A proxy that serves; port 0 in its configuration is a port of its own, found by the listener's name.
-pub struct Plane {
-    pub service: Arc<ProxyService>,
-    pub workspace: Workspace,
+pub(crate) struct Plane {
+    pub(crate) service: Arc<ProxyService>,
+    pub(crate) workspace: Workspace,
     file: PathBuf,
     held: Arc<Mutex<Vec<(ListenerSpec, OwnedFd)>>>,
     generation: u64,
@@ -26,13 +26,13 @@ pub struct Plane {
 impl Plane {
     /// Serves this configuration with two threads.
     #[track_caller]
-    pub fn serve(config: &str) -> Self {
+    pub(crate) fn serve(config: &str) -> Self {
         Self::serve_with(2, config)
     }
 
     /// Serves this configuration.
     #[track_caller]
-    pub fn serve_with(threads: usize, config: &str) -> Self {
+    pub(crate) fn serve_with(threads: usize, config: &str) -> Self {
         let workspace = Workspace::new();
         let file = workspace.path("handover.toml");
         let service = ProxyService::new(ConfigSource::File(file.clone())).with_threads(threads);
@@ -46,7 +46,7 @@ impl Plane {
     }
 
     /// Prepares a configuration.
-    pub fn prepare(&mut self, config: &str) -> Result<Box<dyn Candidate>, Vec<Problem>> {
+    pub(crate) fn prepare(&mut self, config: &str) -> Result<Box<dyn Candidate>, Vec<Problem>> {
         std::fs::write(&self.file, config).unwrap();
         self.generation += 1;
         let held = Arc::clone(&self.held);
@@ -59,14 +59,14 @@ impl Plane {
     }
 
     /// Prepares and commits a configuration.
-    pub fn load(&mut self, config: &str) -> Result<(), Vec<Problem>> {
+    pub(crate) fn load(&mut self, config: &str) -> Result<(), Vec<Problem>> {
         self.prepare(config)?.commit();
         Ok(())
     }
 
     /// The address of a listener.
     #[track_caller]
-    pub fn address(&self, name: &str) -> SocketAddr {
+    pub(crate) fn address(&self, name: &str) -> SocketAddr {
         let held = self.held.lock().unwrap();
         let (_, socket) = held.iter().find(|(spec, _)| spec.name == name).expect("a listener of that name");
         let socket = TcpListener::from(socket.try_clone().unwrap());
@@ -75,12 +75,12 @@ impl Plane {
 
     /// A connection to a listener.
     #[track_caller]
-    pub fn connect(&self, name: &str) -> Connection {
+    pub(crate) fn connect(&self, name: &str) -> Connection {
         Connection::open(self.address(name))
     }
 
     /// Begins to drain.
-    pub fn drain(&self, limit: Duration) -> (Drain, JoinHandle<Losses>) {
+    pub(crate) fn drain(&self, limit: Duration) -> (Drain, JoinHandle<Losses>) {
         let drain = Drain::new(limit);
         let (service, its) = (Arc::clone(&self.service), drain.clone());
         (drain, std::thread::spawn(move || service.drain(&its)))
@@ -88,7 +88,7 @@ impl Plane {
 
     /// Waits until no connection is open: everything that ended is counted then.
     #[track_caller]
-    pub fn wait_until_idle(&self) {
+    pub(crate) fn wait_until_idle(&self) {
         handover_testkit::until("all connections to be closed", || {
             let metrics = self.service.metrics();
             let open = metrics.lines().filter(|line| line.starts_with("handover_open_connections{"));
@@ -98,7 +98,7 @@ impl Plane {
 
     /// One number of the metrics.
     #[track_caller]
-    pub fn metric(&self, line: &str) -> u64 {
+    pub(crate) fn metric(&self, line: &str) -> u64 {
         let metrics = self.service.metrics();
         let found = metrics.lines().find_map(|candidate| candidate.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("no metric {line} in\n{metrics}")).parse().unwrap()
@@ -127,10 +127,10 @@ fn lend(held: &mut Vec<(ListenerSpec, OwnedFd)>, spec: &ListenerSpec) -> Result<
 }
 
 /// An HTTP listener named `web`.
-pub const WEB: &str = "[listeners.web]\naddress = \"127.0.0.1:0\"\n\n";
+pub(crate) const WEB: &str = "[listeners.web]\naddress = \"127.0.0.1:0\"\n\n";
 
 /// Everything goes to these endpoints.
-pub fn to_endpoints(endpoints: &[SocketAddr], settings: &str) -> String {
+pub(crate) fn to_endpoints(endpoints: &[SocketAddr], settings: &str) -> String {
     let all: Vec<_> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
     format!("[services.app]\nendpoints = [{}]\n{settings}\n\n[[routes]]\nservice = \"app\"\n\n", all.join(", "))
 }
