@@ -2,7 +2,7 @@
 //!
 //! A program that embeds this library is two processes from one executable: a *supervisor*, whose
 //! PID never changes and which holds the listening sockets, the control socket and the journal, and a
-//! *worker*, which serves. [`host`] decides which of the two this process is and never returns to
+//! *worker*, which serves. [`host()`] decides which of the two this process is and never returns to
 //! the caller before its work is over.
 //!
 //! - [`Server`] is what most programs want: named listeners, values that can be loaded anew, actions, drain, in
