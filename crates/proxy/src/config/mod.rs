@@ -47,7 +47,7 @@ use spans::Text;
 
 pub use diff::diff;
 pub use model::*;
-pub use resolve::{Resolve, SystemResolver};
+pub use resolve::{Addresses, Resolve, SystemResolver};
 pub use schema::schema;
 pub use spans::Spans;
 

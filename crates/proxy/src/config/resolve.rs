@@ -2,14 +2,28 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The most names that are looked up at the same time.
+const MAX_LOOKUPS: usize = 16;
+
+/// What a host name leads to.
+pub type Addresses = io::Result<Vec<SocketAddr>>;
 
 /// Looks names up, so that tests need neither DNS nor `/etc/passwd`.
 pub trait Resolve {
-    /// The addresses of `host`, which is not an IP address, each with `port`, in order of preference; may block.
+    /// The addresses of a host, which is not an IP address, each with `port`, in order of preference; may block.
     ///
     /// # Errors
     /// The system's error. An empty list counts as "no address found".
-    fn host(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+    fn host(&mut self, host: &str, port: u16) -> Addresses;
+
+    /// The same for many, in their order. Worth doing at the same time: a name server that does not answer costs
+    /// seconds for each name.
+    fn hosts(&mut self, names: &[(String, u16)]) -> Vec<Addresses> {
+        names.iter().map(|(host, port)| self.host(host, *port)).collect()
+    }
 
     /// The number of the user of that name; `None` if there is none.
     ///
@@ -31,8 +45,35 @@ pub trait Resolve {
 pub struct SystemResolver {}
 
 impl Resolve for SystemResolver {
-    fn host(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        Ok((host, port).to_socket_addrs()?.collect())
+    fn host(&mut self, host: &str, port: u16) -> Addresses {
+        look_up(host, port)
+    }
+
+    fn hosts(&mut self, names: &[(String, u16)]) -> Vec<Addresses> {
+        let next = AtomicUsize::new(0);
+        let found: Vec<OnceLock<Addresses>> = names.iter().map(|_| OnceLock::new()).collect();
+        let work = || {
+            while let Some((at, (host, port))) = {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                names.get(at).map(|name| (at, name))
+            } {
+                if let Some(found) = found.get(at) {
+                    // Nobody else has this number, so nothing is there yet.
+                    let _ = found.set(look_up(host, *port));
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..names.len().min(MAX_LOOKUPS) {
+                // Without another thread it takes longer, that is all.
+                if std::thread::Builder::new().name("resolve".to_owned()).spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+        let not_found = || Err(io::Error::other("it was not looked up"));
+        found.into_iter().map(|found| found.into_inner().unwrap_or_else(not_found)).collect()
     }
 
     fn user(&mut self, name: &str) -> io::Result<Option<u32>> {
@@ -44,6 +85,10 @@ impl Resolve for SystemResolver {
     }
 }
 
+fn look_up(host: &str, port: u16) -> Addresses {
+    Ok((host, port).to_socket_addrs()?.collect())
+}
+
 /// The third field of the line whose first is `name` (`passwd(5)`, `group(5)`).
 fn number_of(list: &str, name: &str) -> Option<u32> {
     list.lines().find_map(|line| {
@@ -53,4 +98,32 @@ fn number_of(list: &str, name: &str) -> Option<u32> {
         }
         fields.nth(1)?.parse().ok()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_user_is_the_third_field_of_its_line() {
+        let list = "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/bin/sh\nbroken\nodd:x:y:z\n";
+        assert_eq!(number_of(list, "root"), Some(0));
+        assert_eq!(number_of(list, "www-data"), Some(33));
+        assert_eq!(number_of(list, "www"), None);
+        assert_eq!(number_of(list, "broken"), None);
+        assert_eq!(number_of(list, "odd"), None);
+        assert_eq!(number_of(list, ""), None);
+    }
+
+    #[test]
+    fn many_names_are_answered_in_their_order() {
+        let names: Vec<(String, u16)> =
+            (1..=40).map(|last| (format!("127.0.0.{last}"), 1000 + u16::from(last == 40))).collect();
+        let found = SystemResolver::default().hosts(&names);
+        assert_eq!(found.len(), names.len());
+        for ((host, port), found) in names.iter().zip(found) {
+            assert_eq!(found.unwrap(), [format!("{host}:{port}").parse().unwrap()]);
+        }
+        assert!(SystemResolver::default().hosts(&[]).is_empty());
+    }
 }

@@ -9,7 +9,7 @@ mod routes;
 mod services;
 mod settings;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -188,24 +188,34 @@ impl<'a> Cx<'a> {
         checked
     }
 
-    /// The addresses of a host, asked for once.
-    fn resolve_host(&mut self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-        let key = (host.to_owned(), port);
-        if let Some(known) = self.hosts.get(&key) {
-            return known.clone();
+    /// Looks up all names that are not known yet, at the same time.
+    fn resolve_hosts(&mut self, names: impl Iterator<Item = (String, u16)>) {
+        let mut wanted: Vec<(String, u16)> = names.filter(|name| !self.hosts.contains_key(name)).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let found = self.resolve.hosts(&wanted);
+        for (name, found) in wanted.into_iter().zip(found) {
+            let found = match found {
+                Ok(addresses) if addresses.is_empty() => Err("it has no address".to_owned()),
+                Ok(mut addresses) => {
+                    // getaddrinfo may name an address twice; the resolver's order of preference stays.
+                    let mut seen = HashSet::new();
+                    addresses.retain(|address| seen.insert(*address));
+                    Ok(addresses)
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            self.hosts.insert(name, found);
         }
-        let result = match self.resolve.host(host, port) {
-            Ok(addresses) if addresses.is_empty() => Err("it has no address".to_owned()),
-            Ok(mut addresses) => {
-                // getaddrinfo may name an address twice; the resolver's order of preference stays.
-                let mut seen = std::collections::HashSet::new();
-                addresses.retain(|address| seen.insert(*address));
-                Ok(addresses)
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        self.hosts.insert(key, result.clone());
-        result
+    }
+
+    /// The addresses of a host that was looked up.
+    fn resolved(&self, host: &str, port: u16) -> Result<&[SocketAddr], &str> {
+        match self.hosts.get(&(host.to_owned(), port)) {
+            Some(Ok(addresses)) => Ok(addresses),
+            Some(Err(why)) => Err(why),
+            None => Err("it was not looked up"),
+        }
     }
 }
 

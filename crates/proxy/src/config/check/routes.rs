@@ -50,6 +50,10 @@ pub(super) fn check(
         spans.push((cx.sink.errors() == errors).then_some(span));
     }
     tell_names_apart(&mut routes, &given);
+    if let (true, Some(Some(first))) = (http.is_empty(), spans.first()) {
+        cx.sink
+            .warning(*first, "there is no listener that speaks http, so no request ever comes to the routes");
+    }
     warn_about_idle_listeners(&routes, listeners, listener_names, cx.sink);
     (routes, spans)
 }

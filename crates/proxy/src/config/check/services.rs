@@ -14,6 +14,7 @@ const MAX_ENDPOINTS: usize = 1024;
 
 /// Checks all services.
 pub(super) fn check(raw: Named<RawService>, cx: &mut Cx<'_>) -> Vec<Service> {
+    resolve_names(&raw, cx);
     let mut checked = Vec::with_capacity(raw.0.len());
     for (name, raw) in raw.0 {
         cx.name(&name, "service");
@@ -22,6 +23,19 @@ pub(super) fn check(raw: Named<RawService>, cx: &mut Cx<'_>) -> Vec<Service> {
         }
     }
     checked
+}
+
+/// Looks up the names of all endpoints.
+fn resolve_names(raw: &Named<RawService>, cx: &mut Cx<'_>) {
+    let base = cx.base;
+    let services = raw.0.iter().filter_map(|(_, service)| service.get());
+    let endpoints =
+        services.filter_map(|service| service.value.endpoints.get()).flat_map(|list| list.value.as_slice());
+    let names = endpoints.filter_map(|text| match address::endpoint(&text.value, base) {
+        Ok(Place::Name(host, port)) => Some((host, port)),
+        _ => None,
+    });
+    cx.resolve_hosts(names);
 }
 
 fn check_one(name: &Located<String>, raw: RawService, cx: &mut Cx<'_>) -> Service {
@@ -62,11 +76,12 @@ fn endpoints(texts: &[Located<String>], cx: &mut Cx<'_>) -> Vec<Endpoint> {
         }
         let addresses = match place {
             Place::Address(address) => vec![address],
-            Place::Name(host, port) => match cx.resolve_host(&host, port) {
-                Ok(addresses) => addresses.into_iter().map(EndpointAddress::Tcp).collect(),
+            Place::Name(host, port) => match cx.resolved(&host, port) {
+                Ok(addresses) => addresses.iter().copied().map(EndpointAddress::Tcp).collect(),
                 Err(why) => {
+                    let detail = format!("cannot resolve {host:?}: {why}");
                     cx.sink
-                        .error(text.span, format!("cannot resolve {host:?}: {why}"))
+                        .error(text.span, detail)
                         .help("names of endpoints are resolved when the configuration is loaded");
                     continue;
                 }

@@ -100,10 +100,13 @@ fn number(principal: &Located<Principal>, whose: Whose, cx: &mut Cx<'_>) -> Opti
     };
     match found {
         Ok(Some(number)) => return Some(number),
-        Ok(None) => cx
-            .sink
-            .error(principal.span, format!("there is no {what} {name:?} in {list}"))
-            .help(format!("give a {what} that is known elsewhere by its number")),
+        Ok(None) => cx.sink.error(principal.span, format!("there is no {what} {name:?} in {list}")).help(
+            if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() {
+                format!("write a number without quotes: {name}")
+            } else {
+                format!("give a {what} that is known elsewhere by its number")
+            },
+        ),
         Err(error) => cx.sink.error(principal.span, format!("cannot look up {what} {name:?}: {error}")),
     };
     None
