@@ -91,7 +91,8 @@ pub struct Journal {
     lines: u64,
     /// The file may hold anything beyond `length`, or anything at all after a failed fsync.
     doubt: Doubt,
-    failure: Option<String>,
+    /// What failed, by what was done, until the same works again.
+    failures: BTreeMap<&'static str, String>,
     recovery: Recovery,
     contents: Contents,
 }
@@ -173,7 +174,7 @@ impl Journal {
             length: whole,
             lines: line_count,
             doubt: if recovery.torn_bytes > 0 { Doubt::Tail } else { Doubt::None },
-            failure: None,
+            failures: BTreeMap::new(),
             recovery,
             contents,
         };
@@ -303,7 +304,7 @@ impl Journal {
             path: self.path.display().to_string(),
             records: self.lines,
             recovered_bytes: self.recovery.torn_bytes,
-            failure: self.failure.clone(),
+            failure: self.failures.values().next().cloned(),
         }
     }
 
@@ -381,12 +382,12 @@ impl Journal {
     fn note(&mut self, result: std::io::Result<()>, doing: &'static str) -> Result<(), JournalError> {
         match result {
             Ok(()) => {
-                self.failure = None;
+                self.failures.remove(doing);
                 Ok(())
             }
             Err(source) => {
                 let error = self.error(doing, &source);
-                self.failure = Some(error.to_string());
+                self.failures.insert(doing, error.to_string());
                 Err(error)
             }
         }

@@ -254,6 +254,9 @@ fn a_full_disk_is_noticed_before_an_operation_is_admitted() {
     let text = error.to_string();
     assert!(text.contains("/state/journal") && text.contains("No space left"), "{text}");
     assert_eq!(journal.status().failure.as_deref(), Some(text.as_str()));
+    // A short record fits: that does not mean that there is room again.
+    journal.finish(&operation("a", Outcome::Rejected)).unwrap();
+    assert_eq!(journal.status().failure.as_deref(), Some(text.as_str()));
     store.with(|disk| disk.room = None);
     journal.check().unwrap();
     assert_eq!(journal.status().failure, None);
