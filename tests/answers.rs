@@ -65,7 +65,7 @@ fn what_is_impossible_at_run_time_is_refused_like_a_syntax_error() {
             "a socket in a directory that is not there",
             socket.to_owned(),
             "missing/directory/socket",
-            "No such file",
+            "does not exist",
         ),
         ("a body that is a directory", from_file("/a", "directory"), "directory", "irectory"),
         ("a log in a directory that is not there", log.to_owned(), "missing/directory/log", "No such file"),
@@ -212,7 +212,7 @@ fn gauge(server: &Serving, name: &str) -> f64 {
 /// Hazard 7.
 #[test]
 fn the_gauge_of_success_follows_what_runs() {
-    const IN_SYNC: &str = "handover_configuration_in_sync";
+    const IN_SYNC: &str = "handover_running_equals_desired";
     let server = Serving::start(handover!(), &fixed("/", "good"));
     assert_eq!(gauge(&server, IN_SYNC), 1.0);
     server.reload("[nonsense]\n").expect_code(10);

@@ -153,7 +153,7 @@ fn a_crash_at_any_moment_of_a_reload_leaves_a_state_that_starts() {
     let mut known = 0;
     for round in 1..=8 {
         let server = Handover::of(handover!(), &workspace).config_file("handover.toml").start();
-        let history = server.control.get("/v1/history");
+        let history = server.control.get("/v1/history?limit=1000");
         let count = history.as_array().unwrap().len();
         assert!(count >= known, "round {round}: of {known} operations {count} are left");
         for reload in 0..round {

@@ -151,12 +151,10 @@ fn stray_signals_during_start_up_are_harmless() {
 fn stray_signals_while_serving_and_reloading_are_harmless() {
     let mut server = Serving::start(handover!(), &fixed("/", "old"));
     let (supervisor, worker) = (server.handover.pid(), server.handover.worker());
-    for stray in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::PIPE, Signal::ALARM, Signal::WINCH] {
+    for stray in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::PIPE, Signal::WINCH] {
         // Somebody says `killall -HUP handover`: both processes get it.
         signal(worker, stray);
-        if [Signal::HUP, Signal::USR1, Signal::PIPE, Signal::WINCH].contains(&stray) {
-            signal(supervisor, stray);
-        }
+        signal(supervisor, stray);
     }
     assert_eq!(server.text("/"), "old");
     server.write(&fixed("/", "new"));

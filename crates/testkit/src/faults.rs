@@ -19,7 +19,7 @@ pub struct Frozen(u32);
 pub fn freeze(pid: u32) -> Frozen {
     signal(pid, Signal::STOP);
     until("a stopped process stands still", || {
-        proc::stat(pid).is_some_and(|stat| stat.state == 'T').then_some(Frozen(pid))
+        proc::stat(pid).is_some_and(|stat| stat.state == 'T').then(|| Frozen(pid))
     })
 }
 
