@@ -1,7 +1,7 @@
 //! The journal: what was asked for, by whom, and what came of it, kept across the life of every process.
 //!
-//! One append-only file of lines, each `<checksum> <json>`; every record is on disk (fdatasync) before
-//! anybody is told of it. An operation leaves at most four lines:
+//! One append-only file of lines, each `<checksum> <json>`; every outcome, and with it all that was written
+//! before, is on disk (fdatasync) before anybody is told of it. An operation leaves at most four lines:
 //!
 //! ```text
 //!   admitted ──▶ intent ──▶ generation ──▶ done     a reload that is applied
@@ -13,6 +13,9 @@
 //!   between finds an [`Unfinished`] operation and, with what it learns from the worker that still serves,
 //!   says what became of it (`handover_lifecycle::Unfinished::verdict`). The bytes of the generation are
 //!   written before the intent, so that whoever reads the intent can load them.
+//! - What only says that something is about to happen is written, and not waited for to reach the disk: a crash
+//!   of the process leaves it readable, and after a crash of the machine there is no worker to which it matters.
+//!   So a slow disk delays an operation's answer, and not the moment at which the new generation serves.
 //! - A crash in the middle of a write leaves a torn last line. It is cut off when the journal is opened,
 //!   and reported. A damaged line further up is skipped and counted; the lines after it stay.
 //! - The file is bounded: when it holds twice the records that are kept, or [`MAX_FILE_BYTES`], it is
@@ -308,16 +311,17 @@ impl Journal {
         }
     }
 
-    /// Writes one record and waits until it is on disk.
+    /// Writes one record; if it is an outcome, waits until it and everything before it is on disk.
     ///
     /// What is only about to happen does not happen when it cannot be written. What has happened is
     /// remembered in any case, and the file is rewritten with it as soon as the disk allows.
     fn append(&mut self, record: Record) -> Result<(), JournalError> {
         let record = record.bounded();
         let has_happened = matches!(record, Record::Generation { .. } | Record::Done { .. });
+        let is_final = matches!(record, Record::Done { .. });
         let written = encode(&record).and_then(|line| {
             self.mend()?;
-            self.write(&line)
+            self.write(&line, is_final)
         });
         if written.is_ok() || has_happened {
             self.contents.take(record, self.keep);
@@ -333,11 +337,13 @@ impl Journal {
         Ok(())
     }
 
-    fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
+    fn write(&mut self, line: &[u8], durably: bool) -> std::io::Result<()> {
         self.doubt = Doubt::Tail;
         self.store.append(line)?;
-        self.doubt = Doubt::All;
-        self.store.sync()?;
+        if durably {
+            self.doubt = Doubt::All;
+            self.store.sync()?;
+        }
         self.doubt = Doubt::None;
         self.length += line.len() as u64;
         self.lines += 1;

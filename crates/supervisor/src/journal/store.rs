@@ -24,7 +24,7 @@ const MAX_READ_BYTES: u64 = 2 * MAX_FILE_BYTES;
 pub(super) trait Store: Debug + Send {
     /// Adds bytes to the end of the file.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Waits until what was written is on disk.
+    /// Waits until everything that was written is on disk, generations' bytes too.
     fn sync(&mut self) -> io::Result<()>;
     /// Cuts the file.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
@@ -32,7 +32,7 @@ pub(super) trait Store: Debug + Send {
     fn reserve(&mut self, length: u64, bytes: u64) -> io::Result<()>;
     /// Puts other contents in the place of the file, whole or not at all.
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Writes a generation's bytes under the name of their digest, on disk when it returns.
+    /// Writes a generation's bytes under the name of their digest, on disk after the next [`Store::sync`].
     fn keep_blob(&mut self, digest: &str, bytes: &[u8]) -> io::Result<()>;
     /// Reads them.
     fn blob(&self, digest: &str) -> io::Result<Vec<u8>>;
@@ -46,6 +46,8 @@ pub(super) struct DirStore {
     dir: PathBuf,
     path: PathBuf,
     file: File,
+    /// Generations' bytes that may not be on disk yet.
+    fresh_blobs: Vec<File>,
     _lock: File,
 }
 
@@ -72,7 +74,7 @@ impl DirStore {
             })
             .map_err(|e| JournalError::from_io("open", &path, &e))?;
         sync_directory(dir).map_err(|e| JournalError::from_io("make", &path, &e))?;
-        Ok((Self { dir: dir.to_owned(), path, file, _lock: lock }, bytes))
+        Ok((Self { dir: dir.to_owned(), path, file, fresh_blobs: Vec::new(), _lock: lock }, bytes))
     }
 
     /// The file's path.
@@ -119,6 +121,14 @@ fn check_owner_and_tighten(dir: &Path) -> Result<(), JournalError> {
 
 /// Writes a file whole or not at all: temporary file, fsync, rename, fsync of the directory.
 fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let file = write_temporary(dir, bytes)?;
+    file.sync_all()?;
+    fs::rename(dir.join(TEMPORARY_NAME), path)?;
+    sync_directory(dir)?;
+    Ok(file)
+}
+
+fn write_temporary(dir: &Path, bytes: &[u8]) -> io::Result<File> {
     let temporary = dir.join(TEMPORARY_NAME);
     match fs::remove_file(&temporary) {
         Ok(()) => {}
@@ -127,9 +137,6 @@ fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<File> {
     }
     let mut file = open_file(&temporary)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_directory(dir)?;
     Ok(file)
 }
 
@@ -143,6 +150,11 @@ impl Store for DirStore {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        if !self.fresh_blobs.is_empty() {
+            self.fresh_blobs.iter().try_for_each(File::sync_all)?;
+            sync_directory(&self.blobs()?)?;
+            self.fresh_blobs.clear();
+        }
         self.file.sync_data()
     }
 
@@ -169,7 +181,11 @@ impl Store for DirStore {
         if fs::read(&path).is_ok_and(|there| there == bytes) {
             return Ok(());
         }
-        write_whole(&blobs, &path, bytes).map(drop)
+        // A name whose bytes a crash of the machine has kept from the disk is found by their digest not to hold.
+        let file = write_temporary(&blobs, bytes)?;
+        fs::rename(blobs.join(TEMPORARY_NAME), &path)?;
+        self.fresh_blobs.push(file);
+        Ok(())
     }
 
     fn blob(&self, digest: &str) -> io::Result<Vec<u8>> {
