@@ -43,8 +43,8 @@ pub(crate) struct Arguments {
 pub(crate) struct Common {
     /// Control socket of the server.
     ///
-    /// If it is not given: /run/handover/control.sock for root, $XDG_RUNTIME_DIR/handover/control.sock for others,
-    /// or /tmp/handover-UID/control.sock without that variable.
+    /// If it is not given: $XDG_RUNTIME_DIR/handover/control.sock; without that variable /run/handover/control.sock
+    /// for root and /tmp/handover-UID/control.sock for others.
     #[arg(long, global = true, env = "HANDOVER_CONTROL", value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
     /// Form of the result: for people, or the server's whole answer.

@@ -7,7 +7,10 @@ use handover::HostOptions;
 use handover_proxy::{ConfigSource, ProxyService};
 
 use crate::args::{Common, Serve};
-use crate::session::{NAME, control_socket};
+use crate::session::{control_socket, default_control_socket};
+
+/// What this server calls itself.
+const NAME: &str = "handover";
 
 /// Serves until it is told to stop. Worker and supervisor come here with the same command line.
 pub(crate) fn run(common: &Common, serve: Serve) -> ExitCode {
@@ -59,7 +62,7 @@ fn control_table(file: &Path) -> ControlTable {
 fn next_command(control: &Path, has_file: bool) -> String {
     let program = std::env::args().next().unwrap_or_else(|| NAME.to_owned());
     let mut command = program;
-    if control != handover_supervisor::paths::control_socket(NAME) {
+    if control != default_control_socket() {
         command.push_str(&format!(" --control {}", control.display()));
     }
     command.push_str(if has_file { " reload" } else { " status" });

@@ -9,8 +9,11 @@ use handover_api::{Answer, Call, Client, ClientError, ExitCode as Code};
 use crate::args::Common;
 use crate::output::Output;
 
-/// The name under which this program's control socket and state are found.
-pub(crate) const NAME: &str = "handover";
+/// The default control socket of the command line's own server is `control.sock`; embedding programs have theirs
+/// beside it, under their own names.
+const SOCKET: &str = "control";
+/// Where a server of root's is that was started without a runtime directory: by the service manager.
+const SYSTEM_SOCKET: &str = "/run/handover/control.sock";
 
 /// One run of the command line: which server it asks, and where its results go.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(common: &Common) -> Self {
-        Self { client: Client::new(control_socket(common)), output: Output::new(common.output) }
+        Self { client: Client::new(server_to_ask(common)), output: Output::new(common.output) }
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -78,8 +81,24 @@ impl Session {
 pub(crate) fn control_socket(common: &Common) -> PathBuf {
     match &common.control {
         Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
-        None => handover_supervisor::paths::control_socket(NAME),
+        None => default_control_socket(),
     }
+}
+
+/// The control socket of a server that is told nothing about it.
+pub(crate) fn default_control_socket() -> PathBuf {
+    handover_supervisor::paths::control_socket(SOCKET)
+}
+
+/// The server to ask: root's shell has a runtime directory, and root's services have not.
+fn server_to_ask(common: &Common) -> PathBuf {
+    let socket = control_socket(common);
+    let system = Path::new(SYSTEM_SOCKET);
+    let is_root = rustix::process::geteuid().is_root();
+    if common.control.is_none() && is_root && !socket.exists() && system.exists() {
+        return system.to_owned();
+    }
+    socket
 }
 
 /// In a directory that everybody may make, somebody else's socket could be waiting.
