@@ -143,9 +143,11 @@ impl World {
                 // Now and then one cannot be killed at once.
                 let stuck = self.faulty(self.faults.kill);
                 let wait = if stuck { self.rng.millis(1_000, 40_000) } else { self.rng.millis(0, 10) };
+                let now = self.machine_time();
                 if let Some(killed) = self.worker(worker) {
                     let cut = killed.cuts_connections() && !killed.killed;
                     killed.killed = true;
+                    killed.killed_at = now;
                     self.later(wait, Happening::Kill { worker });
                     self.ops.iter_mut().filter(|op| op.is_open()).for_each(|op| op.cut |= cut);
                 }
@@ -217,6 +219,7 @@ impl World {
         worker.inbound = worker.inbound.max(at);
         let at = worker.inbound;
         self.at(at, Happening::ToWorker { worker: key, message });
+        self.meddle();
     }
 
     fn bind(&mut self, worker: WorkerKey, candidate: CandidateKey, dry_run: bool) {

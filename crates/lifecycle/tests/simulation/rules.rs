@@ -7,7 +7,7 @@ use handover_lifecycle::{
 
 pub(crate) use crate::ops::Op;
 use crate::ops::State;
-use crate::worker::listeners;
+use crate::worker::{Worker, listeners};
 use crate::world::World;
 
 /// The first rule that was broken.
@@ -99,9 +99,20 @@ impl World {
                 }
             }
             Effect::StartWorker { worker } => {
-                if let Some(other) = self.workers.iter().find(|other| other.alive && !other.killed) {
+                // One that cannot be reaped is given up after a while; until then it may still be seen to accept.
+                let now = self.machine_time();
+                let kill = self.limits.kill;
+                let may_accept =
+                    |other: &&Worker| other.alive && (!other.killed || other.killed_at + kill > now);
+                if let Some(other) = self.workers.iter().find(may_accept) {
                     let other = other.key;
                     self.break_rule(5, format!("{worker} is started while {other} lives"));
+                }
+            }
+            Effect::CloseListeners => {
+                let phase = self.driver.as_ref().map(|driver| driver.view.phase);
+                if !matches!(phase, Some(Phase::Stopping | Phase::Stopped)) {
+                    self.break_rule(1, format!("every listener is closed while {phase:?}"));
                 }
             }
             Effect::Serve { worker, candidate, generation } => {
@@ -209,6 +220,12 @@ impl World {
         {
             wrong = Some(format!("{number} serves and is not reported"));
         }
+        let acting = |op: &&Op| op.kind == Kind::Action && op.state == State::Started && !op.left_over;
+        if let Some(op) = self.ops.iter().find(acting)
+            && view.workers.iter().all(|worker| worker.stage == Stage::Killed)
+        {
+            wrong = Some(format!("{} runs, and no worker does", op.key));
+        }
         let open = self.ops.iter().find(|op| op.is_open());
         if open.is_some() != view.operation.is_some() {
             wrong = Some(format!("{open:?} is open, {:?} is reported", view.operation));
@@ -253,7 +270,9 @@ impl World {
             Phase::Drained => !worker.is_some_and(|worker| worker.accepting),
             _ => false,
         };
+        let idle = |w: &handover_lifecycle::WorkerView| matches!(w.stage, Stage::Starting | Stage::Loading);
         let tidy = driver.bound.is_empty()
+            && !view.workers.iter().any(idle)
             && !driver.reloading
             && !driver.signalled
             && self.held_content().map(listeners) == Some(driver.held)

@@ -26,6 +26,8 @@ pub(crate) struct Worker {
     pub(crate) alive: bool,
     /// It was sent SIGKILL, or is one of the rare ones that this does not end at once.
     pub(crate) killed: bool,
+    /// When, by the supervisor's clock.
+    pub(crate) killed_at: Duration,
     /// The supervisor that it talks to, and whether the channel is whole.
     pub(crate) life: u64,
     pub(crate) connected: bool,
@@ -53,6 +55,7 @@ impl Worker {
             key,
             alive: true,
             killed: false,
+            killed_at: Duration::ZERO,
             life,
             connected: true,
             serving: None,

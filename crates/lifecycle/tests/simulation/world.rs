@@ -191,8 +191,11 @@ impl World {
     /// Everything that comes from outside is laid down beforehand; the rest follows from it.
     fn plan(&mut self) {
         let horizon = [300, 3_000, 30_000, 200_000][usize::try_from(self.rng.below(4)).unwrap()];
+        let mut at = Duration::ZERO;
         for _ in 0..self.rng.below(30) + 3 {
-            let at = self.rng.millis(0, horizon);
+            // Half of what happens follows closely upon something else.
+            at =
+                if self.rng.chance(500) { at + self.rng.millis(0, 150) } else { self.rng.millis(0, horizon) };
             let what = match self.rng.below(100) {
                 0..55 => Happening::Ask(self.some_request()),
                 55..75 => Happening::Edit { broken: self.rng.chance(250) },
@@ -204,6 +207,28 @@ impl World {
                 _ => Happening::Stray,
             };
             self.at(at, what);
+        }
+    }
+
+    /// Something was just said to a worker: the best moment to get in between.
+    pub(crate) fn meddle(&mut self) {
+        if self.calm {
+            return;
+        }
+        let wait = self.rng.millis(0, 40);
+        match self.rng.below(1000) {
+            0..40 => {
+                let asked = self.some_request();
+                self.later(wait, Happening::Ask(asked));
+            }
+            40..46 => self.later(wait, Happening::KillSupervisor),
+            46..52 => self.later(wait, Happening::Journal(Mode::Full)),
+            52..58 => self.later(wait, Happening::Journal(Mode::Well)),
+            58..60 => {
+                let by = self.rng.millis(100, 100_000);
+                self.later(wait, Happening::Jump(by));
+            }
+            _ => {}
         }
     }
 
