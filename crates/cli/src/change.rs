@@ -13,7 +13,7 @@ use crate::args::{Action, Drain, Operate, Reload, Resume, Stop, Validate};
 use crate::local;
 use crate::output::note;
 use crate::progress::with_progress;
-use crate::session::Session;
+use crate::session::{Session, seen_from_here};
 
 /// How much longer than `--timeout` the server's own answer is waited for.
 const GRACE: Duration = Duration::from_secs(2);
@@ -99,7 +99,7 @@ fn operate(session: &Session, what: &str, call: Call, how: &Operate) -> ExitCode
         if session.output().is_json() {
             session.output().json(&answer.body);
         } else {
-            session.output().text(&text_of(&operation));
+            session.output().text(&text_of(&seen_from_here(operation.clone())));
         }
         if operation.state == OperationState::Running && !how.detach {
             note(&format!("it goes on; ask with 'handover show {}'", operation.id));

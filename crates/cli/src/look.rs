@@ -10,7 +10,7 @@ use handover_api::{
 
 use crate::args::{Generations, History, Show};
 use crate::output::note;
-use crate::session::Session;
+use crate::session::{Session, seen_from_here};
 
 /// Characters of a sentence that a table shows.
 const CELL_CHARACTERS: usize = 60;
@@ -21,7 +21,10 @@ pub(crate) fn status(session: &Session) -> ExitCode {
 
 pub(crate) fn history(session: &Session, history: &History) -> ExitCode {
     let call = Call::get("/v1/history").query("limit", &history.limit.to_string());
-    shown(session, call, |operations: Vec<Operation>| (history_table(&operations), Code::Success))
+    shown(session, call, |operations: Vec<Operation>| {
+        let operations: Vec<Operation> = operations.into_iter().map(seen_from_here).collect();
+        (history_table(&operations), Code::Success)
+    })
 }
 
 pub(crate) fn show(session: &Session, show: &Show) -> ExitCode {
@@ -36,7 +39,7 @@ pub(crate) fn show(session: &Session, show: &Show) -> ExitCode {
             OperationState::Running if !waits => Code::Success,
             _ => Code::from(&operation),
         };
-        (operation.full_report(), code)
+        (seen_from_here(operation).full_report(), code)
     })
 }
 

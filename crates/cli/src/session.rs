@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use handover_api::{Answer, Call, Client, ClientError, ExitCode as Code};
+use handover_api::{Answer, Call, Client, ClientError, ExitCode as Code, Operation};
 
 use crate::args::Common;
 use crate::output::Output;
@@ -69,12 +69,34 @@ impl Session {
             self.output.json(&answer.body);
             return code.into();
         }
-        if problem.operation.is_some() {
+        if let Some(operation) = problem.operation {
             // How an operation ended is a result, however it ended.
-            return self.output.result(&problem.report(), code);
+            return self.output.result(&seen_from_here(operation).report(), code);
         }
         self.output.failure(&problem.report(), code)
     }
+}
+
+/// Files below the working directory as they are named here: the server names them by their whole paths.
+pub(crate) fn seen_from_here(mut operation: Operation) -> Operation {
+    let Ok(here) = std::env::current_dir() else { return operation };
+    if rename_files(&mut operation, &here) && operation.left_out == 0 {
+        operation.message = operation.sentence();
+    }
+    operation
+}
+
+fn rename_files(operation: &mut Operation, here: &Path) -> bool {
+    let mut any = false;
+    for problem in operation.errors.iter_mut().chain(&mut operation.warnings) {
+        let shorter = problem.file.as_deref().and_then(|file| Path::new(file).strip_prefix(here).ok());
+        if let Some(shorter) = shorter.map(|path| path.display().to_string()).filter(|path| !path.is_empty())
+        {
+            problem.file = Some(shorter);
+            any = true;
+        }
+    }
+    any
 }
 
 /// The control socket that was named, or the default one. Always absolute.
@@ -117,4 +139,25 @@ fn trusted(socket: &Path) -> Result<(), String> {
         directory.display(),
         meta.uid()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use handover_api::{Actor, Cause, Kind, Outcome, Problem};
+
+    use super::*;
+
+    #[test]
+    fn files_are_named_as_they_are_seen_from_here() {
+        let mut operation = Operation::running("a", Kind::Reload, Actor::supervisor(), "");
+        operation.errors = vec![
+            Problem::new("near").in_file("/srv/site/hello.toml").at(7, 3),
+            Problem::new("far").in_file("/srv/site-2/hello.toml"),
+        ];
+        operation.finish(Outcome::Rejected, Cause::Refused, 1.0);
+        assert!(rename_files(&mut operation, Path::new("/srv/site")));
+        assert_eq!(operation.errors[0].to_string(), "hello.toml:7:3: near");
+        assert_eq!(operation.errors[1].to_string(), "/srv/site-2/hello.toml: far");
+        assert!(operation.sentence().contains("the first: hello.toml:7:3: near"));
+    }
 }

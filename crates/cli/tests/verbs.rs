@@ -293,7 +293,9 @@ fn a_socket_that_may_not_be_used_is_4() {
     let is_root = std::fs::metadata(&closed).unwrap().uid() == 0;
     open(&closed, if is_root { 0o700 } else { 0o000 });
     let program = directory.path().join("handover");
-    std::fs::copy(env!("CARGO_BIN_EXE_handover"), &program).unwrap();
+    // By another process: a program that is open for writing here could not be started (ETXTBSY), and children
+    // that other tests start at this moment would keep it open.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_handover")).arg(&program).status().unwrap().success());
     let mut command = Command::new(&program);
     command.args(["status", "--control"]).arg(closed.join("control.sock")).current_dir("/");
     if is_root {
