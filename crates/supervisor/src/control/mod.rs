@@ -8,12 +8,12 @@
 //!
 //! | module | what for |
 //! |---|---|
-//! | [`server`] | connections: how many, how long, who |
-//! | [`role`] | what a peer may do |
-//! | [`asked`] | query and headers of a request, parsed once |
-//! | [`looking`], [`changing`], [`events`] | the endpoints |
-//! | [`answer`] | answers, as one sentence for people or as JSON for programs |
-//! | [`openapi`] | the description that `docs/openapi.json` holds |
+//! | `server` | connections: how many, how long, who |
+//! | `role` | what a peer may do |
+//! | `asked` | query and headers of a request, parsed once |
+//! | `looking`, `changing`, `events` | the endpoints |
+//! | `answer` | answers, as one sentence for people or as JSON for programs |
+//! | `openapi` | the description that `docs/openapi.json` holds |
 //!
 //! Everything is bounded: connections in all and for each user, heads, bodies, the time in which they must
 //! arrive, event streams, and refused requests that are written into the journal. A client that goes away

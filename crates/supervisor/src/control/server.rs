@@ -54,7 +54,7 @@ impl App {
 }
 
 /// Serves the control API on this socket (non-blocking) until the supervisor is about to end and every answer
-/// is written, for at most [`CLOSE_LIMIT`].
+/// is written, for at most two seconds.
 ///
 /// # Errors
 /// The socket cannot be used at all.
@@ -160,7 +160,7 @@ pub(super) async fn over(mut closing: watch::Receiver<bool>) {
     drop(closing.wait_for(|closing| *closing).await);
 }
 
-/// All endpoints. Every answer passes [`answer::render`] on its way out.
+/// All endpoints. Every answer passes `answer::render` on its way out.
 pub(super) fn router(app: App) -> Router {
     Router::new()
         .merge(looking::routes())
