@@ -222,11 +222,11 @@ impl<T: Decode> JsonSchema for OneOrMany<T> {
     }
 }
 
-/// An array.
+/// An array of at most `MAX` tables.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Many<T>(pub(super) Vec<Located<T>>);
+pub(super) struct Many<T, const MAX: usize>(pub(super) Vec<Located<T>>);
 
-impl<T: Decode> Decode for Many<T> {
+impl<T: Decode, const MAX: usize> Decode for Many<T, MAX> {
     const EXPECTS: &'static str = "a list";
 
     fn decode(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
@@ -235,13 +235,19 @@ impl<T: Decode> Decode for Many<T> {
                 .help("write its header in double brackets, as in [[routes]]");
             return None;
         };
+        if let Some(beyond) = nodes.get(MAX) {
+            sink.error(
+                beyond.span().into(),
+                format!("there are {}, and at most {MAX} are read", nodes.len()),
+            );
+        }
         let decode =
             |node: &Node<'_>| T::decode(node, sink).map(|value| Located { value, span: node.span().into() });
-        Some(Self(nodes.iter().filter_map(decode).collect()))
+        Some(Self(nodes.iter().take(MAX).filter_map(decode).collect()))
     }
 }
 
-impl<T: Decode> JsonSchema for Many<T> {
+impl<T: Decode, const MAX: usize> JsonSchema for Many<T, MAX> {
     fn inline_schema() -> bool {
         true
     }
@@ -251,15 +257,15 @@ impl<T: Decode> JsonSchema for Many<T> {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "array", "items": generator.subschema_for::<T>() })
+        json_schema!({ "type": "array", "items": generator.subschema_for::<T>(), "maxItems": MAX })
     }
 }
 
-/// A table whose keys are names of the operator's choice, in the order of the file.
+/// A table whose keys are at most `MAX` names of the operator's choice, in the order of the file.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Named<T>(pub(super) Vec<(Located<String>, Field<T>)>);
+pub(super) struct Named<T, const MAX: usize>(pub(super) Vec<(Located<String>, Field<T>)>);
 
-impl<T: Decode> Decode for Named<T> {
+impl<T: Decode, const MAX: usize> Decode for Named<T, MAX> {
     const EXPECTS: &'static str = T::EXPECTS;
 
     fn decode(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
@@ -270,8 +276,12 @@ impl<T: Decode> Decode for Named<T> {
             }
             return None;
         };
+        if table.len() > MAX {
+            sink.error(node.span().into(), format!("there are {}, and at most {MAX} are read", table.len()));
+        }
         let mut entries: Vec<(Located<String>, Field<T>)> = table
             .iter()
+            .take(MAX)
             .map(|(key, node)| {
                 let name = Located { value: key.get_ref().clone().into_owned(), span: key.span().into() };
                 (name, Field::read(node, sink))
@@ -282,7 +292,7 @@ impl<T: Decode> Decode for Named<T> {
     }
 }
 
-impl<T: Decode> JsonSchema for Named<T> {
+impl<T: Decode, const MAX: usize> JsonSchema for Named<T, MAX> {
     fn inline_schema() -> bool {
         true
     }
@@ -292,7 +302,11 @@ impl<T: Decode> JsonSchema for Named<T> {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "object", "additionalProperties": generator.subschema_for::<T>() })
+        json_schema!({
+            "type": "object",
+            "additionalProperties": generator.subschema_for::<T>(),
+            "maxProperties": MAX,
+        })
     }
 }
 

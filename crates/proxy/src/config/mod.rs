@@ -33,6 +33,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -96,12 +97,21 @@ pub fn parse(
     let text = std::str::from_utf8(text).map_err(|error| vec![not_utf8(name, text, error.valid_up_to())])?;
     let mut sink = Sink::default();
 
-    let (readable, document) = syntax::check(text, &mut sink);
-    let document = document.unwrap_or_else(|| DeTable::parse_recoverable(&readable.text).0);
+    // Parsed once if nothing is wrong: then the first pass is the one that counts.
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let readable: Cow<'_, str>;
+    let document = if errors.is_empty() {
+        document
+    } else {
+        drop(document);
+        readable = syntax::check(text, &mut sink);
+        DeTable::parse_recoverable(&readable).0
+    };
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let raw = raw::RawConfig::decode(&root, &mut sink).unwrap_or_default();
     let outcome = check::check(raw, &mut check::Cx::new(&mut sink, base, read, resolve));
 
+    let beyond = (sink.beyond(Severity::Error), sink.beyond(Severity::Warning));
     let reports = sink.into_reports();
     let empty = DeTable::new();
     let document = root.get_ref().as_table().unwrap_or(&empty);
@@ -112,15 +122,20 @@ pub fn parse(
     let (errors, warnings): (Vec<Report>, Vec<Report>) =
         reports.into_iter().partition(|report| report.severity == Severity::Error);
     if !errors.is_empty() {
-        return Err(bounded(name, errors, render));
+        return Err(bounded(name, errors, beyond.0, render));
     }
-    let warnings = bounded(name, warnings, render);
+    let warnings = bounded(name, warnings, beyond.1, render);
     Ok(Checked { config: outcome.config, routes: outcome.routes, warnings, spans: Spans::new(name, text) })
 }
 
-/// Renders the first [`MAX_PROBLEMS`], and says how many more there are.
-fn bounded(name: &str, mut reports: Vec<Report>, render: impl Fn(&[Report]) -> Vec<Problem>) -> Vec<Problem> {
-    let more = reports.len().saturating_sub(MAX_PROBLEMS);
+/// Renders the first [`MAX_PROBLEMS`], and says how many more there are, `beyond` of which were not even kept.
+fn bounded(
+    name: &str,
+    mut reports: Vec<Report>,
+    beyond: usize,
+    render: impl Fn(&[Report]) -> Vec<Problem>,
+) -> Vec<Problem> {
+    let more = reports.len().saturating_sub(MAX_PROBLEMS) + beyond;
     reports.truncate(MAX_PROBLEMS);
     let mut problems = render(&reports);
     if more > 0 {

@@ -22,6 +22,11 @@ use super::values::{
 const MOST_HEADERS: u32 = MAX_HEADERS as u32;
 const _: () = assert!(MOST_HEADERS as usize == MAX_HEADERS);
 
+/// The most listeners, routes and services of one configuration.
+pub(super) const MAX_LISTENERS: usize = 1024;
+pub(super) const MAX_ROUTES: usize = 100_000;
+pub(super) const MAX_SERVICES: usize = 10_000;
+
 /// The wait for the next piece of a body, and other waits within one exchange.
 type PatientTime = Time<100, DAY>;
 /// The wait for the beginning of something.
@@ -31,11 +36,11 @@ table! {
     /// A handover configuration.
     RawConfig: "the configuration", requires [];
     /// Where connections come in: a table for each listener, `[listeners.NAME]`.
-    listeners: Named<RawListener>;
+    listeners: Named<RawListener, MAX_LISTENERS>;
     /// Which request goes where: `[[routes]]`, one for each. Their order decides nothing: the most specific route wins.
-    routes: Many<RawRoute>;
+    routes: Many<RawRoute, MAX_ROUTES>;
     /// Groups of endpoints that requests and connections are passed to: a table for each service, `[services.NAME]`.
-    services: Named<RawService>;
+    services: Named<RawService, MAX_SERVICES>;
     /// The control socket, who may use it, and the journal.
     control: RawControl;
     /// Where log lines go.

@@ -5,6 +5,9 @@ use std::ops::Range;
 /// The most problems that are reported of one file; a note at the end counts the others.
 pub(super) const MAX_PROBLEMS: usize = 200;
 
+/// The most problems of each severity that are kept to choose the first ones from.
+const MAX_KEPT: usize = 10_000;
+
 /// A range of bytes in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(super) struct Span {
@@ -90,6 +93,9 @@ impl Report {
 pub(super) struct Sink {
     reports: Vec<Report>,
     errors: usize,
+    warnings: usize,
+    /// The last one that was not kept.
+    beyond: Option<Report>,
 }
 
 impl Sink {
@@ -125,9 +131,16 @@ impl Sink {
             misspelt: None,
             syntax,
         };
-        // A `Vec` of one's own has no "push and return": the last element is the one just pushed.
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        if *count > MAX_KEPT {
+            return self.beyond.insert(report);
+        }
+        // A `Vec` has no "push and give me the place": the last element is the one just pushed.
         let index = self.reports.len();
-        self.errors += usize::from(severity == Severity::Error);
         self.reports.push(report);
         &mut self.reports[index]
     }
@@ -135,6 +148,15 @@ impl Sink {
     /// How many errors there are so far.
     pub(super) fn errors(&self) -> usize {
         self.errors
+    }
+
+    /// How many reports were not kept, by severity.
+    pub(super) fn beyond(&self, severity: Severity) -> usize {
+        let count = match severity {
+            Severity::Error => self.errors,
+            Severity::Warning => self.warnings,
+        };
+        count.saturating_sub(MAX_KEPT)
     }
 
     /// Everything gathered, in the order of the file.

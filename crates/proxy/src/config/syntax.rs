@@ -15,7 +15,6 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
 use super::sink::{Sink, Span};
@@ -25,38 +24,24 @@ const MAX_ERRORS: usize = 40;
 /// The most bytes that are parsed to look for further errors.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// A text in which syntax errors, if there were any, are blanked out. All places in it are those of the original.
-pub(super) struct Readable<'t> {
-    pub(super) text: Cow<'t, str>,
-}
-
-/// Reports the syntax errors of a text, and blanks them out.
-pub(super) fn check<'t>(text: &'t str, sink: &mut Sink) -> (Readable<'t>, Option<Spanned<DeTable<'t>>>) {
-    let (document, errors) = DeTable::parse_recoverable(text);
-    let Some(mut error) = first(errors) else {
-        return (Readable { text: Cow::Borrowed(text) }, Some(document));
-    };
-    let mut document = Some(document);
-    let mut readable = text.to_owned();
-    let mut parsed = text.len();
-    for _ in 0..MAX_ERRORS {
-        let statement = match document.take() {
-            Some(document) => Statement::around(&readable, document.get_ref(), &error),
-            None => Statement::around(&readable, DeTable::parse_recoverable(&readable).0.get_ref(), &error),
-        };
+/// Reports the syntax errors of a text. What comes back is the text without them: all places in it are those of the
+/// original, and it can be parsed.
+pub(super) fn check<'t>(text: &'t str, sink: &mut Sink) -> Cow<'t, str> {
+    let mut readable = Cow::Borrowed(text);
+    let mut parsed: usize = 0;
+    for _ in 0..=MAX_ERRORS {
+        let (document, errors) = DeTable::parse_recoverable(&readable);
+        let Some(error) = first(errors) else { return readable };
+        let statement = Statement::around(&readable, document.get_ref(), &error);
         report(&readable, &statement, &error, sink);
-        readable = blanked(&readable, statement.lines);
+        readable = Cow::Owned(blanked(&readable, statement.lines));
         parsed = parsed.saturating_add(text.len());
         if parsed > MAX_BYTES {
             break;
         }
-        match first(DeTable::parse_recoverable(&readable).1) {
-            Some(next) => error = next,
-            None => return (Readable { text: Cow::Owned(readable) }, None),
-        }
     }
     // So much is wrong that the rest is not worth reading.
-    (Readable { text: Cow::Borrowed("") }, None)
+    Cow::Borrowed("")
 }
 
 /// The error that comes first in the text.

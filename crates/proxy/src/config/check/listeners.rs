@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::address;
 use super::super::decode::{Field, Named, OneOrMany};
 use super::super::model::{Limits, ListenAddress, Listener, ListenerIndex, Protocol, Timeouts};
-use super::super::raw::{RawLimits, RawListener, RawTimeouts, Spoken};
+use super::super::raw::{MAX_LISTENERS, RawLimits, RawListener, RawTimeouts, Spoken};
 use super::super::sink::{Located, Span};
 use super::{Cx, NO_SERVICE, Names};
 
@@ -60,7 +60,7 @@ impl Taken {
 
 /// Checks all listeners.
 pub(super) fn check(
-    raw: Named<RawListener>,
+    raw: Named<RawListener, MAX_LISTENERS>,
     services: &mut Names,
     taken: &mut Taken,
     cx: &mut Cx<'_>,

@@ -10,7 +10,7 @@ use super::super::decode::{Many, OneOrMany};
 use super::super::model::{
     Config, HostPattern, Listener, ListenerIndex, Matcher, PathPattern, Protocol, Route,
 };
-use super::super::raw::RawRoute;
+use super::super::raw::{MAX_ROUTES, RawRoute};
 use super::super::sink::{Located, Sink, Span};
 use super::listeners::Checked;
 use super::{Cx, MAX_ROUTE_NAME_BYTES, Names, actions, http_listeners};
@@ -24,7 +24,7 @@ const MAX_METHOD_BYTES: usize = handover_http1::limits::MAX_METHOD_BYTES;
 /// Checks all routes; gives the place of each as well, `None` for those that have errors: what is
 /// wrong with them may make them look like others.
 pub(super) fn check(
-    raw: Many<RawRoute>,
+    raw: Many<RawRoute, MAX_ROUTES>,
     listeners: &[Checked],
     listener_names: &mut Names,
     services: &mut Names,

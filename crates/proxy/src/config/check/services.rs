@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::address::{self, Place};
 use super::super::decode::{Field, Named};
 use super::super::model::{Endpoint, EndpointAddress, Forwarded, HeaderEdits, KeepAlive, Service};
-use super::super::raw::{RawForwarded, RawHeaderEdits, RawKeepAlive, RawService};
+use super::super::raw::{MAX_SERVICES, RawForwarded, RawHeaderEdits, RawKeepAlive, RawService};
 use super::super::sink::Located;
 use super::Cx;
 
@@ -13,7 +13,7 @@ use super::Cx;
 const MAX_ENDPOINTS: usize = 1024;
 
 /// Checks all services.
-pub(super) fn check(raw: Named<RawService>, cx: &mut Cx<'_>) -> Vec<Service> {
+pub(super) fn check(raw: Named<RawService, MAX_SERVICES>, cx: &mut Cx<'_>) -> Vec<Service> {
     resolve_names(&raw, cx);
     let mut checked = Vec::with_capacity(raw.0.len());
     for (name, raw) in raw.0 {
@@ -26,7 +26,7 @@ pub(super) fn check(raw: Named<RawService>, cx: &mut Cx<'_>) -> Vec<Service> {
 }
 
 /// Looks up the names of all endpoints.
-fn resolve_names(raw: &Named<RawService>, cx: &mut Cx<'_>) {
+fn resolve_names(raw: &Named<RawService, MAX_SERVICES>, cx: &mut Cx<'_>) {
     let base = cx.base;
     let services = raw.0.iter().filter_map(|(_, service)| service.get());
     let endpoints =

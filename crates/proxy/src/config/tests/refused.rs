@@ -74,12 +74,32 @@ fn a_file_beyond_the_size_limit_is_refused_unread() {
 }
 
 #[test]
-fn a_thousand_mistakes_are_counted_and_the_first_ones_shown() {
-    let text = with_route("service = \"app\"\n").replace("[[routes]]", "").to_owned()
-        + &"[[routes]]\nservice = \"ap\"\n".repeat(1000);
-    let problems = bad(&text);
-    assert_eq!(problems.len(), super::super::MAX_PROBLEMS + 1);
-    assert!(problems.last().unwrap().detail.ends_with("more problems are not shown"));
+fn many_mistakes_are_counted_and_the_first_ones_shown() {
+    for count in [1000, 30_000] {
+        let text = with_route("service = \"app\"") + &"[[routes]]\nservice = \"ap\"\n".repeat(count);
+        let problems = bad(&text);
+        let shown = super::super::MAX_PROBLEMS;
+        assert_eq!(problems.len(), shown + 1);
+        assert_eq!(problems[0].line, Some(8));
+        assert_eq!(problems[shown].detail, format!("{} more problems are not shown", count - shown));
+    }
+}
+
+#[test]
+fn a_flood_of_warnings_hides_no_mistake() {
+    let star = |n: usize| format!("[[routes]]\npath = \"/{n}/*\"\nservice = \"app\"\n");
+    let text = with_route("service = \"app\"") + &(0..12_000).map(star).collect::<String>();
+    assert_eq!(good(&text).warnings.len(), super::super::MAX_PROBLEMS + 1);
+    assert_eq!(bad(&(text + "[drain]\ntimeout = 5\n")).len(), 1);
+}
+
+#[test]
+fn more_routes_than_can_be_served_are_refused() {
+    let route = |n: usize| format!("[[routes]]\npath = \"/{n}\"\nservice = \"app\"\n");
+    let problems = bad(&(with_route("service = \"app\"") + &(0..100_000).map(route).collect::<String>()));
+    let [problem] = problems.as_slice() else { panic!("{}", said(&problems)) };
+    assert_eq!(problem.detail, "there are 100001, and at most 100000 are read");
+    assert_eq!(problem.pointer.as_deref(), Some("/routes/100000"));
 }
 
 #[test]
