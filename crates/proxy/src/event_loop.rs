@@ -26,7 +26,8 @@ use crate::generation::ListenerKind;
 use crate::reactor::{ConnKey, Mailbox, Owner, Wheel};
 use crate::spread::Spread;
 
-/// Connections accepted from one listener in one turn.
+/// The most connections accepted from one listener in one turn. It begins with one and doubles while more are waiting, so that a
+/// single new connection does not cost a second, useless `accept`.
 const ACCEPTS_PER_TURN: usize = 16;
 /// Connections taken from the queue of a listener that goes.
 const LAST_ACCEPTS: usize = 4096;
@@ -141,7 +142,7 @@ impl EventLoop {
                 match self.cx.reactor.event(index) {
                     Owner::Conn(key) => self.drive(key),
                     Owner::Idle(number) => self.cx.upstreams.idle_event(number, &mut self.cx.reactor),
-                    Owner::Listener(number) => self.accept(number, ACCEPTS_PER_TURN),
+                    Owner::Listener(number) => self.accept_some(number),
                     Owner::Mailbox => self.obey(),
                     Owner::Nobody => {}
                 }
@@ -185,7 +186,7 @@ impl EventLoop {
                         self.cx.cells().websocket.add(1);
                         Conn::Tunnel(Box::new(tunnel))
                     }
-                    Err(http) => Conn::Http(Box::new(http)),
+                    Err(http) => Conn::Http(http),
                 },
                 tunnel @ Conn::Tunnel(_) => tunnel,
             };
@@ -297,21 +298,32 @@ impl EventLoop {
         self.accept_again = Some(self.cx.clock.after(ACCEPT_PAUSE));
     }
 
-    fn accept(&mut self, number: u32, limit: usize) {
+    /// A listener has connections waiting: it is level-triggered, and says so again if they are not all taken.
+    fn accept_some(&mut self, number: u32) {
+        let Some(listener) = self.cx.listener(number) else { return };
+        let burst = listener.burst.get().clamp(1, ACCEPTS_PER_TURN);
+        let emptied = self.accept(number, burst);
+        if let Some(listener) = self.cx.listener(number) {
+            listener.burst.set(if emptied { burst / 2 } else { burst * 2 });
+        }
+    }
+
+    /// Takes up to `limit` connections; true if the queue was emptied, or accepting is paused.
+    fn accept(&mut self, number: u32, limit: usize) -> bool {
         for _ in 0..limit {
-            let Some(listener) = self.cx.listener(number) else { return };
-            let (Some(plan), Some(socket)) = (listener.plan(), &listener.socket) else { return };
+            let Some(listener) = self.cx.listener(number) else { return true };
+            let (Some(plan), Some(socket)) = (listener.plan(), &listener.socket) else { return true };
             if listener.open_everywhere.load(Ordering::Relaxed) >= plan.connections {
                 plan.cells.of(self.cx.thread).full.add(1);
                 self.pause(number);
-                return;
+                return true;
             }
             match acceptfrom_with(&**socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((fd, peer)) => {
                     let serial = listener.serial;
                     self.place(number, serial, fd, ip_of(peer));
                 }
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => return true,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(errno) => {
                     let cells = self.cx.cells();
@@ -324,10 +336,11 @@ impl EventLoop {
                     }
                     cells.accept_errors.add(1);
                     self.pause(number);
-                    return;
+                    return true;
                 }
             }
         }
+        false
     }
 
     /// Takes a connection, or gives it to the thread that has fewest.
@@ -484,7 +497,7 @@ impl EventLoop {
     /// A listener goes: what waits in its queue is taken in, what is open ends by itself or is cut.
     fn retire_listener(&mut self, number: usize, cut_after: Ticks) {
         let Ok(short) = u32::try_from(number) else { return };
-        self.accept(short, LAST_ACCEPTS);
+        let _ = self.accept(short, LAST_ACCEPTS);
         self.unwatch(number);
         if let Some(listener) = self.cx.listeners.get_mut(number) {
             listener.removed = true;
@@ -523,7 +536,7 @@ impl EventLoop {
     fn close_listeners(&mut self) {
         for number in 0..self.cx.listeners.capacity() {
             let Ok(short) = u32::try_from(number) else { continue };
-            self.accept(short, LAST_ACCEPTS);
+            let _ = self.accept(short, LAST_ACCEPTS);
             self.unwatch(number);
             if let Some(listener) = self.cx.listeners.get_mut(number) {
                 listener.socket = None;

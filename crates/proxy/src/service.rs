@@ -444,11 +444,13 @@ impl Candidate for Ready {
         if let Some(sink) = log {
             logging::switch(sink);
         }
-        plane.shared.published.store(generation);
+        // Held to the end, so that what must be freed of a large generation is not freed by a data thread.
+        let before = plane.shared.published.swap(generation);
         let all: Arc<[Socket]> = sockets.clone().into();
         let cut_after = Ticks::from(drain);
         plane.threads.ask(|done| Command::Listen { sockets: Arc::clone(&all), cut_after, done });
         *plane.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
+        drop(before);
         plane.shared.metrics.prune();
     }
 }

@@ -175,7 +175,7 @@ impl Upstreams {
         loop {
             let number = endpoint.idle.borrow_mut().pop()?;
             let Some(idle) = self.pool.try_remove(number as usize) else { continue };
-            if reactor.is_readable(&idle.io) || reactor.is_broken(&idle.io) {
+            if !reactor.is_quiet(&idle.io) {
                 // It was closed, or says something that nobody asked for.
                 reactor.close(idle.io);
                 continue;
@@ -195,7 +195,7 @@ impl Upstreams {
         reactor: &mut Reactor,
     ) {
         let enough = endpoint.idle.borrow().len() >= service.keep_idle;
-        if enough || endpoint.retired.get() || reactor.is_readable(&io) || reactor.is_broken(&io) {
+        if enough || endpoint.retired.get() || !reactor.is_quiet(&io) {
             reactor.close(io);
             return;
         }
@@ -212,7 +212,7 @@ impl Upstreams {
     /// Something happened on an idle connection: whatever it is, it is of no use any more.
     pub(crate) fn idle_event(&mut self, number: u32, reactor: &mut Reactor) {
         let Some(idle) = self.pool.get(number as usize) else { return };
-        if reactor.is_readable(&idle.io) || reactor.is_broken(&idle.io) {
+        if !reactor.is_quiet(&idle.io) {
             idle.endpoint.idle.borrow_mut().retain(|other| *other != number);
             self.close_idle(number, reactor);
         }

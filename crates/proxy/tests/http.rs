@@ -173,7 +173,8 @@ fn expect_100_continue_goes_through_to_the_endpoint_and_back() {
     assert_eq!(client.head().status, 100);
     client.send("body");
     assert_eq!(endpoint.exactly(4), b"body");
-    endpoint.send("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    endpoint
+        .send("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     let hints = client.head();
     assert_eq!((hints.status, hints.header("link")), (103, Some("</x>")));
     assert_eq!(client.response("POST").expect(200).text(), "ok");
@@ -205,7 +206,11 @@ fn configured_header_edits_are_made_in_both_directions() {
     let origin = Origin::with(|request, answer| {
         let seen = request.header("x-new").unwrap_or("none").to_owned();
         let old = request.header("x-old").is_some();
-        answer.whole("200 OK", &[("Server", "secret/1.0"), ("X-Kept", "1")], format!("{seen} {old}").as_bytes())
+        answer.whole(
+            "200 OK",
+            &[("Server", "secret/1.0"), ("X-Kept", "1")],
+            format!("{seen} {old}").as_bytes(),
+        )
     });
     let edits = "request_headers = { set = { X-New = \"value\" }, remove = [\"X-Old\"] }\n\
                  response_headers = { set = { X-Frame-Options = \"DENY\" }, remove = [\"Server\"] }";

@@ -94,8 +94,10 @@ fn a_unix_socket_can_be_the_endpoint() {
     let directory = handover_testkit::Workspace::new();
     let path = directory.path("app.sock");
     let _origin = Origin::on_unix("by path", &path);
-    let config =
-        format!("{WEB}[services.app]\nendpoints = \"unix:{}\"\n[[routes]]\nservice = \"app\"\n", path.display());
+    let config = format!(
+        "{WEB}[services.app]\nendpoints = \"unix:{}\"\n[[routes]]\nservice = \"app\"\n",
+        path.display()
+    );
     let plane = Plane::serve(&config);
     let mut client = plane.connect("web");
     for _ in 0..5 {
@@ -147,7 +149,9 @@ fn an_idle_tunnel_holds_no_buffer() {
     for tunnel in &mut tunnels {
         tunnel.echo(b"hello");
     }
-    handover_testkit::until("all buffers to be given back", || (plane.service.buffer_bytes() == 0).then_some(()));
+    handover_testkit::until("all buffers to be given back", || {
+        (plane.service.buffer_bytes() == 0).then_some(())
+    });
     for tunnel in &mut tunnels {
         tunnel.echo(b"still there");
     }

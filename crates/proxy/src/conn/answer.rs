@@ -16,9 +16,10 @@ use crate::files::{self, Served};
 use crate::generation::{Action, Root};
 use crate::routes::Match;
 
+use super::client::Client;
 use super::context::{Cx, Local};
 use super::flow::{End as FlowEnd, Pumped, discard};
-use super::http::{Client, Step, has_no_body};
+use super::http::{Step, has_no_body};
 use super::{End, TURN_BYTES};
 
 /// Request bodies longer than this are not read to the end when nobody wants them: the connection closes.

@@ -40,6 +40,8 @@ pub(crate) struct LocalListener {
     pub(crate) open_everywhere: Arc<AtomicU32>,
     /// Its slot in the poller while it accepts.
     pub(crate) watched: Option<u32>,
+    /// How many connections to accept in one turn.
+    pub(crate) burst: Cell<usize>,
     /// Connections of this thread that came in here.
     pub(crate) open: Cell<u32>,
     /// The last generation that has it, and its position there.
@@ -59,6 +61,7 @@ impl LocalListener {
             socket: Some(Arc::clone(&socket.fd)),
             open_everywhere: Arc::clone(&socket.open),
             watched: None,
+            burst: Cell::new(1),
             open: Cell::new(0),
             local,
             position,

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use handover_http1::{
-    BodyKind, BodyReader, ClientLabel, Delivery, HeaderStorage, Parsed, Refusal, RequestHead, Version,
+    BodyKind, BodyReader, ClientLabel, HeaderStorage, Parsed, Refusal, RequestHead, Version,
     parse_request_head,
 };
 use rustix::net::Shutdown;
@@ -32,6 +32,7 @@ use crate::reactor::{ConnKey, Io, Received};
 use crate::routes::Lookup;
 
 use super::answer::Answer;
+use super::client::{Client, Request};
 use super::context::{Cx, Local};
 use super::proxy::Proxy;
 use super::tunnel::Tunnel;
@@ -43,76 +44,6 @@ const LINGER: Ticks = Ticks(20);
 const LINGER_BYTES: usize = 1024 * 1024;
 /// A socket that need not be watched yet is, after this long (200 ms): to notice a client that goes away.
 const WATCH_AFTER: Ticks = Ticks(1);
-
-/// The client's side, and the request that it made.
-#[derive(Debug)]
-pub(crate) struct Client {
-    pub(crate) key: ConnKey,
-    pub(crate) side: Side,
-    pub(crate) label: ClientLabel,
-    pub(crate) peer: Option<IpAddr>,
-    pub(crate) listener: u32,
-    pub(crate) request: Request,
-    /// Bytes read and written that are not yet counted.
-    pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
-    /// The present response is the last one.
-    retired: bool,
-}
-
-/// What must be known of a request until it is over.
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) local: Rc<Local>,
-    /// Position of the listener in that generation.
-    pub(crate) position: usize,
-    pub(crate) started_us: u64,
-    pub(crate) version: Version,
-    pub(crate) head_only: bool,
-    /// The client wants to go on afterwards.
-    pub(crate) keep_alive: bool,
-    /// 0 until it is known.
-    pub(crate) status: u16,
-    pub(crate) line: Line,
-}
-
-impl Client {
-    /// The listener, as the request's generation has it.
-    pub(crate) fn plan(&self) -> Option<&ListenerPlan> {
-        self.request.local.generation.listeners.get(self.request.position)
-    }
-
-    /// Whether another request may follow on this connection.
-    pub(crate) fn may_keep(&self, cx: &Cx) -> bool {
-        self.request.keep_alive
-            && !self.retired
-            && !cx.draining
-            && cx.listener(self.listener).is_some_and(|listener| !listener.removed)
-    }
-
-    /// How a response made here goes out.
-    pub(crate) fn delivery(&self, keep_alive: bool) -> Delivery {
-        Delivery { version: self.request.version, keep_alive, head_only: self.request.head_only }
-    }
-
-    /// Counts and logs the request.
-    fn finish(&mut self, endpoint: Option<&str>, cx: &mut Cx) {
-        let duration_us = cx.clock.now_us().saturating_sub(self.request.started_us);
-        if let Some(plan) = self.plan() {
-            let cells = plan.cells.of(cx.thread);
-            cells.request(self.request.status, duration_us);
-            cells.bytes_in.add(self.bytes_in);
-            cells.bytes_out.add(self.bytes_out);
-        }
-        if self.request.line.is_begun() {
-            let status = self.request.status;
-            let line = &mut self.request.line;
-            let dropped = cx.log.end(line, status, self.bytes_out, duration_us, endpoint, &mut cx.buffers);
-            cx.cells().log_dropped.add(dropped);
-        }
-        (self.bytes_in, self.bytes_out) = (0, 0);
-    }
-}
 
 /// What the connection is doing.
 #[derive(Debug)]
@@ -556,7 +487,7 @@ impl HttpConn {
     }
 
     /// After [`Fate::Upgraded`]: the same connection as a tunnel.
-    pub(crate) fn into_tunnel(mut self, cx: &mut Cx) -> Result<Tunnel, Self> {
+    pub(crate) fn into_tunnel(mut self: Box<Self>, cx: &mut Cx) -> Result<Tunnel, Box<Self>> {
         let phase = mem::replace(&mut self.phase, Phase::Linger { left: 0, end: End::Done });
         let Phase::Proxy(proxy) = phase else {
             self.phase = phase;
@@ -564,7 +495,8 @@ impl HttpConn {
         };
         self.client.finish(proxy.endpoint_label(), cx);
         let (dial, inbuf, out) = proxy.into_parts();
-        Ok(Tunnel::upgraded(self.client, self.cut_at, dial, inbuf, out, cx))
+        let Self { client, cut_at, .. } = *self;
+        Ok(Tunnel::upgraded(client, cut_at, dial, inbuf, out, cx))
     }
 
     /// Closes both sockets.
@@ -578,6 +510,10 @@ impl HttpConn {
 }
 
 /// What a look at a request's head brought.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and boxing it would allocate per request"
+)]
 enum Understood {
     Partial,
     Refused(Refusal),

@@ -26,10 +26,11 @@ use handover_http1::{
 use crate::buffers::Buf;
 use crate::reactor::Received;
 
+use super::client::Client;
 use super::context::{Cx, Local};
 use super::dial::{Dial, Way};
 use super::flow::{End as FlowEnd, Flow, Moved, PumpError, Pumped};
-use super::http::{Client, Step};
+use super::http::Step;
 use super::{End, TURN_BYTES};
 
 /// A response's head may be this large.

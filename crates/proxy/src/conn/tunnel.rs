@@ -19,10 +19,10 @@ use crate::clock::Ticks;
 use crate::generation::ListenerKind;
 use crate::reactor::{ConnKey, Io};
 
+use super::client::Client;
 use super::context::{Cx, Local};
 use super::dial::{Dial, Way};
 use super::flow::{End as FlowEnd, Flow, Moved, PumpError, Pumped};
-use super::http::Client;
 use super::{End, Fate, Side, TURN_BYTES};
 
 /// What a tunnel began as.

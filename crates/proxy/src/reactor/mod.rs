@@ -258,6 +258,22 @@ impl Reactor {
         self.has(io, READABLE)
     }
 
+    /// True if nothing was sent that nobody has read, and the peer has not finished. Costs a system call only if the last read
+    /// filled its buffer, so that nobody knows.
+    pub(crate) fn is_quiet(&mut self, io: &Io) -> bool {
+        if self.has(io, FINISHED) {
+            return false;
+        }
+        if !self.has(io, READABLE) {
+            return true;
+        }
+        let quiet = net::recv(io, &mut [0_u8; 1], RecvFlags::PEEK) == Err(Errno::AGAIN);
+        if quiet {
+            self.clear(io, READABLE);
+        }
+        quiet
+    }
+
     /// True if the peer has gone altogether, not only finished sending.
     pub(crate) fn is_broken(&self, io: &Io) -> bool {
         self.has(io, BROKEN)

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use handover::{Address, BindError, Bound, Candidate, Drain, ListenerSpec, Losses, Prepare, Problem, Service};
+use handover::{
+    Address, BindError, Bound, Candidate, Drain, ListenerSpec, Losses, Prepare, Problem, Service,
+};
 use handover_proxy::{ConfigSource, ProxyService};
 use handover_testkit::Workspace;
 use handover_testkit::http::Connection;
@@ -122,7 +124,9 @@ fn lend(held: &mut Vec<(ListenerSpec, OwnedFd)>, spec: &ListenerSpec) -> Result<
             held.push((spec.clone(), socket));
             Ok(Bound::Socket(lent))
         }
-        Err(error) => Err(BindError::Refused { errno: error.raw_os_error().unwrap_or(0), detail: error.to_string() }),
+        Err(error) => {
+            Err(BindError::Refused { errno: error.raw_os_error().unwrap_or(0), detail: error.to_string() })
+        }
     }
 }
 
@@ -132,5 +136,8 @@ pub(crate) const WEB: &str = "[listeners.web]\naddress = \"127.0.0.1:0\"\n\n";
 /// Everything goes to these endpoints.
 pub(crate) fn to_endpoints(endpoints: &[SocketAddr], settings: &str) -> String {
     let all: Vec<_> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-    format!("[services.app]\nendpoints = [{}]\n{settings}\n\n[[routes]]\nservice = \"app\"\n\n", all.join(", "))
+    format!(
+        "[services.app]\nendpoints = [{}]\n{settings}\n\n[[routes]]\nservice = \"app\"\n\n",
+        all.join(", ")
+    )
 }
