@@ -105,7 +105,9 @@ pub fn parse(
     } else {
         drop(document);
         readable = syntax::check(text, &mut sink);
-        DeTable::parse_recoverable(&readable).0
+        let mut document = DeTable::parse_recoverable(&readable).0;
+        document.get_mut().remove(syntax::NOT_UNDERSTOOD);
+        document
     };
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let raw = raw::RawConfig::decode(&root, &mut sink).unwrap_or_default();

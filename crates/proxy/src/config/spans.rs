@@ -78,7 +78,9 @@ impl<'t> Text<'t> {
 
     /// Renders reports. `document` tells which value each place belongs to.
     pub(super) fn problems(&self, reports: &[Report], document: &DeTable<'_>) -> Vec<Problem> {
-        let wanted = reports.iter().filter(|report| !report.syntax).filter_map(|report| report.span);
+        // Where the syntax is broken, entries of lists may be missing in the document: then pointers would be wrong.
+        let understood = !reports.iter().any(|report| report.syntax);
+        let wanted = reports.iter().filter(|_| understood).filter_map(|report| report.span);
         let pointers = pointers(document, wanted);
         let render = |report: &Report| {
             let mut problem = match report.span {
@@ -86,8 +88,7 @@ impl<'t> Text<'t> {
                 None => Problem::new(report.detail.as_str()).in_file(self.name),
             };
             problem.help.clone_from(&report.help);
-            problem.pointer =
-                report.span.and_then(|span| pointers.get(&span).cloned()).filter(|_| !report.syntax);
+            problem.pointer = report.span.and_then(|span| pointers.get(&span).cloned());
             problem
         };
         reports.iter().map(render).collect()

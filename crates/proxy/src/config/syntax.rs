@@ -10,7 +10,9 @@
 //!    └────── blank out its statement ◀─┘
 //! ```
 //!
-//! What remains is a document in which everything that was understood stands at its place.
+//! What remains is a document in which everything that was understood stands at its place. A header that was not
+//! understood gets another one in its place, so that at least the syntax of what stands below it can be checked; the
+//! values there are looked at only in the next run.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -21,6 +23,10 @@ use super::sink::{Sink, Span};
 
 /// The most syntax errors that are looked for.
 const MAX_ERRORS: usize = 40;
+/// What a header that was not understood is replaced with: a list of tables, so that there can be several.
+const PLACEHOLDER: &str = "[[\"~\"]]";
+/// Its key. What stands below it is not part of the configuration.
+pub(super) const NOT_UNDERSTOOD: &str = "~";
 /// The most bytes that are parsed to look for further errors.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
@@ -34,7 +40,7 @@ pub(super) fn check<'t>(text: &'t str, sink: &mut Sink) -> Cow<'t, str> {
         let Some(error) = first(errors) else { return readable };
         let statement = Statement::around(&readable, document.get_ref(), &error);
         report(&readable, &statement, &error, sink);
-        readable = Cow::Owned(blanked(&readable, statement.lines));
+        readable = Cow::Owned(statement.removed_from(&readable));
         parsed = parsed.saturating_add(text.len());
         if parsed > MAX_BYTES {
             break;
@@ -54,27 +60,40 @@ struct Statement {
     lines: Range<usize>,
     /// The bracket or quote that is not closed, if that is the error.
     unclosed: Option<Span>,
+    /// The end of the first line, if that is a header: the lines that follow belong to it.
+    header_end: Option<usize>,
 }
 
 impl Statement {
     fn around(text: &str, document: &DeTable<'_>, error: &Error) -> Self {
         let Some(at) = error.span().map(|span| span.start.min(text.len())) else {
-            return Self { lines: 0..text.len(), unclosed: None };
+            return Self { lines: 0..text.len(), unclosed: None, header_end: None };
         };
-        let line = line_start(text, at)..line_end(text, at);
-        let is_header = |line: &str| line.trim_start().starts_with('[');
         if let Some(value) = value_around(document, at) {
             return Self::of_value(text, value, at);
         }
-        // A header that was not understood: nobody knows where the keys below it belong.
-        let end = if is_header(text.get(line.clone()).unwrap_or_default()) {
-            lines_after(text, line.end)
-                .find(|next| looks_like_header(&text[next.clone()]))
-                .map_or(text.len(), |l| l.start)
-        } else {
-            line.end
+        let line = line_start(text, at)..line_end(text, at);
+        if !text.get(line.clone()).is_some_and(|line| line.trim_start().starts_with('[')) {
+            return Self { lines: line, unclosed: None, header_end: None };
+        }
+        let next = lines_after(text, line.end).find(|next| looks_like_header(&text[next.clone()]));
+        let end = next.map_or(text.len(), |next| next.start);
+        Self { lines: line.start..end, unclosed: None, header_end: Some(line.end) }
+    }
+
+    /// The text with everything but line breaks turned into spaces, or with the header replaced.
+    fn removed_from(&self, text: &str) -> String {
+        let spaces = |text: &str| -> String {
+            text.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
         };
-        Self { lines: line.start..end, unclosed: None }
+        let (before, after) = (&text[..self.lines.start], &text[self.lines.end..]);
+        match self.header_end.filter(|end| end - self.lines.start >= PLACEHOLDER.len()) {
+            Some(end) => {
+                let rest = spaces(&text[self.lines.start + PLACEHOLDER.len()..end]);
+                format!("{before}{PLACEHOLDER}{rest}{}", &text[end..])
+            }
+            None => format!("{before}{}{after}", spaces(&text[self.lines.clone()])),
+        }
     }
 
     /// The value that an error lies in, from the beginning of its first line to its end, or to where the next statement
@@ -99,6 +118,7 @@ impl Statement {
         Self {
             lines: lines.start..line_end(text, value.end.max(at)).min(next.max(lines.end)),
             unclosed: unclosed.then_some(Span { start: value.start, end: value.start + 1 }),
+            header_end: None,
         }
     }
 }
@@ -153,22 +173,13 @@ fn report(text: &str, statement: &Statement, error: &Error, sink: &mut Sink) {
         sink.syntax(span, "this header is not closed".to_owned()).help("add the missing ]");
     } else if message == "invalid basic string, expected `\"`" {
         sink.syntax(span, "this text is not closed".to_owned()).help("add the missing \"");
+    } else if message.starts_with("unexpected key or value") {
+        sink.syntax(span, "this does not belong here: the line was complete before it".to_owned());
     } else if message == "duplicate key" {
         sink.syntax(span, format!("the key {word:?} is there already"));
     } else {
         sink.syntax(span, message.replace(", expected nothing", ""));
     }
-}
-
-/// The text with everything in a range but line breaks turned into spaces.
-fn blanked(text: &str, range: Range<usize>) -> String {
-    let mut blanked = String::with_capacity(text.len());
-    blanked.push_str(&text[..range.start]);
-    for byte in text[range.clone()].bytes() {
-        blanked.push(if byte == b'\n' { '\n' } else { ' ' });
-    }
-    blanked.push_str(&text[range.end..]);
-    blanked
 }
 
 fn line_start(text: &str, at: usize) -> usize {
