@@ -55,11 +55,24 @@
 //! but if workers die one after the other, the reload's configuration is loaded *instead*, because the old
 //! one may be what kills them. While drained, a dead worker is replaced by the resume.
 //!
+//! What an adopted worker leaves behind when it dies is treated the same: a server that has served is never
+//! given up, however often its worker fails. Only a start that has never served anything ends the process.
+//!
 //! # A stop
 //!
 //! Drain (if something is served) → Stop → exit of the process; each step has a deadline that leads to the
 //! harder one: Stop at once → SIGKILL → given up. What was active ends first: a reload as `rejected`, unless its commit is
 //! on its way: then the worker says. A drain goes on as part of the stop, and ends with it.
+
+//!
+//! # Where the rest enters
+//!
+//! - *Upgrade*: a second worker in the table with the role `Candidate` and a load of the generation that serves; its
+//!   steps are further [`Step`]s. Everything that loads and commits takes the worker's key; only
+//!   restarting looks for the role `Serving`. The one that it replaces becomes `Draining`.
+//! - *Rollback*: a reload whose source is a generation instead of the disk.
+//! - *Pause*: a phase beside `Draining`, whose deadline resumes.
+//! - *Confirm*: an ending that waits, with a deadline that begins a rollback; admission sees it as what runs.
 
 mod begin;
 mod end;

@@ -251,7 +251,7 @@ impl Machine {
         let main = self.main().map(|worker| (worker.key, worker.load, worker.drain));
         let awaited = match (operation.step, main) {
             (Step::Loading, Some((worker, Some(load), _)))
-                if load.is_committing() && operation.kind != Kind::Resume =>
+                if load.is_committing() && load.source == Source::Disk =>
             {
                 Some((worker, Awaited::Commit(load.candidate), None))
             }

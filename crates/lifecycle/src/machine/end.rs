@@ -129,9 +129,10 @@ impl Machine {
         for ending in self.endings.clone() {
             match ending.step {
                 EndStep::Awaiting { worker: w, what, .. } if w == worker => {
-                    let outcome = match what {
-                        Awaited::Drain(_) => Outcome::AppliedWithLosses,
-                        Awaited::Commit(_) | Awaited::Action(_) => Outcome::Unknown,
+                    let (outcome, cause) = match (what, cause) {
+                        (Awaited::Drain(_), _) => (Outcome::AppliedWithLosses, cause),
+                        (_, Cause::DrainForced) => (Outcome::Unknown, Cause::ShuttingDown),
+                        _ => (Outcome::Unknown, cause),
                     };
                     self.record(ending.key, ending.kind, outcome, cause, None);
                 }

@@ -55,8 +55,8 @@ impl Machine {
         };
         let by = self.after(self.limits.prepare);
         let step = LoadStep::Preparing;
-        let Some(main) = self.main_mut() else { return };
-        main.load = Some(Load { candidate, generation, source, dry_run, owner, step, prepare_by: by, by });
+        let Some(loading) = self.workers.iter_mut().find(|w| w.key == worker) else { return };
+        loading.load = Some(Load { candidate, generation, source, dry_run, owner, step, prepare_by: by, by });
         if let Some(operation) = owner {
             self.progress(operation, StepName::Prepare);
         }
@@ -107,9 +107,7 @@ impl Machine {
         let Load { generation, source, dry_run, owner, .. } = *load;
         match (owner, source) {
             _ if dry_run => self.end_load(worker, Outcome::Unchanged, Cause::DryRun),
-            (Some(_), Source::Disk) if unchanged => {
-                self.end_load(worker, Outcome::Unchanged, Cause::AlreadySo)
-            }
+            (Some(_), Source::Disk) if unchanged => self.prepared_unchanged(worker),
             (Some(operation), Source::Disk) => {
                 load.step = LoadStep::Journaling;
                 load.by = journal_by;
@@ -168,7 +166,7 @@ impl Machine {
             return;
         }
         let Some(serving) = self.workers.iter_mut().find(|w| w.key == worker) else { return };
-        let Some(Load { generation, owner, .. }) = serving.load.take() else { return };
+        let Some(Load { generation, owner, source, .. }) = serving.load.take() else { return };
         serving.generation = Some(generation);
         if serving.stage == Stage::Loading {
             serving.stage = Stage::Serving;
@@ -194,6 +192,8 @@ impl Machine {
                 self.phase = Phase::Serving;
                 self.decide_made(Outcome::Applied, Cause::Done, made);
             }
+            // The disk had nothing new for a fresh worker: see `prepared_unchanged`.
+            _ if source != Source::Disk => self.decide(Outcome::Unchanged, Cause::AlreadySo),
             _ => self.decide_made(Outcome::Applied, Cause::Done, made),
         }
     }
@@ -202,6 +202,19 @@ impl Machine {
     fn serves_at_last(&mut self) {
         if !self.told_ready && self.phase == Phase::Serving {
             self.emit(Effect::Notify(Notice::Ready));
+        }
+    }
+
+    /// The disk has nothing new. A worker that serves goes on; a fresh one is given what the server is held to
+    /// before anybody is told that it serves.
+    fn prepared_unchanged(&mut self, worker: WorkerKey) {
+        let fresh = self.main().is_some_and(|main| main.stage == Stage::Loading);
+        match (&mut self.active, self.held_to) {
+            (Some(operation), Some(held_to)) if fresh => {
+                operation.step = Step::AwaitWorker(Source::Generation(held_to));
+                self.throw_away(worker, true);
+            }
+            _ => self.end_load(worker, Outcome::Unchanged, Cause::AlreadySo),
         }
     }
 
@@ -234,18 +247,18 @@ impl Machine {
 
     /// A living worker did not get through prepare, bind or the journal.
     pub(super) fn load_failed(&mut self, worker: WorkerKey, cause: Cause, tell: bool) {
-        let owner =
-            self.workers.iter().find(|w| w.key == worker).and_then(|w| w.load).and_then(|load| load.owner);
+        let Some(load) = self.workers.iter().find(|w| w.key == worker).and_then(|w| w.load) else { return };
         self.throw_away(worker, tell);
-        let outcome = if cause == Cause::Refused { Outcome::Rejected } else { Outcome::NotReady };
+        // What served before and is refused now is no mistake of the one who asks.
+        let refused = cause == Cause::Refused && load.source == Source::Disk;
+        let outcome = if refused { Outcome::Rejected } else { Outcome::NotReady };
+        let owner = load.owner;
         let operation = self.active.filter(|operation| owner == Some(operation.key));
         match operation.map(|operation| (operation.kind, operation.step)) {
             Some((_, Step::Settling(settling))) => self.settle_further(settling),
             Some((Kind::Start, _)) => self.fail_start(outcome, cause),
             // What it serves, it goes on serving; if it has nothing yet, `employ_worker` sees to that.
-            Some((Kind::Reload | Kind::DryRun, _)) => self.decide(outcome, cause),
-            // The generation served before. That it is refused now is no mistake of the one who resumes.
-            Some(_) => self.decide(Outcome::NotReady, cause),
+            Some(_) => self.decide(outcome, cause),
             None => self.kill(worker, cause),
         }
     }
@@ -259,7 +272,9 @@ impl Machine {
         let outcome = Outcome::NotReady;
         let ours = load.filter(|load| load.owner == Some(operation.key));
         match (operation.kind, operation.step, ours) {
-            (Kind::Reload, Step::Loading, Some(load)) if load.is_committing() => {
+            (Kind::Reload, Step::Loading, Some(load))
+                if load.is_committing() && load.source == Source::Disk =>
+            {
                 let settling = Settling { first: load.candidate, new: load.generation, back: false, cause };
                 self.active = Some(Operation { step: Step::Settling(settling), by: None, ..operation });
                 self.progress(operation.key, StepName::Settle);

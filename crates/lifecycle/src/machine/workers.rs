@@ -74,9 +74,13 @@ impl Machine {
     pub(super) fn worker_gone(&mut self, worker: WorkerKey, lived: bool) {
         let Some(index) = self.workers.iter().position(|w| w.key == worker) else { return };
         let gone = self.workers.remove(index);
-        if gone.stage != Stage::Killed {
-            self.lose(gone, if lived { Cause::WorkerDied } else { Cause::NoWorker });
-        }
+        let cause = match gone.stage {
+            Stage::Killed => return,
+            Stage::Stopping => Cause::DrainForced,
+            _ if lived => Cause::WorkerDied,
+            _ => Cause::NoWorker,
+        };
+        self.lose(gone, cause);
     }
 
     pub(super) fn channel_lost(&mut self, worker: WorkerKey) {

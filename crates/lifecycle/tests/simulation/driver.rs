@@ -128,7 +128,6 @@ impl World {
 
     fn perform(&mut self, effect: Effect, before: handover_lifecycle::Phase) {
         self.check_effect(&effect, before);
-        let life = self.life;
         match effect {
             Effect::Started { operation } => self.op_started(operation),
             Effect::Deferred { request } => self.op_deferred(request),
@@ -139,19 +138,7 @@ impl World {
             Effect::StartWorker { worker } => self.spawn(worker),
             Effect::Send { worker, message } => self.send(worker, message),
             Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
-            Effect::KillWorker { worker } => {
-                // Now and then one cannot be killed at once.
-                let stuck = self.faulty(self.faults.kill);
-                let wait = if stuck { self.rng.millis(1_000, 40_000) } else { self.rng.millis(0, 10) };
-                let now = self.machine_time();
-                if let Some(killed) = self.worker(worker) {
-                    let cut = killed.cuts_connections() && !killed.killed;
-                    killed.killed = true;
-                    killed.killed_at = now;
-                    self.later(wait, Happening::Kill { worker });
-                    self.ops.iter_mut().filter(|op| op.is_open()).for_each(|op| op.cut |= cut);
-                }
-            }
+            Effect::KillWorker { worker } => self.kill(worker),
             Effect::WriteIntent { operation, candidate, generation } => {
                 let content = self.candidate_content(candidate);
                 if let Some(driver) = &mut self.driver {
@@ -195,11 +182,24 @@ impl World {
                 }
             }
             Effect::Exit(exit) => {
-                debug_assert!(life == self.life);
                 if let Some(driver) = &mut self.driver {
                     driver.exit = Some(exit);
                 }
             }
+        }
+    }
+
+    fn kill(&mut self, worker: WorkerKey) {
+        // Now and then one cannot be killed at once.
+        let stuck = self.faulty(self.faults.kill);
+        let wait = if stuck { self.rng.millis(1_000, 40_000) } else { self.rng.millis(0, 10) };
+        let now = self.machine_time();
+        if let Some(killed) = self.worker(worker) {
+            let cut = killed.cuts_connections() && !killed.killed;
+            killed.killed = true;
+            killed.killed_at = now;
+            self.later(wait, Happening::Kill { worker });
+            self.ops.iter_mut().filter(|op| op.is_open()).for_each(|op| op.cut |= cut);
         }
     }
 

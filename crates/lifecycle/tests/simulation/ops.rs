@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Asked, Caller, Effect, GenerationNumber, Kind, OperationKey, Outcome, Refusal, Request, Verdict,
+    Asked, Caller, Effect, GenerationNumber, Kind, OperationKey, Outcome, Phase, Refusal, Request, Verdict,
 };
 
 use crate::journal::Write;
@@ -308,6 +308,11 @@ impl World {
                 if serving.is_some() && serving != held_to =>
             {
                 Some((4, format!("{serving:?} serves, not {held_to:?}")))
+            }
+            (Kind::Reload, Applied | AppliedWithLosses | RolledBack | Unchanged)
+                if verdict.serving.is_none() && driver.view.phase == Phase::Serving =>
+            {
+                Some((6, "nobody serves it".to_owned()))
             }
             (Kind::DryRun, Applied | AppliedWithLosses | RolledBack | Unknown) => {
                 Some((4, "a dry run says that it did something".to_owned()))

@@ -4,179 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod server;
+
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Asked, CallKey, Caller, CandidateKey, Cause, Effect, Event, Exit, GenerationNumber, Kind, Limits,
-    Machine, Message, Notice, OperationKey, Outcome, Phase, Recovered, Refusal, Request, Source, Unfinished,
-    Verdict, WorkerKey,
+    Asked, Caller, Cause, Effect, Event, Exit, GenerationNumber, Kind, Limits, Machine, Message, Notice,
+    OperationKey, Outcome, Phase, Recovered, Refusal, Request, Source, Unfinished, Verdict, WorkerKey,
 };
-
-const RELOAD: Request = Request::Reload { dry_run: false };
-const VALIDATE: Request = Request::Reload { dry_run: true };
-const STOP: Request = Request::Stop { now: false, limit: None };
-
-/// A machine, a clock, and everything that it said.
-struct Server {
-    machine: Machine,
-    now: Duration,
-    said: Vec<Effect>,
-    asked: u64,
-}
-
-impl Server {
-    fn new() -> Self {
-        Self::recovered(Recovered::default())
-    }
-
-    fn recovered(recovered: Recovered) -> Self {
-        let machine = Machine::new(Limits::DEFAULT, recovered);
-        Self { machine, now: Duration::ZERO, said: Vec::new(), asked: 0 }
-    }
-
-    /// One that serves generation 1.
-    fn serving() -> Self {
-        let mut server = Self::new();
-        server.tell(Event::Start { operation: OperationKey(0) });
-        server.start_worker();
-        server.load(false);
-        assert_eq!(server.answered(0), Some(Outcome::Applied));
-        assert_eq!(server.machine.view().serving, Some(GenerationNumber(1)));
-        server
-    }
-
-    fn tell(&mut self, event: Event) -> Vec<Effect> {
-        let effects = self.machine.step(self.now, event);
-        self.said.extend(&effects);
-        effects
-    }
-
-    fn ask(&mut self, request: Request) -> (u64, Vec<Effect>) {
-        self.ask_as(request, Caller::Waiting)
-    }
-
-    fn ask_as(&mut self, request: Request, caller: Caller) -> (u64, Vec<Effect>) {
-        self.asked += 1;
-        let operation = OperationKey(self.asked);
-        let asked = Asked { request, caller, expected: None };
-        (self.asked, self.tell(Event::Request { operation, asked }))
-    }
-
-    fn hup(&mut self) -> (u64, Vec<Effect>) {
-        self.ask_as(RELOAD, Caller::Signal)
-    }
-
-    /// Lets time pass up to the next deadline.
-    fn wait(&mut self) -> Vec<Effect> {
-        self.now = self.machine.deadline().expect("something must be waited for");
-        self.tell(Event::Tick)
-    }
-
-    fn worker(&self) -> WorkerKey {
-        self.machine.view().workers.last().expect("a worker").worker
-    }
-
-    fn last_message(&self) -> Message {
-        let sent = self.said.iter().rev().find_map(|effect| match effect {
-            Effect::Send { message, .. } => Some(*message),
-            _ => None,
-        });
-        sent.expect("a message was sent")
-    }
-
-    fn candidate(&self) -> CandidateKey {
-        let prepared = self.said.iter().rev().find_map(|effect| match effect {
-            Effect::Send { message: Message::Prepare { candidate, .. }, .. } => Some(*candidate),
-            _ => None,
-        });
-        prepared.expect("something was prepared")
-    }
-
-    fn call(&self) -> CallKey {
-        match self.last_message() {
-            Message::Drain { call, .. } | Message::Resume { call } | Message::Action { call, .. } => call,
-            other => panic!("{other:?} has no call"),
-        }
-    }
-
-    fn start_worker(&mut self) {
-        let worker = self.worker();
-        self.tell(Event::WorkerReady { worker });
-    }
-
-    fn prepared(&mut self, unchanged: bool) -> Vec<Effect> {
-        let (worker, candidate) = (self.worker(), self.candidate());
-        self.tell(Event::Prepared { worker, candidate, unchanged })
-    }
-
-    fn rejected(&mut self) -> Vec<Effect> {
-        let (worker, candidate) = (self.worker(), self.candidate());
-        self.tell(Event::Rejected { worker, candidate })
-    }
-
-    fn committed(&mut self) -> Vec<Effect> {
-        let (worker, candidate) = (self.worker(), self.candidate());
-        self.tell(Event::Committed { worker, candidate })
-    }
-
-    fn dies(&mut self) -> Vec<Effect> {
-        let worker = self.worker();
-        self.tell(Event::WorkerExited { worker })
-    }
-
-    /// The journal does what it was told last.
-    fn journal(&mut self, well: bool) -> Vec<Effect> {
-        let event = self.said.iter().rev().find_map(|effect| match *effect {
-            Effect::WriteIntent { operation, generation, .. } if well => {
-                Some(Event::IntentWritten { operation, generation })
-            }
-            Effect::WriteIntent { operation, generation, .. } => {
-                Some(Event::IntentFailed { operation, generation })
-            }
-            Effect::WriteOutcome { operation, .. } if well => Some(Event::OutcomeWritten { operation }),
-            Effect::WriteOutcome { operation, .. } => Some(Event::OutcomeFailed { operation }),
-            _ => None,
-        });
-        self.tell(event.expect("something is to be written"))
-    }
-
-    /// Everything from prepare to the answer, as it goes when nothing goes wrong.
-    fn load(&mut self, from_bundle: bool) {
-        self.prepared(false);
-        if !from_bundle {
-            self.journal(true);
-        }
-        self.committed();
-        if !from_bundle {
-            self.journal(true);
-        }
-    }
-
-    fn verdict(&self, operation: u64) -> Option<Verdict> {
-        self.said.iter().find_map(|effect| match effect {
-            Effect::Answer { operation: OperationKey(key), verdict, .. } if *key == operation => {
-                Some(*verdict)
-            }
-            _ => None,
-        })
-    }
-
-    fn answered(&self, operation: u64) -> Option<Outcome> {
-        self.verdict(operation).map(|verdict| verdict.outcome)
-    }
-
-    fn serves(&self) -> Option<u64> {
-        self.machine.view().serving.map(|generation| generation.0)
-    }
-}
-
-fn has(effects: &[Effect], wanted: impl Fn(&Effect) -> bool) -> bool {
-    effects.iter().any(wanted)
-}
-
-fn sends(effects: &[Effect], wanted: impl Fn(&Message) -> bool) -> bool {
-    has(effects, |effect| matches!(effect, Effect::Send { message, .. } if wanted(message)))
-}
+use server::{RELOAD, STOP, Server, VALIDATE, has, sends};
 
 #[test]
 fn hazard_2_the_outcome_is_in_the_journal_before_it_is_answered() {
@@ -526,6 +362,57 @@ fn a_reload_heals_a_configuration_that_kills_its_workers() {
     server.load(false);
     assert_eq!(server.answered(reload), Some(Outcome::Applied));
     assert_eq!(server.serves(), Some(2));
+}
+
+#[test]
+fn a_reload_with_nothing_new_is_unchanged_only_when_somebody_serves() {
+    let mut server = Server::serving();
+    server.dies();
+    server.wait();
+    server.dies();
+    let (reload, _) = server.ask(RELOAD);
+    server.start_worker();
+    server.prepared(true);
+    assert_eq!(server.answered(reload), None, "nobody serves yet");
+    let held = Source::Generation(GenerationNumber(1));
+    assert!(matches!(server.last_message(), Message::Prepare { source, .. } if source == held));
+    server.load(true);
+    server.journal(true);
+    assert_eq!(
+        server.verdict(reload).map(|v| (v.outcome, v.serving)),
+        Some((Outcome::Unchanged, Some(GenerationNumber(1))))
+    );
+}
+
+#[test]
+fn a_stop_drains_a_worker_that_may_have_resumed() {
+    let mut server = Server::serving();
+    server.ask(Request::Drain { limit: None });
+    let (worker, call) = (server.worker(), server.call());
+    server.tell(Event::Drained { worker, call, clean: true });
+    server.journal(true);
+    server.ask(Request::Resume);
+    let (_, effects) = server.ask(STOP);
+    assert!(sends(
+        &effects,
+        |message| matches!(message, Message::Drain { call: again, .. } if *again != call)
+    ));
+}
+
+#[test]
+fn a_drain_waits_for_a_worker_that_is_just_told_to_serve() {
+    let mut server = Server::serving();
+    server.dies();
+    server.wait();
+    server.start_worker();
+    server.prepared(false);
+    let (drain, effects) = server.ask(Request::Drain { limit: None });
+    assert!(sends(&effects, |message| matches!(message, Message::Drain { .. })), "it may accept already");
+    let (worker, call) = (server.worker(), server.call());
+    server.committed();
+    server.tell(Event::Drained { worker, call, clean: true });
+    server.journal(true);
+    assert_eq!(server.answered(drain), Some(Outcome::Applied));
 }
 
 #[test]
