@@ -83,16 +83,15 @@ impl Statement {
 
     /// The text with everything but line breaks turned into spaces, or with the header replaced.
     fn removed_from(&self, text: &str) -> String {
-        let spaces = |text: &str| -> String {
-            text.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
+        // By bytes, not characters: what is replaced may end within one.
+        let spaces = |range: Range<usize>| -> String {
+            text.as_bytes()[range].iter().map(|byte| if *byte == b'\n' { '\n' } else { ' ' }).collect()
         };
         let (before, after) = (&text[..self.lines.start], &text[self.lines.end..]);
-        match self.header_end.filter(|end| end - self.lines.start >= PLACEHOLDER.len()) {
-            Some(end) => {
-                let rest = spaces(&text[self.lines.start + PLACEHOLDER.len()..end]);
-                format!("{before}{PLACEHOLDER}{rest}{}", &text[end..])
-            }
-            None => format!("{before}{}{after}", spaces(&text[self.lines.clone()])),
+        let placeholder_end = self.lines.start + PLACEHOLDER.len();
+        match self.header_end.filter(|end| *end >= placeholder_end) {
+            Some(end) => format!("{before}{PLACEHOLDER}{}{}", spaces(placeholder_end..end), &text[end..]),
+            None => format!("{before}{}{after}", spaces(self.lines.clone())),
         }
     }
 

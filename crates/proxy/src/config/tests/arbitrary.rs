@@ -52,6 +52,14 @@ fn every_configuration_without_one_byte_is_answered() {
 }
 
 #[test]
+fn a_header_that_is_replaced_may_be_in_any_script() {
+    for header in ["['hosté", "[[ééééééé", "[\u{1f600}\u{1f600}\u{1f600}]]", "[é", "  [listeners.wéb\r"]
+    {
+        answer(format!("{header}\na = 1\n").as_bytes());
+    }
+}
+
+#[test]
 fn tables_within_tables_without_end_are_answered() {
     for text in [
         "a.".repeat(50_000),
