@@ -208,8 +208,11 @@ impl Found {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unknown(format!("cannot connect to {}: {error}", path.display()))),
         };
-        let pid = Peer::of(&socket).map_err(|error| unknown(error.to_string()))?.pid;
+        let Peer { pid, uid, .. } = Peer::of(&socket).map_err(|error| unknown(error.to_string()))?;
         let fail = |why: String| CannotAdopt { pid: Some(pid), why };
+        if uid != rustix::process::geteuid().as_raw() {
+            return Err(fail(format!("it belongs to uid {uid}")));
+        }
         let process = Child::of(pid).map_err(|error| fail(error.to_string()))?;
         let channel =
             SupervisorChannel::from_socket(socket).map_err(|error: ChannelError| fail(error.to_string()))?;

@@ -253,7 +253,6 @@ impl Driver {
         while self.exit.is_none() {
             let deadline = self.deadline();
             tokio::select! {
-                biased;
                 arrived = queues.signals.next() => self.signal(arrived),
                 Some((worker, what)) = queues.workers.recv() => self.worker_did(worker, what),
                 Some(input) = queues.inputs.recv() => self.input(input),

@@ -300,6 +300,15 @@ impl Driver {
             found.adopt(self.workers_started, report)?;
         let pid = worker.process.pid();
         tracing::info!(pid, "adopted the worker that an earlier supervisor left behind");
+        if let (Some(named), Some(top)) = (&self.parts.options.config, bundle.top())
+            && named != top
+        {
+            tracing::warn!(
+                "the adopted worker serves {}, and reloads read that file, not {}; to serve that one, stop and start anew",
+                top.display(),
+                named.display()
+            );
+        }
         self.workers.insert(key, worker);
         self.parts.listeners.adopt(serving.listeners.into_iter().zip(listeners).collect());
         let loaded = Loaded::new(

@@ -88,7 +88,7 @@ pub(crate) fn check_tcp(address: SocketAddr) -> Result<(), Unbound> {
 fn explain_tcp(address: SocketAddr, error: &io::Error) -> Unbound {
     let mut unbound = Unbound::new(&address.to_string(), error);
     if error.kind() == io::ErrorKind::AddrInUse
-        && let Some(occupant) = owner::tcp_occupant(address)
+        && let Some(occupant) = owner::tcp_occupant(address).or_else(|| owner::dual_stack_occupant(address))
     {
         let place =
             if occupant.address == address { String::new() } else { format!(" as {}", occupant.address) };

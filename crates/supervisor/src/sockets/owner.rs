@@ -40,12 +40,21 @@ pub(crate) struct Occupant {
 /// The first listening TCP socket that keeps `wanted` from being bound, if the kernel shows one.
 pub(crate) fn tcp_occupant(wanted: SocketAddr) -> Option<Occupant> {
     let table = if wanted.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
+    find(table, |address| address.port() == wanted.port() && overlap(address.ip(), wanted.ip()))
+}
+
+/// A socket on all IPv6 addresses that may keep an IPv4 port from being bound: it does if it takes IPv4 connections
+/// too, which the kernel's table does not say.
+pub(crate) fn dual_stack_occupant(wanted: SocketAddr) -> Option<Occupant> {
+    let is_everywhere =
+        |address: SocketAddr| address.ip().is_unspecified() && address.port() == wanted.port();
+    find("/proc/net/tcp6", |address| wanted.is_ipv4() && is_everywhere(address))
+}
+
+fn find(table: &str, excludes: impl Fn(SocketAddr) -> bool) -> Option<Occupant> {
     let text = fs::read_to_string(table).ok()?;
-    let (address, inode) = text
-        .lines()
-        .skip(1)
-        .filter_map(listening)
-        .find(|(address, _)| address.port() == wanted.port() && overlap(address.ip(), wanted.ip()))?;
+    let (address, inode) =
+        text.lines().skip(1).filter_map(listening).find(|(address, _)| excludes(*address))?;
     Some(Occupant { address, owner: holder_of(inode) })
 }
 
@@ -123,6 +132,15 @@ mod tests {
             };
             assert_eq!(tcp_occupant(any).unwrap().address, address);
         }
+    }
+
+    #[test]
+    fn a_socket_for_both_families_is_found_for_an_ipv4_port() {
+        // Rust's listeners on [::] take IPv4 too, as Linux does unless told otherwise.
+        let Ok(listener) = TcpListener::bind("[::]:0") else { return };
+        let port = listener.local_addr().unwrap().port();
+        let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        assert_eq!(dual_stack_occupant(wanted).unwrap().owner.unwrap().pid, std::process::id());
     }
 
     #[test]

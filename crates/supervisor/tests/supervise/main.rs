@@ -20,8 +20,13 @@ mod server;
 mod starts;
 mod worker;
 
-use std::panic;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// Longer than all the deadlines that one test can wait for, one after the other.
+const TEST_LIMIT: Duration = Duration::from_secs(300);
 
 /// A test and its name.
 type Test = (&'static str, fn());
@@ -52,7 +57,17 @@ fn run_tests(tests: &[Test]) -> ExitCode {
     println!("\nrunning {} tests", chosen.len());
     let mut failed: Vec<&str> = Vec::new();
     for (name, test) in &chosen {
-        let passed = panic::catch_unwind(test).is_ok();
+        let (done, waiting) = mpsc::channel();
+        let test = *test;
+        let thread = thread::spawn(move || {
+            let _done: mpsc::Sender<()> = done;
+            test();
+        });
+        if waiting.recv_timeout(TEST_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            println!("test {name} ... FAILED: it hangs");
+            return ExitCode::FAILURE;
+        }
+        let passed = thread.join().is_ok();
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
         failed.extend((!passed).then_some(*name));
     }

@@ -1,6 +1,8 @@
 //! Starting: what is printed, what is refused, what is left behind.
 
+use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 
 use handover_testkit::{Process, Workspace, proc, until};
@@ -126,15 +128,18 @@ fn signals_before_the_start_is_over_are_harmless() {
     for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::CHILD, Signal::HUP] {
         server.process.signal(signal);
     }
-    std::fs::write(&fifo, "listen web 127.0.0.1:0\nbody started\n").unwrap();
+    // Opening fails as long as nobody reads, and never waits.
+    let write = |text: &str| {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+        options.open(&fifo).and_then(|mut file| file.write_all(text.as_bytes())).ok()
+    };
+    until("the worker reads its configuration", || write("listen web 127.0.0.1:0\nbody started\n"));
     // The remembered HUP reads the file again.
     until("the reload has ended", || {
         let status = server.control.status();
-        if status["running"]["kind"] == "reload" || status["phase"] == "starting" {
-            let _ = std::fs::OpenOptions::new().write(true).open(&fifo).map(|mut file| {
-                use std::io::Write;
-                file.write_all(b"listen web 127.0.0.1:0\nbody reloaded\n")
-            });
+        if status["running"]["kind"] == "reload" {
+            write("listen web 127.0.0.1:0\nbody reloaded\n");
         }
         (status["last"]["kind"] == "reload").then_some(())
     });
