@@ -12,6 +12,15 @@ use handover_testkit::origin::Origin;
 use handover_testkit::{Handover, Port, Serving, Workspace, handover, have, operation_of, proc, text_at};
 use serde_json::Value;
 
+/// Tells the clients of a test to end, also when an assertion between fails.
+struct EndClients<'a>(&'a AtomicBool);
+
+impl Drop for EndClients<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Hazard 41: not one refused connection while reloads fail to bind.
 #[test]
 fn a_reload_that_cannot_bind_leaves_the_other_listeners_alone() {
@@ -21,6 +30,7 @@ fn a_reload_that_cannot_bind_leaves_the_other_listeners_alone() {
     let rest = listener("other", &taken) + &fixed("/", "new");
     let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
+        let _clients = EndClients(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Acquire) {
@@ -36,7 +46,6 @@ fn a_reload_that_cannot_bind_leaves_the_other_listeners_alone() {
                 (asked.load(Ordering::Acquire) > before + 10).then_some(())
             });
         }
-        stop.store(true, Ordering::Release);
     });
     assert_eq!(proc::listeners(server.port.number()), held, "the very same listening socket");
 }
@@ -109,6 +118,7 @@ fn no_old_answer_is_given_after_a_new_one() {
     let server = Serving::start(handover!(), &fixed("/", 0));
     let (newest, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
+        let _clients = EndClients(&stop);
         for client in 0..8 {
             let (server, newest, stop) = (&server, &newest, &stop);
             scope.spawn(move || watch(server, newest, stop, client % 2 == 0));
@@ -120,7 +130,6 @@ fn no_old_answer_is_given_after_a_new_one() {
             // The answer of the reload is an answer too: nothing older may follow it.
             newest.fetch_max(number, Ordering::AcqRel);
         }
-        stop.store(true, Ordering::Release);
     });
     assert_eq!(newest.load(Ordering::Acquire), RELOADS);
 }
