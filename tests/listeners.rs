@@ -9,17 +9,10 @@ use handover_testkit::config::{everything_to, fixed, listener, service};
 use handover_testkit::faults::{Squatter, foreign_process};
 use handover_testkit::http::{self, Connection};
 use handover_testkit::origin::Origin;
-use handover_testkit::{Handover, Port, Serving, Workspace, handover, have, operation_of, proc, text_at};
+use handover_testkit::{
+    EndOnDrop, Handover, Port, Serving, Workspace, handover, have, operation_of, proc, text_at,
+};
 use serde_json::Value;
-
-/// Tells the clients of a test to end, also when an assertion between fails.
-struct EndClients<'a>(&'a AtomicBool);
-
-impl Drop for EndClients<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
 
 /// Hazard 41: not one refused connection while reloads fail to bind.
 #[test]
@@ -30,7 +23,7 @@ fn a_reload_that_cannot_bind_leaves_the_other_listeners_alone() {
     let rest = listener("other", &taken) + &fixed("/", "new");
     let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
-        let _clients = EndClients(&stop);
+        let _clients = EndOnDrop(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Acquire) {
@@ -118,7 +111,7 @@ fn no_old_answer_is_given_after_a_new_one() {
     let server = Serving::start(handover!(), &fixed("/", 0));
     let (newest, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
-        let _clients = EndClients(&stop);
+        let _clients = EndOnDrop(&stop);
         for client in 0..8 {
             let (server, newest, stop) = (&server, &newest, &stop);
             scope.spawn(move || watch(server, newest, stop, client % 2 == 0));

@@ -13,8 +13,8 @@ use handover_testkit::origin::Origin;
 use handover_testkit::tunnel::{Download, Tunnel};
 use handover_testkit::websocket::WebSocket;
 use handover_testkit::{
-    DEADLINE, Handover, Port, Process, Serving, Signal, Workspace, handover, proc, root, signal, text_at,
-    until, wait_for_exit,
+    DEADLINE, EndOnDrop, Handover, Port, Process, Serving, Signal, Workspace, handover, proc, root, signal,
+    text_at, until, wait_for_exit,
 };
 use serde_json::Value;
 
@@ -33,6 +33,7 @@ fn connections_wait_in_the_queue_while_a_dead_worker_is_replaced() {
     let worker = server.handover.worker();
     let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
+        let _clients = EndOnDrop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Acquire) {
                 // A connection that the dying worker had accepted is lost with it; refused is none.
@@ -49,7 +50,6 @@ fn connections_wait_in_the_queue_while_a_dead_worker_is_replaced() {
         until("clients are answered again", || {
             (answered.load(Ordering::Acquire) > before + 10).then_some(())
         });
-        stop.store(true, Ordering::Release);
     });
     assert!(proc::zombies(server.handover.pid()).is_empty());
     assert_eq!(server.handover.control.status()["respawns"], 1);

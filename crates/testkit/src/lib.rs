@@ -23,6 +23,7 @@
 pub mod config;
 pub mod curl;
 pub mod echo;
+mod ending;
 pub mod faults;
 pub mod http;
 pub mod notify;
@@ -45,6 +46,7 @@ mod workspace;
 
 pub use control::{Control, Event, Events};
 pub use deadline::{DEADLINE, Deadline, until};
+pub use ending::EndOnDrop;
 pub use example::example;
 pub use gate::{Gate, Gates};
 pub use handover::{CONFIG, Handover, HandoverBuilder, command};
