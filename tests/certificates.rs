@@ -1,14 +1,11 @@
 //! Hazard 28, with the program that a user would write: `examples/axum.rs`, and OpenSSL's own client.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use handover_testkit::notify::Notifications;
-use handover_testkit::{Control, Process, Signal, Workspace, example, handover, have, run, skip, text_at};
-
-/// Where the example listens.
-const ADDRESS: &str = "127.0.0.1:8443";
+use handover_testkit::{Control, Port, Process, Signal, Workspace, example, handover, have, run, text_at};
 
 /// Makes a certificate for this name and its key, as `NAME.cert` and `NAME.key`.
 fn make_pair(workspace: &Workspace, name: &str) {
@@ -26,9 +23,9 @@ fn install(workspace: &Workspace, name: &str, part: &str) {
 }
 
 /// The name in the certificate that a new client gets; a handshake that fails is a failed test.
-fn served_name() -> String {
+fn served_name(address: SocketAddr) -> String {
     let mut client = Command::new("sh");
-    let script = format!("openssl s_client -connect {ADDRESS} -brief </dev/null 2>&1");
+    let script = format!("openssl s_client -connect {address} -brief </dev/null 2>&1");
     client.args(["-c", &script]);
     let output = run(client);
     output.expect_code(0);
@@ -41,6 +38,7 @@ struct Example {
     process: Process,
     control: Control,
     notifications: Notifications,
+    port: Port,
     workspace: Workspace,
 }
 
@@ -54,12 +52,14 @@ impl Example {
         let notifications = Notifications::listen(&workspace.path("run/notify.sock"));
         let mut command = handover_testkit::command(&example(handover!(), "axum"), &workspace);
         command.arg(workspace.path("served.cert")).arg(workspace.path("served.key"));
+        let port = Port::claim();
         command.env("NOTIFY_SOCKET", notifications.path());
+        command.env("HANDOVER_LISTEN_HTTPS", port.address().to_string());
         let mut process = Process::start(command);
         let ready = notifications.wait_after_unless(0, "READY=1", || process.ended());
         assert!(ready.is_some(), "{}", process.stderr());
         let control = Control::at(&workspace.path("run/handover/axum-example.sock"));
-        Self { process, control, notifications, workspace }
+        Self { process, control, notifications, port, workspace }
     }
 
     fn reload_certs(&self) -> (u16, String) {
@@ -68,17 +68,16 @@ impl Example {
     }
 }
 
-/// Hazard 28. One test, because the example's port is fixed.
+/// Hazard 28.
 #[test]
 fn a_pair_renewed_in_two_steps_never_gives_a_bad_handshake_and_the_final_pair_is_served() {
     let test = "a_pair_renewed_in_two_steps_never_gives_a_bad_handshake_and_the_final_pair_is_served";
     if !have("openssl", test) {
         return;
     }
-    if TcpListener::bind(ADDRESS).is_err() {
-        return skip(&format!("{test}: {ADDRESS}, where the example listens, is taken"));
-    }
     let mut example = Example::start();
+    let address = example.port.address();
+    let served_name = || served_name(address);
     assert_eq!(served_name(), "one");
 
     // The certificate first, the key later; then the other way round.
