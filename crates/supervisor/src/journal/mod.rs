@@ -291,7 +291,8 @@ impl Journal {
         let committed = self.contents.generations.keys().next_back().copied().unwrap_or(0);
         let intended = self.contents.unfinished.iter().filter_map(|u| u.intent).max().unwrap_or(0);
         let tried = self.contents.history.iter().filter_map(|o| o.generation).max().unwrap_or(0);
-        committed.max(intended).max(tried)
+        let kept = self.contents.bundles.iter().map(|(number, _)| *number).max().unwrap_or(0);
+        committed.max(intended).max(tried).max(kept)
     }
 
     /// How many operations are kept from now on.

@@ -404,6 +404,20 @@ fn an_interrupted_operation_is_found_unfinished_even_after_a_rotation() {
 }
 
 #[test]
+fn the_number_of_a_generation_that_was_never_served_is_not_given_out_again() {
+    let store = FakeStore::default();
+    let mut journal = store.journal(MIN_KEEP);
+    journal.admit(&running("a", Kind::Reload)).unwrap();
+    journal.intend("a", 9, b"nine").unwrap();
+    journal.finish(&operation("a", Outcome::RolledBack)).unwrap();
+    for i in 0..100 {
+        journal.finish(&operation(&format!("op-{i}"), Outcome::Unchanged)).unwrap();
+    }
+    drop(journal);
+    assert_eq!(store.journal(MIN_KEEP).last_generation(), 9);
+}
+
+#[test]
 fn a_line_is_its_checksum_a_space_json_and_a_line_feed() {
     let line = encode(&Record::Intent {
         operation_id: "a".into(),
