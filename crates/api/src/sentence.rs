@@ -81,6 +81,10 @@ impl Operation {
             }
             Kind::Action => self.answer.clone().unwrap_or_else(|| format!("unchanged: {}", self.title())),
             Kind::Drain => "unchanged: drained already; 'handover resume' serves again".to_owned(),
+            Kind::Start if self.cause == Some(Cause::Adopted) => {
+                let took = human_ms(self.ms);
+                format!("unchanged: adopted the worker that was running, {serves}, in {took}")
+            }
             Kind::Start | Kind::Resume | Kind::Stop => {
                 format!("unchanged: {} had nothing to do; {serves}", self.title())
             }

@@ -132,6 +132,10 @@ fn a_start_says_whether_a_worker_was_adopted() {
         ended(Kind::Start, Outcome::Applied, Cause::Adopted, |_| {}),
         "applied: adopted the worker that was running, generation 1 serves, in 3.1 ms"
     );
+    assert_eq!(
+        ended(Kind::Start, Outcome::Unchanged, Cause::Adopted, |_| {}),
+        "unchanged: adopted the worker that was running, generation 1 serves, in 3.1 ms"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::handle::{Ask, NewOperation, Ticket};
 use crate::journal::now;
 
 /// Ended operations that are found without asking the journal.
-const RECENT: usize = 100;
+const RECENT: usize = 16;
 /// Steps of one operation that are noted.
 const MAX_STEPS: usize = 64;
 

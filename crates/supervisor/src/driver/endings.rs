@@ -105,7 +105,8 @@ impl Driver {
     pub(super) fn progress(&mut self, key: OperationKey, step: StepName) {
         let Some(entry) = self.operations.get_mut(key) else { return };
         entry.step(step);
-        let operation = entry.as_it_is();
+        // What it changes may be long, and comes with its end.
+        let operation = Operation { changes: Vec::new(), ..entry.as_it_is() };
         self.tell(EventKind::OperationStep, operation.message.clone(), Some(operation));
     }
 

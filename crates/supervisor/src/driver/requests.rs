@@ -66,6 +66,9 @@ impl Driver {
                 return answer(admission, ticket);
             }
         }
+        if admission.as_ref().is_some_and(oneshot::Sender::is_closed) {
+            return tracing::warn!(actor = %new.actor, "a request was given up before its turn came: it is not carried out");
+        }
         match room {
             Ok(()) => self.admit(new, admission),
             Err(error) => self.refuse_request(&new, Refused::Journal(error.to_string()), admission),

@@ -13,6 +13,7 @@ use crate::server::{Server, another_worker, ask, command, configure, try_ask};
 crate::tests! {
     a_worker_outlives_its_supervisor_and_is_adopted_without_a_refused_connection
     an_adopted_worker_that_dies_is_replaced
+    a_worker_is_adopted_as_often_as_it_must
     a_reload_that_died_with_its_supervisor_is_ended_by_the_next_one
     a_drained_worker_that_is_adopted_serves_again
     a_unix_listener_survives_adoption_and_is_unlinked_at_the_end
@@ -70,6 +71,22 @@ fn an_adopted_worker_that_dies_is_replaced() {
     assert!(wait_for_exit(worker, DEADLINE));
     assert_eq!(ask(address), "1 one");
     another_worker(&second, worker);
+}
+
+fn a_worker_is_adopted_as_often_as_it_must() {
+    let workspace = Workspace::new();
+    // Dropped last: they all listened for notifications at one path, where the newest listens.
+    let mut dead = Vec::new();
+    let mut server = Server::start(&workspace, &[WEB, "body one"]);
+    let (address, worker) = (server.address("web"), server.control.worker());
+    for number in 2..5 {
+        kill(&mut server);
+        dead.push(std::mem::replace(&mut server, Server::start_again(&workspace)));
+        assert_eq!(server.control.worker(), worker);
+        let body = format!("body {number}");
+        assert_eq!(server.reload(&workspace, &[WEB, &body]).1["generation"], number);
+        assert_eq!(ask(address), format!("{number} {number}"));
+    }
 }
 
 fn a_reload_that_died_with_its_supervisor_is_ended_by_the_next_one() {

@@ -25,6 +25,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use handover_testkit::{Signal, proc, signal, until};
+
 /// Longer than all the deadlines that one test can wait for, one after the other.
 const TEST_LIMIT: Duration = Duration::from_secs(300);
 
@@ -65,6 +67,7 @@ fn run_tests(tests: &[Test]) -> ExitCode {
         });
         if waiting.recv_timeout(TEST_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
             println!("test {name} ... FAILED: it hangs");
+            end_everything();
             return ExitCode::FAILURE;
         }
         let passed = thread.join().is_ok();
@@ -74,6 +77,16 @@ fn run_tests(tests: &[Test]) -> ExitCode {
     let result = if failed.is_empty() { "ok" } else { "FAILED" };
     println!("\ntest result: {result}. {} passed; {} failed\n", chosen.len() - failed.len(), failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ends what a test that hangs has started: this process is its reaper, so that nothing gets out of its tree.
+fn end_everything() {
+    let own = std::process::id();
+    until("everything that was started has ended", || {
+        let left: Vec<_> = proc::tree(own).into_iter().filter(|s| s.pid != own && s.state != 'Z').collect();
+        left.iter().for_each(|stat| signal(stat.pid, Signal::KILL));
+        left.is_empty().then_some(())
+    });
 }
 
 /// Names the tests of a module.
