@@ -55,11 +55,19 @@ pub(crate) fn serve(root: &Root, head: &RequestHead<'_, '_>, prefix: usize) -> S
         }
         Ok((_, stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
             let query = head.query.map(|query| format!("?{query}")).unwrap_or_default();
-            Served::Redirect { location: format!("{}/{query}", head.path) }
+            Served::Redirect { location: on_this_host(&format!("{}/{query}", head.path)).to_owned() }
         }
         Ok(_) => NOT_FOUND,
         Err(errno) => refused(errno),
     }
+}
+
+/// A reference to a path of this server, of which the client chose the beginning. Two slashes there would name another
+/// host (RFC 3986 §4.2), so all but one of them go.
+pub(crate) fn on_this_host(reference: &str) -> &str {
+    let without = reference.trim_start_matches('/');
+    let more = reference.len() - without.len();
+    if more > 1 { reference.get(more - 1..).unwrap_or("/") } else { reference }
 }
 
 fn index(root: &Root, head: &RequestHead<'_, '_>, directory: &str) -> Served {
@@ -250,6 +258,15 @@ fn range(head: &RequestHead<'_, '_>, version: &FileVersion, size: u64) -> Range 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reference_that_begins_with_slashes_names_no_other_host() {
+        for (reference, safe) in
+            [("/a/", "/a/"), ("//a/", "/a/"), ("////a//b/", "/a//b/"), ("//", "/"), ("/", "/"), ("", "")]
+        {
+            assert_eq!(on_this_host(reference), safe, "{reference}");
+        }
+    }
 
     #[test]
     fn no_path_leads_out_of_the_directory() {

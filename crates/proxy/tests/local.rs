@@ -83,6 +83,25 @@ fn a_redirect_is_made_of_the_request() {
     assert_eq!(response.header("location"), Some("https://shop.test/a"));
 }
 
+#[test]
+fn no_request_can_choose_the_host_that_it_is_sent_to() {
+    let files = Workspace::new();
+    files.write("site/docs/index.html", "<p>docs</p>");
+    let config = format!(
+        "{WEB}[[routes]]\npath_prefix = \"//\"\ndirectory = \"{}\"\n\
+         [[routes]]\npath_prefix = \"//evil\"\nredirect = \"/{{query}}{{path}}\"\n\
+         [[routes]]\nredirect = \"https://{{host}}{{path}}\"\n",
+        files.path("site").display()
+    );
+    let plane = Plane::serve(&config);
+    let mut client = plane.connect("web");
+    assert_eq!(client.get("//docs").expect(301).header("location"), Some("/docs/"));
+    assert_eq!(client.get("//evil/x").expect(308).header("location"), Some("/evil/x"));
+    assert_eq!(client.get("//evil/x?a").expect(308).header("location"), Some("/?a//evil/x"));
+    client.send("GET /evil.test/ HTTP/1.0\r\n\r\n");
+    assert_eq!(client.response("GET").expect(400).header("location"), None);
+}
+
 fn files() -> (Workspace, Plane) {
     let files = Workspace::new();
     files.write("site/index.html", "<p>front</p>");

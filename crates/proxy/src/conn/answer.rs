@@ -12,7 +12,7 @@ use handover_http1::{
 };
 
 use crate::config::{Piece, Redirect};
-use crate::files::{self, Served};
+use crate::files::{self, Served, on_this_host};
 use crate::generation::{Action, Root};
 use crate::routes::Match;
 
@@ -159,9 +159,11 @@ impl Answer {
                 start.with(client, fixed, cx)
             }
             Action::Redirect(redirect) => {
+                let Some(location) = location(redirect, head) else {
+                    return Self::error(client, head, body, 400, "this redirect needs a Host", cx);
+                };
                 let start = Start::new(client, head, body, cx);
                 client.request.status = redirect.status;
-                let location = location(redirect, head);
                 start.write(client, redirect.status, b"", &[("Location", location.as_bytes())], cx)
             }
             Action::Directory(root) => Self::directory(client, head, body, root, found, cx),
@@ -390,13 +392,17 @@ fn fixed_body(local: &Local, route: usize, sent: usize) -> &[u8] {
     }
 }
 
-/// Where a redirect leads this request.
-fn location(redirect: &Redirect, head: &RequestHead<'_, '_>) -> String {
+/// Where a redirect leads this request; `None` if that takes the request's host and it has none: then the beginning of
+/// the path would be taken for it.
+fn location(redirect: &Redirect, head: &RequestHead<'_, '_>) -> Option<String> {
     let mut location = String::new();
     for piece in &redirect.to {
         match piece {
             Piece::Literal(text) => location.push_str(text),
-            Piece::Host => location.push_str(head.host.map(|host| host.name).unwrap_or_default()),
+            Piece::Host => {
+                let name = head.host.map(|host| host.name).filter(|name| !name.is_empty())?;
+                location.push_str(name);
+            }
             Piece::Path => location.push_str(head.path),
             Piece::Query => {
                 if let Some(query) = head.query {
@@ -406,5 +412,6 @@ fn location(redirect: &Redirect, head: &RequestHead<'_, '_>) -> String {
             }
         }
     }
-    location
+    // "/{query}{path}" of a request without query.
+    Some(if location.starts_with("//") { on_this_host(&location).to_owned() } else { location })
 }
