@@ -326,13 +326,23 @@ fn build_services(
                     },
                     omit_x_forwarded: !service.forwarded.x_forwarded,
                     omit_forwarded: !service.forwarded.forwarded,
-                    ..RequestRules::default()
+                    fallback_host: authority(service).into(),
                 },
                 response_rules,
                 cells: metrics.service(&service.name),
             }
         })
         .collect()
+}
+
+/// What `Host` says in requests that came without one: the name and port of the first endpoint that has them. Behind a
+/// Unix socket the server is on this machine.
+fn authority(service: &config::Service) -> &str {
+    let named = service.endpoints.iter().find(|endpoint| {
+        // A zone, as in "[fe80::1%2]:80", means nothing to the other side.
+        matches!(endpoint.addresses.first(), Some(EndpointAddress::Tcp(_))) && !endpoint.name.contains('%')
+    });
+    named.map_or("localhost", |endpoint| &endpoint.name)
 }
 
 fn build_actions(config: &Config, errors: &mut Vec<BuildError>) -> Vec<Action> {

@@ -203,3 +203,23 @@ fn a_client_that_goes_away_frees_the_endpoint() {
     plane.wait_until_idle();
     assert_eq!(plane.metric("handover_closed_connections_total{why=\"client_gone\"}"), 1);
 }
+
+#[test]
+fn a_request_without_host_gets_that_of_its_endpoint() {
+    let origin = Origin::start("one");
+    let directory = handover_testkit::Workspace::new();
+    let path = directory.path("app.sock");
+    let _by_path = Origin::on_unix("two", &path);
+    let config = format!(
+        "{WEB}{}[services.local]\nendpoints = \"unix:{}\"\n[[routes]]\npath = \"/head\"\nmethod = \"POST\"\nservice = \"local\"\n",
+        to_endpoints(&[origin.address()], ""),
+        path.display()
+    );
+    let plane = Plane::serve(&config);
+    for (method, host) in [("GET", origin.address().to_string()), ("POST", "localhost".to_owned())] {
+        let mut client = plane.connect("web");
+        client.send(format!("{method} /head HTTP/1.0\r\nContent-Length: 0\r\n\r\n"));
+        let head = client.response(method).expect(200).text();
+        assert!(head.contains(&format!("\r\nHost: {host}\r\n")), "{head}");
+    }
+}
