@@ -170,3 +170,47 @@ fn a_huge_body_needs_little_memory_whoever_is_slow() {
     plane.wait_until_idle();
     assert_eq!(plane.service.buffer_bytes(), 0);
 }
+
+/// More than a small buffer holds, and no line that could be the last of a head.
+fn many_lines() -> String {
+    (0..10).map(|number| format!("X-{number}: {}\r\n", "x".repeat(2_000))).collect()
+}
+
+/// What holds bytes is seen from outside by the memory that the proxy needs for them.
+fn wait_for_buffers(plane: &Plane, least: u64) {
+    handover_testkit::until("the bytes to be read", || (plane.service.buffer_bytes() >= least).then_some(()));
+}
+
+/// A mistake in the middle of a head is found when the head is whole: it is not read again and again from its beginning,
+/// which would cost the square of its length.
+#[test]
+fn the_head_of_a_request_is_looked_at_when_it_is_whole() {
+    let config = WEB.trim_end().to_owned()
+        + "\nlimits = { header_bytes = 65536 }\n\n[[routes]]\nfixed = \"hello\"\n";
+    let plane = Plane::serve_with(1, &config);
+    let mut client = plane.connect("web");
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n");
+    wait_for_buffers(&plane, 16 * 1024);
+    client.send(format!("no header : x\r\n{}", many_lines()));
+    wait_for_buffers(&plane, 32 * 1024);
+    client.send("\r\n");
+    let _ = client.response("GET").expect(400);
+}
+
+#[test]
+fn the_head_of_a_response_is_looked_at_when_it_is_whole() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = [WEB, &to_endpoints(&[listener.local_addr().unwrap()], "")].concat();
+    let plane = Plane::serve_with(1, &config);
+    let mut client = plane.connect("web");
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut endpoint = Connection::over(Stream::Tcp(listener.accept().unwrap().0)).unwrap();
+    let _ = endpoint.try_raw_head().unwrap();
+    // The request holds 16 KiB until its response begins.
+    endpoint.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}", many_lines()));
+    wait_for_buffers(&plane, (16 + 32) * 1024);
+    endpoint.send(format!("no header : x\r\n{}", many_lines()));
+    wait_for_buffers(&plane, (16 + 64) * 1024);
+    endpoint.send("\r\n");
+    let _ = client.response("GET").expect(502);
+}

@@ -33,7 +33,7 @@ use crate::routes::Lookup;
 
 use super::answer::Answer;
 use super::client::{Client, Request};
-use super::context::{Cx, Local};
+use super::context::{Cx, Local, LocalListener};
 use super::proxy::Proxy;
 use super::tunnel::Tunnel;
 use super::{End, Fate, Side};
@@ -368,16 +368,17 @@ impl HttpConn {
                     return Step::Over(if was_empty { End::ClientClosed } else { End::ClientGone });
                 }
             }
-            if seen != 0 && !side.inbuf.unread().get(seen..).unwrap_or_default().contains(&b'\n') {
-                // No line has ended: looking at it all again would show nothing new.
-                self.phase = Phase::Head { seen: side.inbuf.len() };
-                return self.head_is_partial(seen, cx);
-            }
         }
         self.look_at_head(seen, cx)
     }
 
     fn look_at_head(&mut self, seen: usize, cx: &mut Cx) -> Step {
+        let unread = self.client.side.inbuf.unread();
+        let plan = cx.listener(self.client.listener).and_then(LocalListener::plan);
+        if plan.is_some_and(|plan| !plan.head.worth_parsing(unread, seen)) {
+            self.phase = Phase::Head { seen: unread.len() };
+            return self.head_is_partial(seen, cx);
+        }
         let inbuf = mem::take(&mut self.client.side.inbuf);
         let understood = self.understand(inbuf.unread(), cx);
         let len = inbuf.len();

@@ -47,6 +47,8 @@ pub(crate) struct Proxy {
     dial: Dial,
     /// Read from the endpoint, not yet passed on.
     inbuf: Buf,
+    /// So many bytes of a response's head were looked at in vain.
+    seen: usize,
     /// To be sent to the endpoint.
     out: Buf,
     sending: Sending,
@@ -142,6 +144,7 @@ impl Proxy {
         let proxy = Self {
             dial,
             inbuf: Buf::none(),
+            seen: 0,
             out,
             sending,
             receiving: Receiving::Head,
@@ -311,7 +314,7 @@ impl Proxy {
     /// Reads until the head is whole and writes the client's.
     fn read_head(&mut self, client: &mut Client, cx: &mut Cx) -> HeadRead {
         loop {
-            if !self.inbuf.is_empty() {
+            if !self.inbuf.is_empty() && RESPONSE_HEAD.worth_parsing(self.inbuf.unread(), self.seen) {
                 match self.understand(client, cx) {
                     HeadRead::Wait => {}
                     done => return done,
@@ -353,6 +356,7 @@ impl Proxy {
         };
         self.inbuf = inbuf;
         self.inbuf.consume(used);
+        self.seen = if used == 0 { self.inbuf.len() } else { 0 };
         read
     }
 
@@ -409,6 +413,8 @@ impl Proxy {
             self.sending = Sending::Whole;
         }
         self.began = false;
+        cx.buffers.release(&mut self.inbuf);
+        self.seen = 0;
         None
     }
 
