@@ -198,22 +198,21 @@ fn a_hundred_reloads_leave_descriptors_and_processes_as_they_were() {
         }
         kinds
     };
-    let settled = |pid: u32| {
-        until("two looks show the same descriptors", || {
-            let first = count(pid);
-            (count(pid) == first).then_some(first)
-        })
-    };
     server.reload(&workspace, &[WEB, "listen more 127.0.0.1:0", "body first"]);
-    let before = (settled(server.process.pid()), settled(worker));
+    let before = (count(server.process.pid()), count(worker));
     for number in 0..100 {
         let extra = if number % 2 == 0 { "body even" } else { "listen more 127.0.0.1:0" };
         let broken = if number % 3 == 0 { "reject no" } else { "" };
         server.reload(&workspace, &[WEB, extra, broken, &format!("body {number}")]);
     }
     server.reload(&workspace, &[WEB, "listen more 127.0.0.1:0", "body last"]);
-    until("the descriptors are as they were", || {
-        (before == (count(server.process.pid()), count(worker))).then_some(())
+    // A connection to the control socket may have been counted before; whatever leaks, leaks a hundred times.
+    let at_most = |now: &BTreeMap<String, usize>, before: &BTreeMap<String, usize>| {
+        now.iter().all(|(kind, count)| count <= before.get(kind).unwrap_or(&0))
+    };
+    until("there are no more descriptors than before", || {
+        let now = (count(server.process.pid()), count(worker));
+        (at_most(&now.0, &before.0) && at_most(&now.1, &before.1)).then_some(())
     });
     assert_eq!(proc::children(server.process.pid()).len(), 1);
 }
