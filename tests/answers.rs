@@ -147,11 +147,12 @@ fn the_outcome_can_be_learned_after_the_client_gave_up_and_after_a_restart() {
     let mut server = Serving::start(handover!(), &fixed("/", "old"));
     server.write(&fixed("/", "new"));
     let worker = freeze(server.handover.worker());
-    drop(server.handover.control.begin("/v1/reload", &[("Idempotency-Key", "gave-up-1")]));
-    until("the reload of the client that went away runs", || {
+    let impatient = server.handover.control.begin("/v1/reload", &[("Idempotency-Key", "gave-up-1")]);
+    until("the reload of the client that will go away runs", || {
         let status = server.handover.control.status();
         (text_at(&status, "/running/id") == "gave-up-1").then_some(())
     });
+    drop(impatient);
     drop(worker);
     let ended = |server: &Serving| {
         until("the operation of the client that went away has ended", || {
