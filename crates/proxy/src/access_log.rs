@@ -1,4 +1,4 @@
-//! The access log: one line per request, without allocation and without waiting.
+//! The access log: one line per request, and one at the end of each tunnel, without allocation and without waiting.
 //!
 //! ```text
 //!   head read: begin ──▶ Line (a buffer of the connection) ──answered: end──▶ pending bytes of the thread
@@ -50,6 +50,22 @@ impl Line {
     pub(crate) fn buf(&mut self) -> &mut Buf {
         &mut self.0
     }
+}
+
+/// What is said of a tunnel that has ended: a TCP connection, or a WebSocket (whose request has a line of its own).
+#[derive(Debug)]
+pub(crate) struct PastTunnel<'a> {
+    /// `tcp` or `websocket`.
+    pub(crate) kind: &'a str,
+    pub(crate) listener: &'a str,
+    pub(crate) peer: Option<IpAddr>,
+    /// How it ended: one of [`crate::conn::END_LABELS`].
+    pub(crate) end: &'a str,
+    /// Bytes from and to the client.
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) duration_us: u64,
+    pub(crate) endpoint: Option<&'a str>,
 }
 
 /// What goes to the writer.
@@ -197,22 +213,49 @@ impl AccessLog {
         endpoint: Option<&str>,
         buffers: &mut Buffers,
     ) -> u64 {
-        let (seconds, micros) = (duration_us / 1_000_000, duration_us % 1_000_000);
         if let Some((format, _)) = &self.on {
-            self.pending.extend_from_slice(line.0.unread());
-            let endpoint = endpoint.unwrap_or("-");
+            let out = &mut self.pending;
+            out.extend_from_slice(line.0.unread());
             let _ = match format {
-                LogFormat::Text => {
-                    writeln!(self.pending, " {status} {bytes} {seconds}.{micros:06} {endpoint}")
-                }
-                LogFormat::Json => writeln!(
-                    self.pending,
-                    ",\"status\":{status},\"bytes\":{bytes},\"seconds\":{seconds}.{micros:06},\"endpoint\":\"{endpoint}\"}}"
-                ),
+                LogFormat::Text => write!(out, " {status} {bytes}"),
+                LogFormat::Json => write!(out, ",\"status\":{status},\"bytes\":{bytes}"),
             };
+            push_end(out, *format, duration_us, endpoint);
             self.lines += 1;
         }
         buffers.release(&mut line.0);
+        self.flush_if_full()
+    }
+
+    /// The line of a tunnel. Returns the lines that had to be dropped.
+    pub(crate) fn tunnel(&mut self, past: &PastTunnel<'_>, clock: &Clock) -> u64 {
+        let Some((format, _)) = &self.on else { return 0 };
+        let out = &mut self.pending;
+        let PastTunnel { kind, listener, end, bytes_in, bytes_out, .. } = past;
+        let _ = match format {
+            LogFormat::Text => {
+                push_peer(out, past.peer);
+                out.extend_from_slice(b" - - [");
+                push_common_time(out, clock);
+                write!(out, "] \"{kind} {listener}\" {end} {bytes_in} {bytes_out}")
+            }
+            LogFormat::Json => {
+                out.extend_from_slice(b"{\"time\":\"");
+                push_time(out, clock);
+                out.extend_from_slice(b"\",\"client\":\"");
+                push_peer(out, past.peer);
+                write!(
+                    out,
+                    "\",\"kind\":\"{kind}\",\"listener\":\"{listener}\",\"end\":\"{end}\",\"bytes_in\":{bytes_in},\"bytes_out\":{bytes_out}"
+                )
+            }
+        };
+        push_end(out, *format, past.duration_us, past.endpoint);
+        self.lines += 1;
+        self.flush_if_full()
+    }
+
+    fn flush_if_full(&mut self) -> u64 {
         if self.pending.len() >= BATCH_BYTES { self.flush() } else { 0 }
     }
 
@@ -229,6 +272,21 @@ impl AccessLog {
             Err(_) => lines,
         }
     }
+}
+
+/// What all lines end with.
+fn push_end(out: &mut Vec<u8>, format: LogFormat, duration_us: u64, endpoint: Option<&str>) {
+    let (seconds, micros) = (duration_us / 1_000_000, duration_us % 1_000_000);
+    let _ = match format {
+        LogFormat::Text => write!(out, " {seconds}.{micros:06} "),
+        LogFormat::Json => write!(out, ",\"seconds\":{seconds}.{micros:06},\"endpoint\":\""),
+    };
+    // A path may hold anything.
+    push_escaped(out, endpoint.unwrap_or("-").as_bytes());
+    out.extend_from_slice(match format {
+        LogFormat::Text => b"\n",
+        LogFormat::Json => b"\"}\n",
+    });
 }
 
 fn push_peer(out: &mut Vec<u8>, peer: Option<IpAddr>) {

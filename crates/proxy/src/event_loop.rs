@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 
 use crate::clock::Ticks;
 use crate::config::ListenAddress;
-use crate::conn::{Conn, Cx, End, Fate, HttpConn, LocalListener, Tunnel, TunnelKind};
+use crate::conn::{Conn, Cx, End, Fate, HttpConn, LocalListener, Shown, Tunnel, TunnelKind};
 use crate::generation::ListenerKind;
 use crate::reactor::{ConnKey, Mailbox, Owner, Wheel};
 use crate::spread::Spread;
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Resume { done: Sender<()> },
     /// Take in what waits in the queues, then close the listening sockets.
     CloseListeners { done: Sender<()> },
+    /// Say what is open, as long as `left` are still to be shown.
+    Show { left: Arc<AtomicUsize>, shown: Sender<Vec<Shown>> },
     /// Close everything, and say what was lost.
     Cut { losses: Sender<Losses> },
     /// The thread ends.
@@ -388,7 +390,9 @@ impl EventLoop {
             matches!(plan.kind, ListenerKind::Tcp(_))
         });
         let conn = match is_tcp {
-            Some(true) => Tunnel::tcp(key, io, number, &self.cx).map(|tunnel| Conn::Tunnel(Box::new(tunnel))),
+            Some(true) => {
+                Tunnel::tcp(key, io, peer, number, &self.cx).map(|tunnel| Conn::Tunnel(Box::new(tunnel)))
+            }
             Some(false) => {
                 HttpConn::new(key, io, peer, number, &self.cx).map(|http| Conn::Http(Box::new(http)))
             }
@@ -441,6 +445,9 @@ impl EventLoop {
                 Command::CloseListeners { done } => {
                     self.close_listeners();
                     drop(done);
+                }
+                Command::Show { left, shown } => {
+                    let _ = shown.send(self.show(&left));
                 }
                 Command::Cut { losses } => {
                     // Who asked may have given up waiting.
@@ -542,6 +549,14 @@ impl EventLoop {
                 listener.socket = None;
             }
         }
+    }
+
+    fn show(&self, left: &AtomicUsize) -> Vec<Shown> {
+        let one_less = |left: usize| left.checked_sub(1);
+        let open = self.places.iter().filter_map(|place| place.conn.as_ref());
+        open.take_while(|_| left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok())
+            .map(|conn| conn.show(&self.cx))
+            .collect()
     }
 
     fn cut(&mut self) -> Losses {

@@ -23,6 +23,7 @@ use handover::{
 use crate::access_log::{self, LogWriter};
 use crate::clock::Ticks;
 use crate::config::{self, Checked, Config, ListenAddress, LogFormat, LogTarget, SystemResolver};
+use crate::conn::Shown;
 use crate::event_loop::{Command, Socket};
 use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
 use crate::metrics::Metrics;
@@ -32,6 +33,8 @@ use crate::threads::{Shared, Threads};
 const BUILT_IN: &str = "the built-in configuration";
 /// Idle connections are closed within this time when the server drains, or within a quarter of the time limit.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
+/// The most connections that are listed.
+const MOST_SHOWN: usize = 10_000;
 /// How often a drain looks whether anything is left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -199,6 +202,11 @@ impl Service for ProxyService {
 
     fn metrics(&self) -> String {
         self.running().map(|plane| plane.shared.metrics.encode()).unwrap_or_default()
+    }
+
+    fn connections(&self) -> String {
+        let shown = self.running().map(|plane| plane.threads.connections(MOST_SHOWN)).unwrap_or_default();
+        serde_json::Value::Array(shown.iter().map(Shown::json).collect()).to_string()
     }
 
     fn facts(&self, metrics: String) {

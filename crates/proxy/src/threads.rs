@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use handover::{Losses, WorkerHandle};
 
 use crate::access_log::{AccessLog, LogWriter};
-use crate::conn::Cx;
+use crate::conn::{Cx, Shown};
 use crate::event_loop::{Command, EventLoop, Peers};
 use crate::generation::Generation;
 use crate::metrics::Metrics;
@@ -19,6 +19,9 @@ use crate::reactor::{Mailbox, Reactor};
 
 /// A thread answers a command within microseconds; one that does not within this time is lost, and said to be so.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// The list of connections is waited for so long: whoever wants it waits for 2 s.
+const SHOW_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// What all threads share.
 #[derive(Debug, Clone)]
@@ -65,6 +68,31 @@ impl Threads {
         if all_done.recv_timeout(ANSWER_LIMIT) == Err(RecvTimeoutError::Timeout) {
             tracing::error!("a data thread has not obeyed for {ANSWER_LIMIT:?}");
         }
+    }
+
+    /// What is open, at most `most` connections. A thread that does not answer in time is left out, and that is said.
+    pub(crate) fn connections(&self, most: usize) -> Vec<Shown> {
+        let (shown, all) = channel();
+        let left = Arc::new(AtomicUsize::new(most));
+        for mailbox in &self.peers.mailboxes {
+            mailbox.send(Command::Show { left: Arc::clone(&left), shown: shown.clone() });
+        }
+        drop(shown);
+        let until = Instant::now() + SHOW_LIMIT;
+        let mut list = Vec::new();
+        for answered in 0..self.peers.mailboxes.len() {
+            match all.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(part) => list.extend(part),
+                Err(_) => {
+                    let missing = self.peers.mailboxes.len() - answered;
+                    tracing::warn!(
+                        "{missing} data threads did not say within {SHOW_LIMIT:?} what they have open"
+                    );
+                    break;
+                }
+            }
+        }
+        list
     }
 
     /// Closes all connections and says what that lost.

@@ -185,8 +185,8 @@ fn wait_for_buffers(plane: &Plane, least: u64) {
 /// which would cost the square of its length.
 #[test]
 fn the_head_of_a_request_is_looked_at_when_it_is_whole() {
-    let config = WEB.trim_end().to_owned()
-        + "\nlimits = { header_bytes = 65536 }\n\n[[routes]]\nfixed = \"hello\"\n";
+    let config =
+        WEB.trim_end().to_owned() + "\nlimits = { header_bytes = 65536 }\n\n[[routes]]\nfixed = \"hello\"\n";
     let plane = Plane::serve_with(1, &config);
     let mut client = plane.connect("web");
     client.send("GET / HTTP/1.1\r\nHost: a\r\n");

@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use common::{Plane, WEB, to_endpoints};
+use handover::Service as _;
 use handover_testkit::DEADLINE;
 use handover_testkit::echo::Echo;
 use handover_testkit::http::Connection;
@@ -154,5 +155,109 @@ fn an_idle_tunnel_holds_no_buffer() {
     });
     for tunnel in &mut tunnels {
         tunnel.echo(b"still there");
+    }
+}
+
+/// The connections that are listed, as soon as there are so many in this state.
+#[track_caller]
+fn shown(plane: &Plane, state: &str, count: usize) -> Vec<serde_json::Value> {
+    handover_testkit::until(&format!("{count} connections in state {state}"), || {
+        let list: Vec<serde_json::Value> = serde_json::from_str(&plane.service.connections()).unwrap();
+        let found: Vec<_> = list.into_iter().filter(|one| one["state"] == state).collect();
+        (found.len() == count).then_some(found)
+    })
+}
+
+#[test]
+fn open_connections_are_listed_with_what_they_do() {
+    let (origin, echo) = (Origin::start("one"), Echo::start());
+    let config =
+        [WEB, &to_endpoints(&[origin.address()], ""), &tcp(echo.address()).replace("app", "echo")].concat();
+    let plane = Plane::serve(&config);
+    assert_eq!(plane.service.connections(), "[]");
+    let mut tunnel = Tunnel::open(plane.address("raw"));
+    tunnel.echo(b"hello");
+    let mut socket = WebSocket::open(plane.address("web"), "/ws");
+    socket.echo("hello");
+    let mut held = plane.connect("web");
+    held.send("GET /held?gate=g HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut reading = plane.connect("web");
+    reading.send("GET /");
+    let mut idle = plane.connect("web");
+    let _ = idle.get("/").expect(200);
+
+    let one = &shown(&plane, "waiting", 1)[0];
+    assert_eq!(
+        (&one["kind"], &one["service"], &one["bytes_in"]),
+        (&"http".into(), &"app".into(), &38.into())
+    );
+    assert_eq!(one["endpoint"], origin.address().to_string());
+    let one = &shown(&plane, "reading", 1)[0];
+    assert_eq!(
+        (&one["client"], &one["bytes_in"], &one["bytes_out"]),
+        (&"127.0.0.1".into(), &5.into(), &0.into())
+    );
+    let one = &shown(&plane, "idle", 1)[0];
+    assert!(one["bytes_in"].as_u64() > Some(0) && one["bytes_out"].as_u64() > Some(0), "{one}");
+    assert!(one["age_ms"].is_u64() && one["service"].is_null(), "{one}");
+    let tunnels = shown(&plane, "open", 2);
+    let raw = tunnels.iter().find(|one| one["kind"] == "tcp").unwrap();
+    assert_eq!((&raw["listener"], &raw["service"]), (&"raw".into(), &"echo".into()));
+    assert_eq!((&raw["bytes_in"], &raw["bytes_out"]), (&5.into(), &5.into()));
+    let web = tunnels.iter().find(|one| one["kind"] == "websocket").unwrap();
+    assert_eq!((&web["listener"], &web["endpoint"]), (&"web".into(), &origin.address().to_string().into()));
+    origin.gate("g").open();
+    let _ = held.response("GET").expect(200);
+}
+
+#[test]
+fn tunnels_leave_a_line_in_the_access_log_when_they_end() {
+    let (origin, echo) = (Origin::start("one"), Echo::start());
+    for format in ["json", "text"] {
+        let files = handover_testkit::Workspace::new();
+        let log = files.path("access.log");
+        let config = [
+            WEB,
+            &to_endpoints(&[origin.address()], ""),
+            &tcp(echo.address()).replace("app", "echo"),
+            &format!("[log]\nformat = \"{format}\"\naccess = \"{}\"\n", log.display()),
+        ]
+        .concat();
+        let plane = Plane::serve(&config);
+        let mut tunnel = Tunnel::open(plane.address("raw"));
+        tunnel.echo(b"hello");
+        drop(tunnel);
+        plane.wait_until_idle();
+        let mut socket = WebSocket::open(plane.address("web"), "/ws");
+        socket.echo("hello");
+        drop(socket);
+        let text = handover_testkit::until("three lines in the access log", || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            (text.lines().count() >= 3).then_some(text)
+        });
+        let lines: Vec<_> = text.lines().collect();
+        if format == "text" {
+            assert!(lines[0].contains("] \"tcp raw\" "), "{text}");
+            assert!(
+                lines[0].contains(" 5 5 0.") && lines[0].ends_with(&echo.address().to_string()),
+                "{text}"
+            );
+            assert!(lines[2].contains("] \"websocket web\" "), "{text}");
+            continue;
+        }
+        let line = |number: usize| serde_json::from_str::<serde_json::Value>(lines[number]).unwrap();
+        let (raw, request, web) = (line(0), line(1), line(2));
+        assert_eq!(
+            (&raw["kind"], &raw["listener"], &raw["client"]),
+            (&"tcp".into(), &"raw".into(), &"127.0.0.1".into())
+        );
+        assert_eq!((&raw["bytes_in"], &raw["bytes_out"]), (&5.into(), &5.into()));
+        assert!(raw["seconds"].is_f64() && raw["end"].is_string(), "{raw}");
+        assert_eq!(raw["endpoint"], echo.address().to_string());
+        assert_eq!((&request["status"], &request["target"]), (&101.into(), &"/ws".into()));
+        assert_eq!(
+            (&web["kind"], &web["endpoint"]),
+            (&"websocket".into(), &origin.address().to_string().into())
+        );
     }
 }

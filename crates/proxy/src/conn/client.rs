@@ -24,6 +24,11 @@ pub(crate) struct Client {
     /// Bytes read and written that are not yet counted.
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    /// Those that are counted.
+    pub(crate) counted_in: u64,
+    pub(crate) counted_out: u64,
+    /// When it was accepted.
+    pub(crate) since_us: u64,
     /// The present response is the last one.
     pub(crate) retired: bool,
 }
@@ -78,6 +83,8 @@ impl Client {
             let dropped = cx.log.end(line, status, self.bytes_out, duration_us, endpoint, &mut cx.buffers);
             cx.cells().log_dropped.add(dropped);
         }
+        self.counted_in += self.bytes_in;
+        self.counted_out += self.bytes_out;
         (self.bytes_in, self.bytes_out) = (0, 0);
     }
 }

@@ -18,6 +18,7 @@
 use std::mem;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use handover_http1::{
     BodyKind, BodyReader, ClientLabel, HeaderStorage, Parsed, Refusal, RequestHead, Version,
@@ -34,7 +35,9 @@ use crate::routes::Lookup;
 use super::answer::Answer;
 use super::client::{Client, Request};
 use super::context::{Cx, Local, LocalListener};
+use super::dial::Dial;
 use super::proxy::Proxy;
+use super::shown::Shown;
 use super::tunnel::Tunnel;
 use super::{End, Fate, Side};
 
@@ -124,6 +127,9 @@ impl HttpConn {
             request,
             bytes_in: 0,
             bytes_out: 0,
+            counted_in: 0,
+            counted_out: 0,
+            since_us: cx.clock.now_us(),
             retired: false,
         };
         Ok(Self {
@@ -155,6 +161,29 @@ impl HttpConn {
             Phase::Head { .. } => !self.client.side.inbuf.is_empty(),
             Phase::Proxy(_) | Phase::Answer(_) => true,
             Phase::Linger { .. } => false,
+        }
+    }
+
+    /// See [`super::Conn::show`].
+    pub(crate) fn show(&self, cx: &Cx) -> Shown {
+        let (state, dial) = match &self.phase {
+            Phase::Head { .. } if self.client.side.inbuf.is_empty() => ("idle", None),
+            Phase::Head { .. } => ("reading", None),
+            Phase::Proxy(proxy) => (proxy.state(), Some(proxy.dial())),
+            Phase::Answer(_) => ("answering", None),
+            Phase::Linger { .. } => ("closing", None),
+        };
+        let client = &self.client;
+        Shown {
+            kind: "http",
+            listener: cx.listener(client.listener).map(|place| Arc::clone(&place.name)).unwrap_or_default(),
+            client: client.peer,
+            state,
+            age_us: cx.clock.now_us().saturating_sub(client.since_us),
+            bytes_in: client.counted_in + client.bytes_in,
+            bytes_out: client.counted_out + client.bytes_out,
+            service: dial.and_then(Dial::plan).map(|plan| Arc::clone(&plan.name)),
+            endpoint: dial.and_then(Dial::endpoint).map(|endpoint| Arc::clone(&endpoint.plan)),
         }
     }
 

@@ -15,6 +15,7 @@ mod dial;
 mod flow;
 mod http;
 mod proxy;
+mod shown;
 mod tunnel;
 
 use crate::buffers::{Buf, Buffers};
@@ -22,6 +23,7 @@ use crate::reactor::{Io, Reactor};
 
 pub(crate) use context::{Cx, LocalListener};
 pub(crate) use http::HttpConn;
+pub(crate) use shown::Shown;
 pub(crate) use tunnel::{Tunnel, TunnelKind};
 
 /// Bytes that one connection may read in one turn before others get theirs.
@@ -180,12 +182,20 @@ impl Conn {
         }
     }
 
+    /// What can be said of it.
+    pub(crate) fn show(&self, cx: &Cx) -> Shown {
+        match self {
+            Self::Http(http) => http.show(cx),
+            Self::Tunnel(tunnel) => tunnel.show(cx),
+        }
+    }
+
     /// Closes its sockets and gives back all that it holds.
     pub(crate) fn close(self, end: End, cx: &mut Cx) {
         cx.cells().ends.get(end as usize).into_iter().for_each(|cell| cell.add(1));
         match self {
             Self::Http(http) => http.close(cx),
-            Self::Tunnel(tunnel) => tunnel.close(cx),
+            Self::Tunnel(tunnel) => tunnel.close(end, cx),
         }
     }
 }

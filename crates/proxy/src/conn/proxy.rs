@@ -161,6 +161,21 @@ impl Proxy {
         (proxy, used)
     }
 
+    /// What it is doing, for `handover connections`.
+    pub(crate) fn state(&self) -> &'static str {
+        match self.stage {
+            Stage::Connect => "connecting",
+            Stage::SendBody => "sending",
+            Stage::AwaitHead => "waiting",
+            Stage::Body => "proxying",
+        }
+    }
+
+    /// The way to the endpoint.
+    pub(crate) fn dial(&self) -> &Dial {
+        &self.dial
+    }
+
     /// When this must be looked at even if nothing happens.
     pub(crate) fn until(&self) -> u64 {
         self.until

@@ -10,10 +10,13 @@
 //! A half that is finished stays so while the other goes on: the end of one direction is not the end of the
 //! connection. Silence in both directions for the tunnel's time limit is.
 
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::net::{Shutdown, shutdown};
 
+use crate::access_log::PastTunnel;
 use crate::buffers::Buf;
 use crate::clock::Ticks;
 use crate::generation::ListenerKind;
@@ -23,7 +26,8 @@ use super::client::Client;
 use super::context::{Cx, Local};
 use super::dial::{Dial, Way};
 use super::flow::{End as FlowEnd, Flow, Moved, PumpError, Pumped};
-use super::{End, Fate, Side, TURN_BYTES};
+use super::shown::Shown;
+use super::{END_LABELS, End, Fate, Side, TURN_BYTES};
 
 /// What a tunnel began as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +60,9 @@ struct Half {
 pub(crate) struct Tunnel {
     kind: TunnelKind,
     key: ConnKey,
+    peer: Option<IpAddr>,
+    /// When it became a tunnel.
+    since_us: u64,
     client: Side,
     dial: Dial,
     /// Read from the endpoint, not yet written to the client, and the other way round.
@@ -69,14 +76,20 @@ pub(crate) struct Tunnel {
     idle: Ticks,
     deadline: u64,
     cut_at: Option<u64>,
-    /// Bytes from and to the client that are not yet counted.
+    /// Bytes from and to the client; counted at its end.
     bytes_in: u64,
     bytes_out: u64,
 }
 
 impl Tunnel {
     /// A connection that was just accepted on a TCP listener.
-    pub(crate) fn tcp(key: ConnKey, io: Io, listener: u32, cx: &Cx) -> Result<Self, Io> {
+    pub(crate) fn tcp(
+        key: ConnKey,
+        io: Io,
+        peer: Option<IpAddr>,
+        listener: u32,
+        cx: &Cx,
+    ) -> Result<Self, Io> {
         let Some(place) = cx.listener(listener) else { return Err(io) };
         let Some(plan) = place.plan() else { return Err(io) };
         let ListenerKind::Tcp(service) = plan.kind else { return Err(io) };
@@ -86,6 +99,8 @@ impl Tunnel {
         Ok(Self {
             kind: TunnelKind::Tcp,
             key,
+            peer,
+            since_us: cx.clock.now_us(),
             client: Side::new(io),
             dial,
             inbuf: Buf::none(),
@@ -119,6 +134,8 @@ impl Tunnel {
         Self {
             kind: TunnelKind::Websocket,
             key: client.key,
+            peer: client.peer,
+            since_us: cx.clock.now_us(),
             client: client.side,
             dial,
             inbuf,
@@ -215,8 +232,48 @@ impl Tunnel {
         self.run(cx)
     }
 
+    /// See [`super::Conn::show`].
+    pub(crate) fn show(&self, cx: &Cx) -> Shown {
+        let connected = self.dial.io().is_some() && !self.dial.is_connecting();
+        Shown {
+            kind: self.kind.label(),
+            listener: cx.listener(self.listener).map(|place| Arc::clone(&place.name)).unwrap_or_default(),
+            client: self.peer,
+            state: match (connected, self.up.finished || self.down.finished) {
+                (false, _) => "connecting",
+                (true, false) => "open",
+                (true, true) => "half-open",
+            },
+            age_us: cx.clock.now_us().saturating_sub(self.since_us),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            service: self.dial.plan().map(|plan| Arc::clone(&plan.name)),
+            endpoint: self.dial.endpoint().map(|endpoint| Arc::clone(&endpoint.plan)),
+        }
+    }
+
+    /// Leaves a line in the access log.
+    fn log(&self, end: End, cx: &mut Cx) {
+        if !cx.log.is_on() {
+            return;
+        }
+        let past = PastTunnel {
+            kind: self.kind.label(),
+            listener: self.local.generation.listeners.get(self.position).map_or("", |plan| &plan.name),
+            peer: self.peer,
+            end: END_LABELS.get(end as usize).copied().unwrap_or_default(),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            duration_us: cx.clock.now_us().saturating_sub(self.since_us),
+            endpoint: self.dial.endpoint().map(|endpoint| &*endpoint.plan.label),
+        };
+        let dropped = cx.log.tunnel(&past, &cx.clock);
+        cx.cells().log_dropped.add(dropped);
+    }
+
     /// Closes both sockets.
-    pub(crate) fn close(mut self, cx: &mut Cx) {
+    pub(crate) fn close(mut self, end: End, cx: &mut Cx) {
+        self.log(end, cx);
         if let Some(cells) = self.dial.cells(cx) {
             cells.active.sub(1);
         }
