@@ -68,10 +68,7 @@ pub fn parse_request_head<'h, 'b>(
 ) -> Result<Parsed<RequestHead<'h, 'b>>, Refusal> {
     let whole = buf.len() <= limits.head_bytes;
     let buf = buf.get(..limits.head_bytes).unwrap_or(buf);
-    let skipped = match buf.first() {
-        Some(b'\r' | b'\n') => skip_empty_lines(buf)?,
-        _ => 0,
-    };
+    let skipped = if matches!(buf.first(), Some(b'\r' | b'\n')) { skip_empty_lines(buf)? } else { 0 };
     let raw = buf.get(skipped..).unwrap_or_default();
     let slots = storage.slots.get_mut(..limits.headers.min(MAX_HEADERS)).unwrap_or_default();
     let mut request = httparse::Request::new(&mut []);

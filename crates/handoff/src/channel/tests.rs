@@ -1,3 +1,6 @@
+//! The channel between two ends in one process: messages and descriptors of every size, pieces that are missing,
+//! broken or too many, and ends that go away.
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
