@@ -89,6 +89,39 @@ fn bodies_of_every_framing_arrive_whole() {
     }
 }
 
+/// Header fields of so many bytes in all.
+fn padding(bytes: usize) -> String {
+    format!("X-Padding: {}\r\n", "x".repeat(bytes))
+}
+
+/// A head that fills the buffer in which its body is to be framed anew must not keep the body there: all of it was read,
+/// so no event would ever come for it.
+#[test]
+fn a_body_that_comes_with_a_long_head_is_passed_on() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let web = format!("{}\nlimits = {{ header_bytes = \"64KiB\" }}\n\n", WEB.trim_end());
+    let plane = Plane::serve_with(1, &[web, to_endpoints(&[listener.local_addr().unwrap()], "")].concat());
+    let mut client = plane.connect("web");
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let socket = listener.accept().unwrap().0;
+    let mut endpoint = Connection::over(handover_testkit::http::Stream::Tcp(socket)).unwrap();
+    let _ = endpoint.try_raw_head().unwrap();
+    endpoint.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let _ = client.response("GET").expect(200);
+    let (chunk, body) = (format!("400\r\n{}\r\n0\r\n\r\n", "b".repeat(1_024)), "b".repeat(1_024));
+    for kib in 7..63 {
+        let padding = padding(kib * 1_024);
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: a\r\n{padding}Transfer-Encoding: chunked\r\n\r\n{chunk}"
+        ));
+        let _ = endpoint.try_raw_head().unwrap();
+        assert_eq!(endpoint.try_chunked().unwrap().0, body.as_bytes(), "a request with {kib} KiB of head");
+        endpoint.send(format!("HTTP/1.1 200 OK\r\n{padding}Transfer-Encoding: chunked\r\n\r\n{chunk}"));
+        let response = client.response("POST").expect(200);
+        assert_eq!(response.text(), body, "a response with {kib} KiB of head");
+    }
+}
+
 #[test]
 fn a_chunked_request_arrives_chunked_with_its_trailers() {
     let origin = Origin::start("one");

@@ -70,6 +70,16 @@ pub(crate) struct Moved {
     pub(crate) sent: u64,
 }
 
+/// Why [`Flow::reframe`] stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reframed {
+    /// All that can be decoded without more input is in the sink's buffer.
+    NeedsInput,
+    /// What is in the sink's buffer, perhaps only a long head, must go out first. No event will say that there is more: it was
+    /// read already.
+    NeedsRoom,
+}
+
 /// A socket and the buffer that belongs to this direction of it.
 #[derive(Debug)]
 pub(crate) struct End<'a> {
@@ -167,14 +177,14 @@ impl Flow {
             return self.write_raw(reactor, buffers, source, sink, moved);
         }
         loop {
-            let progress = self.reframe(buffers, source.buf, sink.buf).map_err(PumpError::Source)?;
+            let reframed = self.reframe(buffers, source.buf, sink.buf).map_err(PumpError::Source)?;
             if sink.buf.is_empty() {
                 break;
             }
             let sent = reactor.send(sink.io, sink.buf.unread()).map_err(PumpError::SinkLost)?;
             moved.sent += sent as u64;
             sink.buf.consume(sent);
-            if !sink.buf.is_empty() || !progress {
+            if !sink.buf.is_empty() || reframed == Reframed::NeedsInput {
                 break;
             }
         }
@@ -216,14 +226,18 @@ impl Flow {
         }
     }
 
-    /// Decodes what there is into the sink's buffer; true if that brought anything.
-    fn reframe(&mut self, buffers: &mut Buffers, source: &mut Buf, sink: &mut Buf) -> Result<bool, Refusal> {
-        let mut progress = false;
+    /// Decodes what there is into the sink's buffer, and says why it stopped.
+    fn reframe(
+        &mut self,
+        buffers: &mut Buffers,
+        source: &mut Buf,
+        sink: &mut Buf,
+    ) -> Result<Reframed, Refusal> {
         while !self.read && !source.is_empty() {
             buffers.ensure_small(sink);
             let room = sink.room();
             if room <= 2 * REFRAME_ROOM {
-                break;
+                return Ok(Reframed::NeedsRoom);
             }
             let window = source.len().min(room - REFRAME_ROOM);
             let input = source.unread().get(..window).unwrap_or_default();
@@ -249,9 +263,8 @@ impl Flow {
             if step.consumed == 0 {
                 break;
             }
-            progress = true;
         }
-        Ok(progress)
+        Ok(Reframed::NeedsInput)
     }
 
     /// Reads once.
