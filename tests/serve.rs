@@ -339,3 +339,31 @@ fn metrics_are_served_where_the_configuration_says() {
     assert!(text.contains("handover_generation 1"), "the supervisor's own:\n{text}");
     assert!(text.contains("handover_requests_total"), "the worker's:\n{text}");
 }
+
+#[test]
+fn both_processes_log_as_the_configuration_says_and_a_reload_changes_that() {
+    let body = |body: &str, log: &str| fixed("/", body) + "[log]\n" + log;
+    let server = Serving::start(handover!(), &body("1", "to = \"own.log\"\nlevel = \"info\"\n"));
+    server.reload(&body("2", "to = \"own.log\"\nlevel = \"info\"\n")).expect_code(0);
+    let path = server.workspace.path("own.log");
+    until("the outcome is in the log file", || {
+        fs::read_to_string(&path).ok().filter(|text| text.contains("generation 2"))
+    });
+    let json = "to = \"stdout\"\nformat = \"json\"\n";
+    server.reload(&body("3", json)).expect_code(0);
+    server.reload(&body("4", json)).expect_code(0);
+    until("the outcome is on standard output, as JSON", || {
+        let text = server.handover.process.stdout();
+        let line = text.lines().find(|line| line.contains("generation 4") && line.starts_with('{'))?;
+        serde_json::from_str::<serde_json::Value>(line).ok()
+    });
+    assert!(!fs::read_to_string(&path).unwrap().contains("generation 4"));
+    let quiet = "to = \"own.log\"\nlevel = \"error\"\n";
+    server.reload(&body("5", quiet)).expect_code(0);
+    server.reload(&body("6", quiet)).expect_code(0);
+    server.reload(&body("7", "to = \"own.log\"\n")).expect_code(0);
+    let text = until("what is logged at level info again", || {
+        fs::read_to_string(&path).ok().filter(|text| text.contains("generation 7"))
+    });
+    assert!(!text.contains("generation 6"), "{text}");
+}

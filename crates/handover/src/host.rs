@@ -37,6 +37,13 @@ pub fn host<S: Service>(mut options: HostOptions, service: impl FnOnce() -> S) -
                 reopen_logs();
                 before();
             });
+            let before = Arc::clone(&options.apply_log);
+            options.apply_log = Arc::new(move |settings| {
+                if let Err(error) = logging::init(&settings.into()) {
+                    tracing::error!("{error}; the supervisor logs on as before");
+                }
+                before(settings);
+            });
             handover_supervisor::run(options)
         }
         Some(channel) => worker::run(Setup {

@@ -35,7 +35,10 @@ pub use server::{
     Call, Context, LISTEN_VARIABLE_PREFIX, LoadError, Reloadable, Server, Tracked, TrackedStream,
 };
 pub use service::{Candidate, Service};
-pub use types::{Address, Change, ChangeKind, Grant, ListenerSpec, Losses, Problem, Roles, Settings, What};
+pub use types::{
+    Address, Change, ChangeKind, Grant, ListenerSpec, LogSettings, LogTarget, Losses, Problem, Roles,
+    Settings, What,
+};
 pub use worker::WorkerHandle;
 
 /// The programs in the book compile.

@@ -1,14 +1,15 @@
 //! Where log lines go: one place for the command line, the supervisor, the worker and embedding programs.
 //!
 //! ```text
-//!   tracing events ─▶ level filter ─▶ text or JSON lines ─▶ stderr
+//!   tracing events ─▶ level filter ─▶ text or JSON lines ─▶ stderr, stdout
 //!                                                        └▶ file (O_APPEND), opened again on USR1
 //! ```
 //!
 //! [`init`] once at start; [`open`] may fail and belongs into prepare; [`switch`] cannot fail and belongs into
 //! commit; [`reopen`] follows a log rotation: if the new file cannot be opened, lines go on into the old one.
 //!
-//! The level comes from the environment variable `HANDOVER_LOG`: `debug`, or `info,handover_proxy=trace`.
+//! The level is that of the [`Options`], unless the environment variable `HANDOVER_LOG` says one: `debug`, or
+//! `info,handover_proxy=trace`.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -17,10 +18,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use rustix::fs::OFlags;
+use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layered, SubscriberExt as _};
 use tracing_subscriber::{Layer, Registry, reload};
+
+use crate::types::{LogSettings, LogTarget};
 
 /// Environment variable with the level filter, e.g. `info` or `warn,handover_proxy=debug`.
 pub const LEVEL_VARIABLE: &str = "HANDOVER_LOG";
@@ -43,8 +48,20 @@ pub enum Format {
 pub struct Options {
     /// How a line looks.
     pub format: Format,
-    /// A file to append to; `None` is stderr.
-    pub file: Option<PathBuf>,
+    /// Where lines go.
+    pub to: LogTarget,
+    /// The least severe lines that are written; `None` is info. [`LEVEL_VARIABLE`] comes first.
+    pub level: Option<Level>,
+}
+
+impl From<&LogSettings> for Options {
+    fn from(settings: &LogSettings) -> Self {
+        Self {
+            format: if settings.json { Format::Json } else { Format::Text },
+            to: settings.to.clone(),
+            level: settings.level.as_deref().and_then(|level| level.parse().ok()),
+        }
+    }
 }
 
 /// A log file that cannot be opened. What was logged to before goes on.
@@ -62,6 +79,7 @@ pub struct LogError {
 pub struct Sink {
     format: Format,
     out: Out,
+    level: Option<Level>,
 }
 
 /// Opens what `options` name; nothing is logged there yet.
@@ -69,14 +87,15 @@ pub struct Sink {
 /// # Errors
 /// When the file cannot be opened for appending.
 pub fn open(options: &Options) -> Result<Sink, LogError> {
-    let out = match &options.file {
-        None => Out::Stderr,
-        Some(path) => Out::File { path: path.clone(), file: open_file(path)? },
+    let out = match &options.to {
+        LogTarget::Stderr => Out::Stderr,
+        LogTarget::Stdout => Out::Stdout,
+        LogTarget::File(path) => Out::File { path: path.clone(), file: open_file(path)? },
     };
-    Ok(Sink { format: options.format, out })
+    Ok(Sink { format: options.format, out, level: options.level })
 }
 
-/// Starts logging to stderr or a file. The first call of the process decides whether this library logs at all:
+/// Starts logging. The first call of the process decides whether this library logs at all:
 /// a subscriber that the program has set already stays, and is left alone by [`switch`] and [`reopen`] too.
 /// Later calls are [`switch`].
 ///
@@ -90,20 +109,19 @@ pub fn init(options: &Options) -> Result<(), LogError> {
 /// Logs text to stderr, unless the process logs somewhere already.
 pub(crate) fn start_default() {
     if STATE.get().is_none() {
-        start(Format::Text, Out::Stderr);
+        start(Sink { format: Format::Text, out: Out::Stderr, level: None });
     }
 }
 
 /// Logs to `sink` from now on.
 pub fn switch(sink: Sink) {
-    let Sink { format, out } = sink;
     match STATE.get() {
-        Some(state) => state.switch(format, out),
-        None => start(format, out),
+        Some(state) => state.switch(sink),
+        None => start(sink),
     }
 }
 
-/// Opens the log file again by its name, after it was moved away by a rotation. Nothing to do for stderr.
+/// Opens the log file again by its name, after it was moved away by a rotation. Nothing to do for stderr and stdout.
 ///
 /// # Errors
 /// When it cannot be opened; lines go on into the file that was open.
@@ -122,6 +140,8 @@ fn open_file(path: &Path) -> Result<File, LogError> {
         .append(true)
         .create(true)
         .mode(FILE_MODE)
+        // A FIFO that nobody reads is refused; opening it would wait for a reader, and writing to it must not.
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
         .map_err(|source| LogError { path: path.to_owned(), source })
 }
@@ -129,43 +149,52 @@ fn open_file(path: &Path) -> Result<File, LogError> {
 static STATE: OnceLock<State> = OnceLock::new();
 
 type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+type WithLines = Layered<reload::Layer<Lines, Registry>, Registry>;
 
 struct State {
     lines: reload::Handle<Lines, Registry>,
+    levels: reload::Handle<Targets, WithLines>,
     writer: Writer,
 }
 
 impl State {
-    fn switch(&self, format: Format, out: Out) {
+    fn switch(&self, Sink { format, out, level }: Sink) {
         let terminal = out.is_terminal();
         self.writer.0.store(Arc::new(out));
-        // Fails only if the subscriber is gone, and then nobody logs.
+        // Both fail only if the subscriber is gone, and then nobody logs. What is wrong with the variable was said at start.
         let _ = self.lines.reload(lines(format, terminal, self.writer.clone()));
+        let _ = self.levels.reload(levels(asked().as_deref(), level).0);
     }
 }
 
-fn start(format: Format, out: Out) {
+/// The filter that the environment asks for.
+fn asked() -> Option<String> {
+    std::env::var(LEVEL_VARIABLE).ok()
+}
+
+fn start(Sink { format, out, level }: Sink) {
     let terminal = out.is_terminal();
     let writer = Writer(Arc::new(ArcSwap::from_pointee(out)));
-    let (layer, handle) = reload::Layer::new(lines(format, terminal, writer.clone()));
-    let (levels, mistake) = levels(std::env::var(LEVEL_VARIABLE).ok().as_deref());
-    let subscriber = Registry::default().with(layer).with(levels);
+    let (layer, line_handle) = reload::Layer::new(lines(format, terminal, writer.clone()));
+    let (levels, mistake) = levels(asked().as_deref(), level);
+    let (filter, level_handle) = reload::Layer::new(levels);
+    let subscriber = Registry::default().with(layer).with(filter);
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         return; // the program has its own, and keeps it
     }
-    let _ = STATE.set(State { lines: handle, writer });
+    let _ = STATE.set(State { lines: line_handle, levels: level_handle, writer });
     if let Some(mistake) = mistake {
-        tracing::warn!("{LEVEL_VARIABLE} is not understood, logging at level info: {mistake}");
+        tracing::warn!("{LEVEL_VARIABLE} is not understood and not followed: {mistake}");
     }
 }
 
-/// The level filter, and what was wrong with the text it was asked for by.
-fn levels(asked: Option<&str>) -> (Targets, Option<String>) {
-    let info = || Targets::new().with_default(tracing::Level::INFO);
+/// The level filter: what is asked for, else `level`; and what was wrong with what was asked for.
+fn levels(asked: Option<&str>, level: Option<Level>) -> (Targets, Option<String>) {
+    let otherwise = || Targets::new().with_default(level.unwrap_or(Level::INFO));
     match asked.map(str::parse::<Targets>) {
-        None => (info(), None),
+        None => (otherwise(), None),
         Some(Ok(targets)) => (targets, None),
-        Some(Err(error)) => (info(), Some(error.to_string())),
+        Some(Err(error)) => (otherwise(), Some(error.to_string())),
     }
 }
 
@@ -184,12 +213,17 @@ fn lines(format: Format, terminal: bool, writer: Writer) -> Lines {
 #[derive(Debug)]
 enum Out {
     Stderr,
+    Stdout,
     File { path: PathBuf, file: File },
 }
 
 impl Out {
     fn is_terminal(&self) -> bool {
-        matches!(self, Self::Stderr) && io::stderr().is_terminal()
+        match self {
+            Self::Stderr => io::stderr().is_terminal(),
+            Self::Stdout => io::stdout().is_terminal(),
+            Self::File { .. } => false,
+        }
     }
 }
 
@@ -220,12 +254,17 @@ impl Write for OneLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &*self.0 {
             Out::Stderr => io::stderr().write(bytes),
+            // Holds a line back until it ends, so that it goes out in one write.
+            Out::Stdout => io::stdout().write(bytes),
             Out::File { file, .. } => (&*file).write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // neither stderr nor a file holds anything back
+        match &*self.0 {
+            Out::Stdout => io::stdout().flush(),
+            Out::Stderr | Out::File { .. } => Ok(()), // nothing is held back
+        }
     }
 }
 
@@ -235,14 +274,14 @@ mod tests {
 
     #[test]
     fn a_level_that_is_not_understood_falls_back_to_info_and_says_so() {
-        let (targets, mistake) = levels(Some("handover=loud"));
+        let (targets, mistake) = levels(Some("handover=loud"), None);
         assert!(mistake.is_some());
-        assert!(targets.would_enable("handover", &tracing::Level::INFO));
-        assert!(!targets.would_enable("handover", &tracing::Level::DEBUG));
-        let (targets, mistake) = levels(Some("warn,handover_proxy=debug"));
+        assert!(targets.would_enable("handover", &Level::INFO));
+        assert!(!targets.would_enable("handover", &Level::DEBUG));
+        let (targets, mistake) = levels(Some("warn,handover_proxy=debug"), Some(Level::TRACE));
         assert_eq!(mistake, None);
-        assert!(targets.would_enable("handover_proxy", &tracing::Level::DEBUG));
-        assert!(!targets.would_enable("handover", &tracing::Level::INFO));
+        assert!(targets.would_enable("handover_proxy", &Level::DEBUG));
+        assert!(!targets.would_enable("handover", &Level::INFO));
     }
 
     /// One test, because the subscriber belongs to the whole process.
@@ -251,18 +290,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (first, second) = (directory.path().join("first.log"), directory.path().join("second.log"));
         let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-        init(&Options { format: Format::Text, file: Some(first.clone()) }).unwrap();
+        let to = |format, path: &Path, level| Options { format, to: LogTarget::File(path.to_owned()), level };
+        init(&to(Format::Text, &first, None)).unwrap();
         tracing::info!(answer = 42, "one");
         assert!(read(&first).contains("one answer=42"), "{}", read(&first));
         assert!(!read(&first).contains('\u{1b}'), "no colours in a file");
 
         let lost = directory.path().join("nowhere").join("lost.log");
-        let error = init(&Options { format: Format::Text, file: Some(lost) }).unwrap_err();
+        let error = init(&to(Format::Text, &lost, None)).unwrap_err();
         assert!(error.to_string().contains("lost.log"), "{error}");
         tracing::info!("two");
         assert!(read(&first).contains("two"));
 
-        init(&Options { format: Format::Json, file: Some(second.clone()) }).unwrap();
+        init(&to(Format::Json, &second, None)).unwrap();
         tracing::info!(answer = 43, "three");
         let line: serde_json::Value = serde_json::from_str(read(&second).trim()).unwrap();
         assert_eq!((&line["message"], &line["answer"]), (&"three".into(), &43.into()));
@@ -281,5 +321,20 @@ mod tests {
         assert!(reopen().is_err(), "a directory cannot be opened for appending");
         tracing::info!("six");
         assert!(read(&rotated).contains("six"), "lines go on into the old file");
+
+        let debugging = LogSettings { level: Some("debug".to_owned()), ..LogSettings::default() };
+        let debugging = Options { to: LogTarget::File(first.clone()), ..Options::from(&debugging) };
+        for (options, expected) in [
+            (to(Format::Text, &first, Some(Level::WARN)), false),
+            (debugging, true),
+            (to(Format::Text, &first, None), false),
+        ] {
+            std::fs::write(&first, "").unwrap();
+            init(&options).unwrap();
+            tracing::debug!("seven");
+            tracing::warn!("eight");
+            assert_eq!(read(&first).contains("seven"), expected, "{options:?}");
+            assert!(read(&first).contains("eight"));
+        }
     }
 }

@@ -1,4 +1,6 @@
 //! The words that library, supervisor and control API share, under this crate's name.
 
 pub use handover_api::{Change, ChangeKind, Losses, Problem, What};
-pub use handover_supervisor::protocol::{Address, Grant, ListenerSpec, Roles, Settings};
+pub use handover_supervisor::protocol::{
+    Address, Grant, ListenerSpec, LogSettings, LogTarget, Roles, Settings,
+};

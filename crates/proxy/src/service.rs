@@ -16,13 +16,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use handover::logging;
 use handover::{
-    Address, BindError, Bound, Candidate, Change, Drain, DrainEnd, Grant, ListenerSpec, Losses, Prepare,
-    Problem, Roles, Service, Settings, WorkerHandle,
+    Address, BindError, Bound, Candidate, Change, Drain, DrainEnd, Grant, ListenerSpec, LogSettings, Losses,
+    Prepare, Problem, Roles, Service, Settings, WorkerHandle,
 };
 
 use crate::access_log::{self, LogWriter};
 use crate::clock::Ticks;
-use crate::config::{self, Checked, Config, ListenAddress, LogFormat, LogTarget, SystemResolver};
+use crate::config::{self, Checked, Config, ListenAddress, LogFormat, LogLevel, LogTarget, SystemResolver};
 use crate::conn::Shown;
 use crate::event_loop::{Command, Socket};
 use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
@@ -63,6 +63,8 @@ struct Plane {
     threads: Threads,
     sockets: Mutex<Vec<Socket>>,
     next_serial: AtomicU64,
+    /// Of the first generation: what is changed of it takes effect when the server starts anew.
+    first_control: OnceLock<config::Control>,
 }
 
 impl ProxyService {
@@ -131,9 +133,10 @@ impl Service for ProxyService {
             config::parse(&name, &base, &text, &mut read, &mut SystemResolver::default())?;
         let old = plane.shared.published.load_full();
         let changes = config::diff(&old.config, &config);
+        warnings.extend(plane.waits_for_start(&config.control, &spans));
         let drain = config.drain.timeout;
         let mut problems = Vec::new();
-        let log = open_logs(&config, cx.is_dry_run(), &spans, &mut problems, &mut warnings);
+        let log = open_logs(&config, cx.is_dry_run(), &spans, &mut problems);
         let built = Generation::build(config, &routes, Some(&old), &plane.shared.metrics);
         let generation = match built {
             Ok(generation) => generation,
@@ -237,7 +240,30 @@ impl Plane {
             worker,
         };
         let threads = Threads::start(threads, &shared)?;
-        Ok(Self { shared, threads, sockets: Mutex::default(), next_serial: AtomicU64::new(1) })
+        Ok(Self {
+            shared,
+            threads,
+            sockets: Mutex::default(),
+            next_serial: AtomicU64::new(1),
+            first_control: OnceLock::new(),
+        })
+    }
+
+    /// What of a configuration has no effect before the next start.
+    fn waits_for_start(&self, control: &config::Control, spans: &config::Spans) -> Vec<Problem> {
+        let Some(first) = self.first_control.get() else { return Vec::new() };
+        let places = [
+            ("/control/socket", first.socket != control.socket, "the control socket"),
+            ("/control/state", first.state != control.state, "the journal"),
+        ];
+        let changed = places.into_iter().filter(|(_, changed, _)| *changed);
+        changed
+            .map(|(pointer, _, what)| {
+                let detail =
+                    format!("{what} stays where it is: this takes effect at the next start of the server");
+                spans.problem(pointer, &detail)
+            })
+            .collect()
     }
 
     /// Asks for all listeners of a generation. Sockets that serve already stay as they are.
@@ -341,7 +367,6 @@ fn open_logs(
     dry_run: bool,
     spans: &config::Spans,
     problems: &mut Vec<Problem>,
-    warnings: &mut Vec<Problem>,
 ) -> Option<logging::Sink> {
     let access = match &config.log.access {
         Some(LogTarget::File(path)) => Some(path),
@@ -367,20 +392,32 @@ fn open_logs(
         let detail = format!("the access log {} cannot be opened: {error}", path.display());
         problems.push(spans.problem("/log/access", &detail));
     }
-    if config.log.to == LogTarget::Stdout {
-        warnings
-            .push(spans.problem("/log/to", "the log goes to standard error: standard output is not used"));
-    }
-    let format = match config.log.format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
-    };
-    match logging::open(&logging::Options { format, file: own.cloned() }) {
+    match logging::open(&logging::Options::from(&log_settings(&config.log))) {
         Ok(sink) => Some(sink),
         Err(error) => {
             problems.push(spans.problem("/log/to", &error.to_string()));
             None
         }
+    }
+}
+
+/// How supervisor and worker log.
+fn log_settings(log: &config::Log) -> LogSettings {
+    let level = match log.level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    };
+    LogSettings {
+        json: log.format == LogFormat::Json,
+        to: match &log.to {
+            LogTarget::Stderr => handover::LogTarget::Stderr,
+            LogTarget::Stdout => handover::LogTarget::Stdout,
+            LogTarget::File(path) => handover::LogTarget::File(path.clone()),
+        },
+        level: Some(level.to_owned()),
     }
 }
 
@@ -417,6 +454,7 @@ impl Candidate for Ready {
             },
             history: Some(config.control.history as usize),
             drain_limit: Some(config.drain.timeout),
+            log: Some(log_settings(&config.log)),
         }
     }
 
@@ -452,6 +490,7 @@ impl Candidate for Ready {
         if let Some(sink) = log {
             logging::switch(sink);
         }
+        plane.first_control.get_or_init(|| generation.config.control.clone());
         // Held to the end, so that what must be freed of a large generation is not freed by a data thread.
         let before = plane.shared.published.swap(generation);
         let all: Arc<[Socket]> = sockets.clone().into();

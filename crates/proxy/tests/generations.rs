@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Plane, WEB, to_endpoints};
-use handover::{DrainEnd, Service as _};
+use handover::{DrainEnd, LogTarget, Service as _};
 use handover_testkit::origin::Origin;
 use handover_testkit::tunnel::Download;
 use handover_testkit::websocket::WebSocket;
@@ -234,4 +234,41 @@ fn closing_the_listeners_takes_in_who_waits_and_refuses_who_comes_later() {
     let (_, ended) = plane.drain(Duration::from_secs(60));
     client.expect_end();
     assert!(ended.join().unwrap().is_empty());
+}
+
+#[test]
+fn what_waits_for_the_next_start_is_pointed_out_until_it_is_taken_back() {
+    let control = |table: &str| format!("[control]\n{table}\n\n{}", hello("x"));
+    let mut plane = Plane::serve(&control("socket = \"a.sock\"\nstate = \"a\""));
+    for _ in 0..2 {
+        let candidate = plane.prepare(&control("socket = \"b.sock\"\nstate = \"b\"")).unwrap();
+        let warnings = candidate.warnings();
+        let places: Vec<_> =
+            warnings.iter().map(|warning| (warning.line, warning.pointer.as_deref())).collect();
+        assert_eq!(places, [(Some(2), Some("/control/socket")), (Some(3), Some("/control/state"))]);
+        assert!(warnings.iter().all(|warning| warning.detail.contains("next start")), "{warnings:?}");
+        candidate.commit();
+    }
+    let removed = plane.prepare(&control("state = \"a\"")).unwrap().warnings();
+    assert_eq!(removed.len(), 1, "{removed:?}");
+    let back = plane.prepare(&control("socket = \"a.sock\"\nstate = \"a\"\nmode = \"0600\"")).unwrap();
+    assert_eq!(back.warnings(), []);
+}
+
+#[test]
+fn the_supervisor_is_told_how_to_log() {
+    let mut plane = Plane::serve(&hello("x"));
+    let log = |plane: &mut Plane, table: &str| {
+        let candidate = plane.prepare(&format!("{}[log]\n{table}", hello("x"))).unwrap();
+        assert_eq!(candidate.warnings(), []);
+        candidate.settings().log.unwrap()
+    };
+    let settings = log(&mut plane, "to = \"stdout\"\nformat = \"json\"\nlevel = \"debug\"\n");
+    assert_eq!(
+        (settings.json, &settings.to, settings.level.as_deref()),
+        (true, &LogTarget::Stdout, Some("debug"))
+    );
+    let settings = log(&mut plane, "to = \"own.log\"\n");
+    let file = LogTarget::File(plane.workspace.path("own.log"));
+    assert_eq!((settings.json, &settings.to, settings.level.as_deref()), (false, &file, Some("info")));
 }

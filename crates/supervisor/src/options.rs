@@ -8,6 +8,7 @@ use std::sync::Arc;
 use handover_lifecycle::Limits;
 
 use crate::paths;
+use crate::protocol::LogSettings;
 
 /// What a supervisor is started with. [`Options::new`] gives the usual, then set what differs.
 #[derive(Clone)]
@@ -34,6 +35,8 @@ pub struct Options {
     pub next_command: String,
     /// Called on USR1, after the worker was told the same.
     pub reopen_logs: Arc<dyn Fn() + Send + Sync>,
+    /// Called when a generation begins to serve that says how to log.
+    pub apply_log: Arc<dyn Fn(&LogSettings) + Send + Sync>,
 }
 
 impl Options {
@@ -53,6 +56,7 @@ impl Options {
             limits: Limits::DEFAULT,
             banner: true,
             reopen_logs: Arc::new(|| {}),
+            apply_log: Arc::new(|_| {}),
         }
     }
 }

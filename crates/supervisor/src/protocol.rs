@@ -340,6 +340,33 @@ pub struct Settings {
     pub history: Option<usize>,
     /// How long connections may take to end, in a drain or stop that names no limit.
     pub drain_limit: Option<Duration>,
+    /// How the supervisor logs; as before if not given.
+    pub log: Option<LogSettings>,
+}
+
+/// How a process logs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogSettings {
+    /// One JSON object a line instead of text for people.
+    pub json: bool,
+    /// Where to.
+    pub to: LogTarget,
+    /// The least severe lines that are written: `error`, `warn`, `info`, `debug` or `trace`; `info` if not given.
+    pub level: Option<String>,
+}
+
+/// Where log lines go.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogTarget {
+    /// The standard error stream.
+    #[default]
+    Stderr,
+    /// The standard output stream.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
 }
 
 /// Who may do what. A higher role includes those below it.

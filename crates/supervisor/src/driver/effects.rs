@@ -225,6 +225,9 @@ impl Driver {
         if let Some(keep) = settings.history {
             self.parts.scribe.later(move |journal| journal.set_keep(keep));
         }
+        if let Some(log) = &settings.log {
+            (self.parts.options.apply_log)(log);
+        }
         self.parts.settings.send_replace(settings.clone());
     }
 
