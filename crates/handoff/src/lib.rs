@@ -15,6 +15,7 @@
 //! | [`process`] | kept executables, child processes, pidfds, subreaper |
 //! | `reactor` | channels and processes in tokio's event loop (feature `tokio`) |
 //! | [`signals`] | signals that a managed process survives, and reads when it wants |
+//! | [`socket`] | what the kernel still holds of what was written to a socket |
 //! | [`succession`] | how a worker that outlived its supervisor is found by the next one |
 //!
 //! This is the one crate of the workspace that may use `unsafe`. Each block says why it is needed and
@@ -31,6 +32,7 @@ pub mod process;
 #[cfg(feature = "tokio")]
 pub mod reactor;
 pub mod signals;
+pub mod socket;
 pub mod succession;
 
 pub use bundle::Bundle;
