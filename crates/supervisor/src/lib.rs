@@ -26,6 +26,7 @@ mod listeners;
 mod metrics;
 mod operations;
 mod options;
+mod passed;
 pub mod paths;
 pub mod protocol;
 mod scribe;

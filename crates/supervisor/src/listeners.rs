@@ -11,7 +11,7 @@
 //! socket, held by all of them, and closed when the last lets go. So a generation that fails to bind a port takes none
 //! away from the one that serves, and a port that stays is never without its queue of connections.
 //!
-//! Sockets that the service manager passed are used by the generations that name their address, and are kept for good.
+//! Sockets that the service manager passed are used by the generations that name them (`passed.rs`).
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -23,6 +23,7 @@ use handover_handoff::inherit::Inherited;
 use handover_lifecycle::CandidateKey;
 use rustix::io::Errno;
 
+use crate::passed::{Passed, passed_for};
 use crate::protocol::{Address, BindResult, ListenerSpec};
 use crate::sockets::{self, SocketFile, Unbound};
 
@@ -72,29 +73,13 @@ pub(crate) type Binding = (BindResult, Option<(ListenerSpec, Arc<Held>)>);
 pub(crate) struct Listeners {
     serving: Vec<(ListenerSpec, Arc<Held>)>,
     candidates: BTreeMap<CandidateKey, Vec<(ListenerSpec, Arc<Held>)>>,
-    passed: Arc<[Passed]>,
-}
-
-/// A socket from the service manager. It is held for good: whoever binds its address anew would be refused.
-#[derive(Debug)]
-struct Passed {
-    /// Where it listens.
-    address: String,
-    name: String,
-    socket: Arc<OwnedFd>,
+    passed: Arc<[Arc<Passed>]>,
 }
 
 impl Listeners {
     /// With what the service manager passed.
     pub(crate) fn new(inherited: Vec<Inherited>) -> Self {
-        let passed = inherited.into_iter().map(|Inherited { name, socket }| {
-            // Workers accept without blocking; a manager passes blocking sockets unless told otherwise.
-            if let Err(error) = rustix::io::ioctl_fionbio(&socket, true) {
-                tracing::warn!("cannot set the socket {name} from the service manager non-blocking: {error}");
-            }
-            let address = sockets::local_address(&socket).unwrap_or_default();
-            Passed { address, name, socket: Arc::new(socket) }
-        });
+        let passed = inherited.into_iter().map(Passed::new).map(Arc::new);
         Listeners { passed: passed.collect(), ..Listeners::default() }
     }
 
@@ -103,6 +88,10 @@ impl Listeners {
         self.serving = listeners
             .into_iter()
             .map(|(spec, socket)| {
+                // The manager passes it to every supervisor that it starts; its file is the manager's.
+                if let Some(passed) = self.passed.iter().find(|passed| passed.is(&socket)) {
+                    return (spec.clone(), Held::new(spec, passed.socket.clone(), None, true));
+                }
                 let file = match &spec.address {
                     Address::Unix { path, .. } => SocketFile::of(path).ok(),
                     Address::Tcp(_) | Address::Abstract(_) => None,
@@ -127,6 +116,7 @@ impl Listeners {
         let passed = Arc::clone(&self.passed);
         move || {
             let mut free = known.clone();
+            let all = specs.clone();
             let mut bind = |spec: ListenerSpec| {
                 if let Some(found) = free.iter().position(|held| held.fits(&spec)) {
                     // Taken out, with its other references, so that two listeners never share one.
@@ -134,7 +124,7 @@ impl Listeners {
                     free.retain(|other| !Arc::ptr_eq(other, &held));
                     return (BindResult::Bound, (!dry_run).then_some((spec, held)));
                 }
-                bind_new(spec, dry_run, &known, &passed)
+                bind_new(spec, &all, dry_run, &known, &passed)
             };
             specs.into_iter().map(&mut bind).collect()
         }
@@ -187,18 +177,31 @@ impl Listeners {
         self.serving.iter().map(status).collect()
     }
 
-    /// Names and addresses of passed sockets that nobody asked for.
-    pub(crate) fn unused(&self) -> Vec<String> {
-        let used = |passed: &&Passed| self.serving.iter().any(|(_, held)| held.actual == passed.address);
-        let unused = self.passed.iter().filter(|passed| !used(passed));
-        unused.map(|passed| format!("{} ({})", passed.address, passed.name)).collect()
+    /// Closes the passed sockets that nothing wants, and says which.
+    pub(crate) fn close_unwanted(&mut self) -> Vec<String> {
+        let held = || self.serving.iter().chain(self.candidates.values().flatten());
+        let is_wanted = |passed: &Passed| held().any(|(_, held)| Arc::ptr_eq(&held.socket, &passed.socket));
+        let (wanted, unwanted): (Vec<_>, Vec<_>) =
+            self.passed.iter().cloned().partition(|passed| is_wanted(passed));
+        self.passed = wanted.into();
+        unwanted.iter().map(ToString::to_string).collect()
     }
 }
 
-fn bind_new(spec: ListenerSpec, dry_run: bool, known: &[Arc<Held>], passed: &[Passed]) -> Binding {
-    if let Some(passed) = passed.iter().find(|passed| passed.address == spec.address.to_string()) {
-        let held = (!dry_run).then(|| Held::new(spec.clone(), passed.socket.clone(), None, true));
-        return (BindResult::Bound, held.map(|held| (spec, held)));
+fn bind_new(
+    spec: ListenerSpec,
+    all: &[ListenerSpec],
+    dry_run: bool,
+    known: &[Arc<Held>],
+    passed: &[Arc<Passed>],
+) -> Binding {
+    match passed_for(&spec, all, passed) {
+        Err(Unbound { errno, detail }) => return (BindResult::Failed { errno, detail }, None),
+        Ok(Some(passed)) => {
+            let held = (!dry_run).then(|| Held::new(spec.clone(), passed.socket.clone(), None, true));
+            return (BindResult::Bound, held.map(|held| (spec, held)));
+        }
+        Ok(None) => {}
     }
     let bound = if dry_run { check(&spec).map(|()| None) } else { listen(&spec).map(Some) };
     match bound {
@@ -363,16 +366,46 @@ mod tests {
         );
     }
 
+    fn passed(name: &str) -> (Inherited, SocketAddr) {
+        let socket = TcpListener::bind(any()).unwrap();
+        let address = socket.local_addr().unwrap();
+        (Inherited { name: name.to_owned(), socket: socket.into() }, address)
+    }
+
     #[test]
-    fn a_socket_from_the_service_manager_is_used_for_its_address() {
-        let passed = TcpListener::bind(any()).unwrap();
-        let address = passed.local_addr().unwrap();
-        let inherited = Inherited { name: "web.socket".to_owned(), socket: passed.into() };
-        let mut listeners = Listeners::new(vec![inherited]);
-        assert_eq!(listeners.unused(), [format!("{address} (web.socket)")]);
+    fn a_socket_from_the_service_manager_is_used_for_its_address_and_one_that_nobody_wants_is_closed() {
+        let ((web, address), (other, unwanted)) = (passed("web.socket"), passed("other.socket"));
+        let mut listeners = Listeners::new(vec![web, other]);
         bind(&mut listeners, FIRST, vec![tcp("web", address)]);
         listeners.serve(FIRST);
         assert!(listeners.status()[0].inherited);
-        assert!(listeners.unused().is_empty());
+        TcpStream::connect(unwanted).unwrap();
+        assert_eq!(listeners.close_unwanted(), [format!("other.socket ({unwanted})")]);
+        assert!(TcpStream::connect(unwanted).is_err());
+        assert_eq!(listeners.close_unwanted(), [""; 0]);
+        TcpStream::connect(address).unwrap();
+    }
+
+    #[test]
+    fn a_socket_from_the_service_manager_whose_name_says_another_address_is_refused_by_a_dry_run_too() {
+        let (web, address) = passed("web");
+        let listeners = Listeners::new(vec![web]);
+        for dry_run in [false, true] {
+            let bindings = listeners.binder(vec![tcp("web", "127.0.0.2:0".parse().unwrap())], dry_run)();
+            assert!(
+                matches!(&bindings[0].0, BindResult::Failed { detail, .. } if detail.contains(&address.to_string())),
+                "{bindings:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_passed_socket_is_known_again_in_what_is_adopted() {
+        let (web, address) = passed("web");
+        let worker_has = web.socket.try_clone().unwrap();
+        let mut listeners = Listeners::new(vec![web]);
+        listeners.adopt(vec![(tcp("web", address), worker_has)]);
+        assert_eq!(listeners.close_unwanted(), [""; 0]);
+        assert!(listeners.status()[0].inherited);
     }
 }

@@ -154,6 +154,7 @@ impl Driver {
         }
         self.last = Some(operation.clone());
         if operation.kind == Kind::Start {
+            self.close_unwanted();
             self.print_banner(&operation);
         }
         self.tell(EventKind::OperationDone, operation.message.clone(), Some(operation));
@@ -173,15 +174,22 @@ impl Driver {
         });
     }
 
+    /// What the service manager passed and nothing serves would let clients wait for ever.
+    fn close_unwanted(&mut self) {
+        if self.serving.is_none() {
+            return;
+        }
+        for unwanted in self.parts.listeners.close_unwanted() {
+            tracing::warn!(
+                "the service manager passed the socket {unwanted}, and no listener has its name or address: closed"
+            );
+        }
+    }
+
     fn print_banner(&mut self, start: &Operation) {
         let serves = start.outcome.is_some_and(Outcome::is_success);
         let Some(serving) = self.serving.as_ref().filter(|_| serves && !self.banner_printed) else { return };
         self.banner_printed = true;
-        for unused in self.parts.listeners.unused() {
-            tracing::warn!(
-                "nothing serves the socket {unused} that the service manager passed: no listener has its address"
-            );
-        }
         if self.parts.options.banner {
             let listeners = self.parts.listeners.status();
             let control = self.parts.lock.control();

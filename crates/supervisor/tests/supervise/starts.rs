@@ -1,7 +1,7 @@
 //! Starting: what is printed, what is refused, what is left behind.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 
@@ -18,6 +18,8 @@ crate::tests! {
     a_second_supervisor_is_refused_and_the_first_serves_on
     a_stale_control_socket_is_replaced
     sockets_of_the_service_manager_are_used_for_this_process_only
+    a_socket_of_the_service_manager_that_nothing_wants_is_said_and_closed
+    a_socket_of_the_service_manager_with_the_name_of_a_listener_elsewhere_is_refused
     signals_before_the_start_is_over_are_harmless
     stop_during_the_start_ends_it
 }
@@ -86,24 +88,28 @@ fn a_stale_control_socket_is_replaced() {
     assert_eq!(server.control.generation(), 1);
 }
 
+/// Starts a supervisor that is passed a socket with the name `web`.
+fn start_with_socket(workspace: &Workspace, passed: TcpListener, for_it: bool) -> Process {
+    let pid = if for_it { "$$" } else { "$PPID" };
+    let script =
+        format!("exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID={pid}; exec \"$0\"");
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(script).arg(std::env::current_exe().unwrap());
+    for (name, value) in command(workspace).get_envs() {
+        value.into_iter().for_each(|value| {
+            shell.env(name, value);
+        });
+    }
+    Process::try_start_with_input(shell, std::os::fd::OwnedFd::from(passed)).unwrap()
+}
+
 fn sockets_of_the_service_manager_are_used_for_this_process_only() {
     for for_it in [true, false] {
         let passed = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = passed.local_addr().unwrap();
         let workspace = Workspace::new();
         configure(&workspace, &[&format!("listen web {address}"), "body passed"]);
-        let pid = if for_it { "$$" } else { "$PPID" };
-        let script = format!(
-            "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_FDNAMES=web.socket LISTEN_PID={pid}; exec \"$0\""
-        );
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(script).arg(std::env::current_exe().unwrap());
-        for (name, value) in command(&workspace).get_envs() {
-            value.into_iter().for_each(|value| {
-                shell.env(name, value);
-            });
-        }
-        let mut process = Process::try_start_with_input(shell, std::os::fd::OwnedFd::from(passed)).unwrap();
+        let mut process = start_with_socket(&workspace, passed, for_it);
         if !for_it {
             // It is left alone: then the address is in use, by that very descriptor.
             process.wait().expect_code(10);
@@ -116,6 +122,27 @@ fn sockets_of_the_service_manager_are_used_for_this_process_only() {
         let environment = proc::environment(control.worker());
         assert!(!environment.iter().any(|variable| variable.starts_with("LISTEN_")), "{environment:?}");
     }
+}
+
+fn a_socket_of_the_service_manager_that_nothing_wants_is_said_and_closed() {
+    let passed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = passed.local_addr().unwrap();
+    let workspace = Workspace::new();
+    configure(&workspace, &["listen other 127.0.0.1:0"]);
+    let process = start_with_socket(&workspace, passed, true);
+    assert!(process.stdout_line("next: ").is_some(), "{}", process.stderr());
+    assert!(process.stderr().contains(&format!("web ({address})")), "{}", process.stderr());
+    assert!(TcpStream::connect(address).is_err());
+}
+
+fn a_socket_of_the_service_manager_with_the_name_of_a_listener_elsewhere_is_refused() {
+    let passed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = passed.local_addr().unwrap();
+    let workspace = Workspace::new();
+    configure(&workspace, &["listen web 127.0.0.2:0"]);
+    let output = start_with_socket(&workspace, passed, true).wait();
+    output.expect_code(10);
+    assert!(output.stderr.contains(&format!("web ({address})")), "{}", output.stderr);
 }
 
 fn signals_before_the_start_is_over_are_harmless() {
