@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -181,15 +182,16 @@ pub fn executable(pid: u32) -> Option<PathBuf> {
 #[must_use]
 pub fn listeners(port: u16) -> Vec<String> {
     const LISTEN: &str = "0A";
-    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let table = BufReader::new(fs::File::open("/proc/net/tcp").expect("the kernel's table of TCP sockets"));
     let suffix = format!(":{port:04X}");
-    table
-        .lines()
-        .skip(1)
+    // The listening sockets come first; after them may follow tens of thousands of connections.
+    let lines = table.lines().map_while(Result::ok).skip(1);
+    lines
+        .take_while(|line| line.split_whitespace().nth(3) == Some(LISTEN))
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let listens = fields.get(1)?.ends_with(&suffix) && *fields.get(3)? == LISTEN;
-            listens.then(|| format!("socket:[{}]", fields.get(9).copied().unwrap_or_default()))
+            let inode = fields.get(9)?;
+            fields.get(1)?.ends_with(&suffix).then(|| format!("socket:[{inode}]"))
         })
         .collect()
 }

@@ -2,9 +2,13 @@
 //!
 //! The kernel lists listening sockets with their inode numbers in `/proc/net/tcp` and `/proc/net/tcp6`
 //! (proc(5)); which process holds an inode shows in the links below `/proc/<pid>/fd`, as far as we may look.
+//!
+//! In those tables the listening sockets come first. Reading ends with the last of them: behind a busy server follow
+//! tens of thousands of connections and their remains, which take seconds to read.
 
 use std::fmt;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
@@ -52,9 +56,10 @@ pub(crate) fn dual_stack_occupant(wanted: SocketAddr) -> Option<Occupant> {
 }
 
 fn find(table: &str, excludes: impl Fn(SocketAddr) -> bool) -> Option<Occupant> {
-    let text = fs::read_to_string(table).ok()?;
+    let lines = BufReader::new(fs::File::open(table).ok()?).lines().skip(1).map_while(Result::ok);
+    let mut listening = lines.take_while(|line| state(line) == Some(LISTEN));
     let (address, inode) =
-        text.lines().skip(1).filter_map(listening).find(|(address, _)| excludes(*address))?;
+        listening.find_map(|line| address_and_inode(&line).filter(|(at, _)| excludes(*at)))?;
     Some(Occupant { address, owner: holder_of(inode) })
 }
 
@@ -63,13 +68,16 @@ fn overlap(one: IpAddr, other: IpAddr) -> bool {
     one == other || one.is_unspecified() || other.is_unspecified()
 }
 
-/// Address and inode of a line of the kernel's table, if that socket listens.
-fn listening(line: &str) -> Option<(SocketAddr, u64)> {
+/// The state of the socket of a line of the kernel's table.
+fn state(line: &str) -> Option<&str> {
+    line.split_ascii_whitespace().nth(3)
+}
+
+/// The address and the inode of the socket of a line of the kernel's table.
+fn address_and_inode(line: &str) -> Option<(SocketAddr, u64)> {
     let mut fields = line.split_ascii_whitespace();
     let local = fields.nth(1)?;
-    let state = fields.nth(1)?;
-    let inode = fields.nth(5)?.parse().ok()?;
-    (state == LISTEN).then_some(())?;
+    let inode = fields.nth(7)?.parse().ok()?;
     Some((parse_address(local)?, inode))
 }
 
@@ -153,8 +161,11 @@ mod tests {
 
     #[test]
     fn a_line_of_another_shape_is_passed_over() {
-        for line in ["", "x", "0: 0100007F:1F90 00000000:0000 01 0 0 0 0 0 7", "0: Z:1 0:0 0A 0 0 0 0 0 7"] {
-            assert_eq!(listening(line), None, "{line}");
+        for line in ["", "x", "0: 0100007F:1F90 0:0 0A 0 0 0 0 0", "0: Z:1 0:0 0A 0 0 0 0 0 7"] {
+            assert_eq!(address_and_inode(line), None, "{line}");
         }
+        let line = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 7 1";
+        assert_eq!(state(line), Some(LISTEN));
+        assert_eq!(address_and_inode(line), Some(("127.0.0.1:8080".parse().unwrap(), 7)));
     }
 }
