@@ -89,6 +89,19 @@ fn the_program_that_holds_the_port_is_named() {
     }
 }
 
+/// Hazard 42: the worker was executed by a descriptor, and is not called by its number.
+#[test]
+fn the_worker_goes_by_the_name_of_the_program_and_so_does_who_holds_its_port() {
+    let server = Serving::start(handover!(), &fixed("/", "ours"));
+    let name = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    assert_eq!(name(server.handover.worker()), "handover\n");
+    assert_eq!(name(server.handover.pid()), "handover\n");
+    let workspace = Workspace::new();
+    let config = listener("web", &server.port) + &fixed("/", "theirs");
+    let output = Handover::of(handover!(), &workspace).config(config).try_start().unwrap_err();
+    assert!(output.all().contains("held by handover (pid "), "{}", output.all());
+}
+
 /// Asks `/` until told to stop; fails if an answer is older than one that somebody had before the request was sent.
 fn watch(server: &Serving, newest: &AtomicU64, stop: &AtomicBool, kept: bool) {
     let mut connection = Connection::open(server.address());

@@ -290,6 +290,21 @@ fn children() -> io::Result<Vec<u32>> {
     Ok(children)
 }
 
+/// Gives the calling thread the name of this process's program. In the main thread that is the name of the process, for
+/// ps, top and ss: a process that was executed by a descriptor begins with the descriptor's number for a name.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn take_programs_name() -> io::Result<()> {
+    let path = std::fs::read_link("/proc/self/exe")?;
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    // The kernel marks a path that leads nowhere any more.
+    let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
+    // It keeps the first fifteen bytes (PR_SET_NAME, prctl(2)). A path has no NUL byte.
+    let name = std::ffi::CString::new(name).unwrap_or_default();
+    Ok(rustix::thread::set_name(&name)?)
+}
+
 /// Makes descendants of this process that lose their parent its children, so that it can reap them
 /// (PR_SET_CHILD_SUBREAPER, prctl(2)).
 ///

@@ -59,6 +59,9 @@ pub(crate) struct Setup {
 
 /// Serves until told to stop.
 pub(crate) fn run(setup: Setup) -> ExitCode {
+    if let Err(error) = handover_handoff::process::take_programs_name() {
+        tracing::warn!("this process keeps a number for its name: {error}");
+    }
     let control = match begin(setup) {
         Ok(control) => control,
         Err(error) => {
