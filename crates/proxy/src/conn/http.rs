@@ -9,7 +9,7 @@
 //!            │                  │               └──────────▶────────┤
 //!            │ refused: Answer  │ 101                               │ last response
 //!            ▼                  ▼                                   ▼
-//!           Over              Tunnel            over, or Linger: the client has not finished sending,
+//!           Over              Tunnel            over, or Linger: the client may not have finished sending,
 //!                                               and must be able to read the answer before a reset comes
 //! ```
 //!
@@ -24,7 +24,6 @@ use handover_http1::{
     BodyKind, BodyReader, ClientLabel, HeaderStorage, Parsed, Refusal, RequestHead, Version,
     parse_request_head,
 };
-use rustix::net::Shutdown;
 
 use crate::access_log::Line;
 use crate::clock::Ticks;
@@ -36,15 +35,12 @@ use super::answer::Answer;
 use super::client::{Client, Request};
 use super::context::{Cx, Local, LocalListener};
 use super::dial::Dial;
+use super::linger::Linger;
 use super::proxy::Proxy;
 use super::shown::Shown;
 use super::tunnel::Tunnel;
 use super::{End, Fate, Side};
 
-/// After its last answer a client has this long (2 s) to stop sending.
-const LINGER: Ticks = Ticks(20);
-/// … and may send this much.
-const LINGER_BYTES: usize = 1024 * 1024;
 /// A socket that need not be watched yet is, after this long (200 ms): to notice a client that goes away.
 const WATCH_AFTER: Ticks = Ticks(1);
 
@@ -57,10 +53,7 @@ enum Phase {
     },
     Proxy(Proxy),
     Answer(Answer),
-    Linger {
-        left: usize,
-        end: End,
-    },
+    Linger(Linger),
 }
 
 /// What one step brought.
@@ -89,7 +82,7 @@ pub(crate) struct HttpConn {
     phase: Phase,
     /// When it must be looked at.
     deadline: u64,
-    /// The time limit of the phase `Head` or `Linger`.
+    /// The time limit of the phase `Head`.
     phase_limit: u64,
     /// It is not watched yet, and will be at `deadline`.
     unwatched: bool,
@@ -160,7 +153,15 @@ impl HttpConn {
         match self.phase {
             Phase::Head { .. } => !self.client.side.inbuf.is_empty(),
             Phase::Proxy(_) | Phase::Answer(_) => true,
-            Phase::Linger { .. } => false,
+            Phase::Linger(_) => false,
+        }
+    }
+
+    /// See [`super::Conn::loss`].
+    pub(crate) fn is_loss(&self) -> bool {
+        match self.phase {
+            Phase::Linger(_) => Linger::is_loss(&self.client),
+            _ => self.is_busy(),
         }
     }
 
@@ -171,7 +172,7 @@ impl HttpConn {
             Phase::Head { .. } => ("reading", None),
             Phase::Proxy(proxy) => (proxy.state(), Some(proxy.dial())),
             Phase::Answer(_) => ("answering", None),
-            Phase::Linger { .. } => ("closing", None),
+            Phase::Linger(_) => ("closing", None),
         };
         let client = &self.client;
         Shown {
@@ -214,7 +215,7 @@ impl HttpConn {
                 Phase::Head { .. } => self.read_head(cx),
                 Phase::Proxy(proxy) => proxy.run(&mut self.client, cx),
                 Phase::Answer(answer) => answer.run(&mut self.client, cx),
-                Phase::Linger { left, end } => linger(&mut self.client.side, left, *end, cx),
+                Phase::Linger(linger) => linger.run(&mut self.client.side, cx),
             };
             if let Some(fate) = self.apply(step, cx) {
                 return fate;
@@ -244,7 +245,7 @@ impl HttpConn {
             Phase::Head { .. } => Step::Fail(Refusal::new(408, "the request's head did not come in time")),
             Phase::Proxy(proxy) => proxy.expire(&self.client, cx),
             Phase::Answer(_) => Step::Over(End::BodyLimit),
-            Phase::Linger { end, .. } => Step::Over(*end),
+            Phase::Linger(linger) => Step::Over(linger.end()),
         };
         match self.apply(step, cx) {
             Some(fate) => fate,
@@ -255,7 +256,8 @@ impl HttpConn {
     /// The time limit of what it is doing.
     fn limit(&self) -> u64 {
         match &self.phase {
-            Phase::Head { .. } | Phase::Linger { .. } => self.phase_limit,
+            Phase::Head { .. } => self.phase_limit,
+            Phase::Linger(linger) => linger.limit(),
             Phase::Proxy(proxy) => proxy.until(),
             Phase::Answer(answer) => answer.until(),
         }
@@ -277,7 +279,7 @@ impl HttpConn {
             }
             Step::Over(end) => {
                 if self.is_busy() {
-                    self.enter(Phase::Linger { left: 0, end }, cx);
+                    self.enter(Phase::Linger(Linger::none(end)), cx);
                 }
                 Some(Fate::Over(end))
             }
@@ -316,18 +318,12 @@ impl HttpConn {
             let plan = self.client.plan();
             let limit =
                 plan.map(|plan| if self.client.side.inbuf.is_empty() { plan.idle } else { plan.header });
-            self.phase_limit = cx.clock.after(limit.unwrap_or(LINGER));
+            self.phase_limit = cx.clock.after(limit.unwrap_or_default());
             return None;
         }
-        if read && self.client.side.inbuf.is_empty() {
-            self.enter(Phase::Linger { left: 0, end }, cx);
-            return Some(Fate::Over(end));
-        }
-        // What the client still sends would meet a closed socket, and the reset would destroy the answer.
-        self.enter(Phase::Linger { left: LINGER_BYTES, end }, cx);
-        self.phase_limit = cx.clock.after(LINGER);
-        let _ = rustix::net::shutdown(&self.client.side.io, Shutdown::Write);
-        None
+        let linger = Linger::begin(&self.client, read, end, cx);
+        self.enter(Phase::Linger(linger.unwrap_or(Linger::none(end))), cx);
+        if linger.is_some() { None } else { Some(Fate::Over(end)) }
     }
 
     /// Answers with an error of our own.
@@ -363,7 +359,7 @@ impl HttpConn {
                 }
             }
             Phase::Answer(_) => self.client.finish(None, cx),
-            Phase::Head { .. } | Phase::Linger { .. } => {}
+            Phase::Head { .. } | Phase::Linger(_) => {}
         }
     }
 
@@ -518,7 +514,7 @@ impl HttpConn {
 
     /// After [`Fate::Upgraded`]: the same connection as a tunnel.
     pub(crate) fn into_tunnel(mut self: Box<Self>, cx: &mut Cx) -> Result<Tunnel, Box<Self>> {
-        let phase = mem::replace(&mut self.phase, Phase::Linger { left: 0, end: End::Done });
+        let phase = mem::replace(&mut self.phase, Phase::Linger(Linger::none(End::Done)));
         let Phase::Proxy(proxy) = phase else {
             self.phase = phase;
             return Err(self);
@@ -532,7 +528,7 @@ impl HttpConn {
     /// Closes both sockets.
     pub(crate) fn close(mut self, cx: &mut Cx) {
         if self.is_busy() {
-            self.enter(Phase::Linger { left: 0, end: End::Done }, cx);
+            self.enter(Phase::Linger(Linger::none(End::Done)), cx);
         }
         cx.buffers.release(self.client.request.line.buf());
         self.client.side.close(&mut cx.reactor, &mut cx.buffers);
@@ -553,26 +549,6 @@ enum Understood {
     },
     /// The listener does not exist any more.
     Nowhere,
-}
-
-/// Reads what the client still sends, and forgets it.
-fn linger(side: &mut Side, left: &mut usize, end: End, cx: &mut Cx) -> Step {
-    loop {
-        if *left == 0 {
-            return Step::Over(end);
-        }
-        side.inbuf.clear();
-        cx.buffers.ensure_small(&mut side.inbuf);
-        match cx.reactor.recv(&side.io, &mut side.inbuf) {
-            Ok(Received::Bytes(count)) => *left = left.saturating_sub(count),
-            Ok(Received::Blocked) => {
-                side.inbuf.clear();
-                cx.buffers.release(&mut side.inbuf);
-                return Step::Wait;
-            }
-            Ok(Received::End) | Err(_) => return Step::Over(end),
-        }
-    }
 }
 
 /// True if nothing follows the head.

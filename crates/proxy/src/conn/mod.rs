@@ -14,6 +14,7 @@ mod context;
 mod dial;
 mod flow;
 mod http;
+mod linger;
 mod proxy;
 mod shown;
 mod tunnel;
@@ -177,7 +178,7 @@ impl Conn {
     /// What it is lost as when it is cut; `None` if that is no loss.
     pub(crate) fn loss(&self) -> Option<&'static str> {
         match self {
-            Self::Http(http) => http.is_busy().then_some("http request"),
+            Self::Http(http) => http.is_loss().then_some("http request"),
             Self::Tunnel(tunnel) => Some(tunnel.kind().label()),
         }
     }
