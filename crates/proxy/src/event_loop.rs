@@ -7,6 +7,12 @@
 //!   └────────── ticks (100 ms): time limits, pool, logs
 //! ```
 
+mod accept;
+mod commands;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -23,14 +29,15 @@ use crate::clock::Ticks;
 use crate::config::ListenAddress;
 use crate::conn::{Conn, Cx, End, Fate, HttpConn, LocalListener, Shown, Tunnel, TunnelKind};
 use crate::generation::ListenerKind;
+use crate::metrics::Cell;
 use crate::reactor::{ConnKey, Mailbox, Owner, Wheel};
 use crate::spread::Spread;
+
+pub(crate) use accept::Arrival;
 
 /// The most connections accepted from one listener in one turn. It begins with one and doubles while more are waiting, so that a
 /// single new connection does not cost a second, useless `accept`.
 const ACCEPTS_PER_TURN: usize = 16;
-/// Connections taken from the queue of a listener that goes.
-const LAST_ACCEPTS: usize = 4096;
 /// A listener that cannot accept is left alone for so long (100 ms).
 const ACCEPT_PAUSE: Ticks = Ticks(1);
 /// A connection goes to the thread that has fewest if this one has so many more, and an eighth.
@@ -57,8 +64,10 @@ pub(crate) struct Socket {
 pub(crate) enum Command {
     /// Follow the published generation: these are all its sockets. What goes is cut after a time.
     Listen { sockets: Arc<[Socket]>, cut_after: Ticks, done: Sender<()> },
+    /// All threads have obeyed the last [`Command::Listen`]: forget the sockets that went.
+    Sweep { done: Sender<()> },
     /// A connection that another thread accepted.
-    Adopt { serial: u64, fd: OwnedFd, peer: Option<IpAddr> },
+    Adopt(Arrival),
     /// Accept nothing more; close idle connections within `spread`; end the others when their response is out.
     Drain { spread: Ticks, done: Sender<()> },
     /// Accept again.
@@ -96,10 +105,16 @@ pub(crate) struct EventLoop {
     mailbox: Arc<Mailbox<Command>>,
     peers: Arc<Peers>,
     again: Vec<ConnKey>,
+    /// Counted and not yet open, with the place of their listener.
+    arriving: VecDeque<(u32, Arrival)>,
+    /// From other threads, for a listener that this one has not been told of.
+    early: Vec<Arrival>,
     expired: Vec<u32>,
     /// The tick at which paused listeners accept again.
     accept_again: Option<u64>,
     pool_tick: u64,
+    /// Idle connections are closed within this time of a drain's beginning.
+    drain_spread: Ticks,
     spread: Spread,
     running: bool,
 }
@@ -119,9 +134,12 @@ impl EventLoop {
             mailbox,
             peers,
             again: Vec::new(),
+            arriving: VecDeque::new(),
+            early: Vec::new(),
             expired: Vec::new(),
             accept_again: None,
             pool_tick: 0,
+            drain_spread: Ticks(0),
             spread,
             running: true,
         })
@@ -131,34 +149,42 @@ impl EventLoop {
     pub(crate) fn run(mut self) -> bool {
         while self.running {
             let limit = self.wait_limit();
-            let events = match self.cx.reactor.wait(limit) {
-                Ok(events) => events,
-                Err(Errno::INTR) => 0,
+            match self.turn(limit) {
+                Ok(()) | Err(Errno::INTR) => {}
                 Err(errno) => {
                     tracing::error!("a data thread ends: it cannot wait for events: {errno}");
                     return false;
                 }
-            };
-            self.cx.clock.update();
-            for index in 0..events {
-                match self.cx.reactor.event(index) {
-                    Owner::Conn(key) => self.drive(key),
-                    Owner::Idle(number) => self.cx.upstreams.idle_event(number, &mut self.cx.reactor),
-                    Owner::Listener(number) => self.accept_some(number),
-                    Owner::Mailbox => self.obey(),
-                    Owner::Nobody => {}
-                }
             }
-            for key in std::mem::take(&mut self.again) {
-                self.drive(key);
-            }
-            self.keep_time();
         }
         true
     }
 
+    /// Waits for events, at most `limit`, and does everything that follows from them.
+    fn turn(&mut self, limit: Option<Duration>) -> Result<(), Errno> {
+        let events = self.cx.reactor.wait(limit)?;
+        self.cx.clock.update();
+        for index in 0..events {
+            match self.cx.reactor.event(index) {
+                Owner::Conn(key) => self.drive(key),
+                Owner::Idle(number) => self.cx.upstreams.idle_event(number, &mut self.cx.reactor),
+                Owner::Listener(number) => self.accept_some(number),
+                Owner::Mailbox => self.obey(),
+                Owner::Nobody => {}
+            }
+        }
+        if !self.arriving.is_empty() {
+            self.take_in();
+        }
+        for key in std::mem::take(&mut self.again) {
+            self.drive(key);
+        }
+        self.keep_time();
+        Ok(())
+    }
+
     fn wait_limit(&self) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if !self.again.is_empty() || !self.arriving.is_empty() {
             return Some(Duration::ZERO);
         }
         let next_tick = self.cx.clock.tick() + 1;
@@ -209,7 +235,7 @@ impl EventLoop {
     }
 
     fn close(&mut self, key: ConnKey, conn: Conn, end: End) {
-        self.kind_cell(&conn, false);
+        self.kind_cell(&conn).sub(1);
         let listener = conn.listener();
         conn.close(end, &mut self.cx);
         self.cx.leave_listener(listener);
@@ -217,19 +243,16 @@ impl EventLoop {
             place.stamp = place.stamp.wrapping_add(1);
             self.free.push(key.index);
         }
-        if let Some(open) = self.peers.open.get(self.cx.thread) {
-            open.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.uncount_here();
     }
 
-    fn kind_cell(&self, conn: &Conn, opened: bool) {
+    fn kind_cell(&self, conn: &Conn) -> &Cell {
         let cells = self.cx.cells();
-        let cell = match conn {
+        match conn {
             Conn::Http(_) => &cells.http,
             Conn::Tunnel(tunnel) if tunnel.kind() == TunnelKind::Tcp => &cells.tcp,
             Conn::Tunnel(_) => &cells.websocket,
-        };
-        if opened { cell.add(1) } else { cell.sub(1) }
+        }
     }
 
     fn keep_time(&mut self) {
@@ -263,321 +286,4 @@ impl EventLoop {
         cells.idle_upstream.set(self.cx.upstreams.idle_count() as u64);
         cells.buffer_bytes.set(self.cx.buffers.bytes_out() as u64);
     }
-
-    // ---- Accepting -------------------------------------------------------------------------------------------------
-
-    /// Watches every listener that should accept and is not watched.
-    fn watch_listeners(&mut self) {
-        if self.cx.draining {
-            return;
-        }
-        for number in 0..self.cx.listeners.capacity() {
-            let Some(listener) = self.cx.listeners.get_mut(number) else { continue };
-            let (None, false, Some(socket)) = (listener.watched, listener.removed, &listener.socket) else {
-                continue;
-            };
-            let Ok(owner) = u32::try_from(number).map(Owner::Listener) else { continue };
-            match self.cx.reactor.watch(&**socket, owner, true) {
-                Ok(slot) => listener.watched = Some(slot),
-                Err(errno) => {
-                    tracing::error!(listener = %listener.name, "cannot watch {}: {errno}", listener.address);
-                    self.accept_again = Some(self.cx.clock.after(ACCEPT_PAUSE));
-                }
-            }
-        }
-    }
-
-    fn unwatch(&mut self, number: usize) {
-        let Some(listener) = self.cx.listeners.get_mut(number) else { return };
-        if let (Some(slot), Some(socket)) = (listener.watched.take(), &listener.socket) {
-            self.cx.reactor.unwatch(&**socket, slot);
-        }
-    }
-
-    /// Stops accepting on a listener for a moment: connections wait in its queue.
-    fn pause(&mut self, number: u32) {
-        self.unwatch(number as usize);
-        self.accept_again = Some(self.cx.clock.after(ACCEPT_PAUSE));
-    }
-
-    /// A listener has connections waiting: it is level-triggered, and says so again if they are not all taken.
-    fn accept_some(&mut self, number: u32) {
-        let Some(listener) = self.cx.listener(number) else { return };
-        let burst = listener.burst.get().clamp(1, ACCEPTS_PER_TURN);
-        let emptied = self.accept(number, burst);
-        if let Some(listener) = self.cx.listener(number) {
-            listener.burst.set(if emptied { burst / 2 } else { burst * 2 });
-        }
-    }
-
-    /// Takes up to `limit` connections; true if the queue was emptied, or accepting is paused.
-    fn accept(&mut self, number: u32, limit: usize) -> bool {
-        for _ in 0..limit {
-            let Some(listener) = self.cx.listener(number) else { return true };
-            let (Some(plan), Some(socket)) = (listener.plan(), &listener.socket) else { return true };
-            if listener.open_everywhere.load(Ordering::Relaxed) >= plan.connections {
-                plan.cells.of(self.cx.thread).full.add(1);
-                self.pause(number);
-                return true;
-            }
-            match acceptfrom_with(&**socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((fd, peer)) => {
-                    let serial = listener.serial;
-                    self.place(number, serial, fd, ip_of(peer));
-                }
-                Err(Errno::AGAIN) => return true,
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(errno) => {
-                    let cells = self.cx.cells();
-                    if cells.accept_errors.get() == 0 {
-                        tracing::warn!(
-                            listener = %listener.name,
-                            "cannot accept connections: {errno}; those that wait are tried again every 100 ms \
-                             (this is said once; see the metric accept_errors)"
-                        );
-                    }
-                    cells.accept_errors.add(1);
-                    self.pause(number);
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
-    /// Takes a connection, or gives it to the thread that has fewest.
-    fn place(&mut self, number: u32, serial: u64, fd: OwnedFd, peer: Option<IpAddr>) {
-        let own = self.peers.open.get(self.cx.thread).map_or(0, |open| open.load(Ordering::Relaxed));
-        let fewest = self
-            .peers
-            .open
-            .iter()
-            .enumerate()
-            .map(|(thread, open)| (open.load(Ordering::Relaxed), thread))
-            .min();
-        if let Some((count, thread)) = fewest
-            && own > count + IMBALANCE + count / 8
-            && let (Some(mailbox), Some(open)) =
-                (self.peers.mailboxes.get(thread), self.peers.open.get(thread))
-        {
-            // Counted at once, so that a burst does not all go to the same thread.
-            open.fetch_add(1, Ordering::Relaxed);
-            mailbox.send(Command::Adopt { serial, fd, peer });
-            return;
-        }
-        if let Some(open) = self.peers.open.get(self.cx.thread) {
-            open.fetch_add(1, Ordering::Relaxed);
-        }
-        self.open(number, fd, peer);
-    }
-
-    /// Makes a connection of a socket and lets it run.
-    fn open(&mut self, number: u32, fd: OwnedFd, peer: Option<IpAddr>) {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                let index = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-                self.places.push(Place { stamp: 0, conn: None });
-                index
-            }
-        };
-        let stamp = self.places.get(index as usize).map_or(0, |place| place.stamp);
-        let key = ConnKey { index, stamp };
-        let io = self.cx.reactor.adopt(fd, Owner::Conn(key), true);
-        let is_tcp = self.cx.listener(number).and_then(LocalListener::plan).map(|plan| {
-            plan.cells.of(self.cx.thread).accepted.add(1);
-            plan.cells.of(self.cx.thread).open.add(1);
-            matches!(plan.kind, ListenerKind::Tcp(_))
-        });
-        let conn = match is_tcp {
-            Some(true) => {
-                Tunnel::tcp(key, io, peer, number, &self.cx).map(|tunnel| Conn::Tunnel(Box::new(tunnel)))
-            }
-            Some(false) => {
-                HttpConn::new(key, io, peer, number, &self.cx).map(|http| Conn::Http(Box::new(http)))
-            }
-            None => Err(io),
-        };
-        match conn {
-            Ok(mut conn) => {
-                if let Some(listener) = self.cx.listener(number) {
-                    listener.open.set(listener.open.get() + 1);
-                    listener.open_everywhere.fetch_add(1, Ordering::Relaxed);
-                }
-                self.kind_cell(&conn, true);
-                let fate = conn.run(&mut self.cx);
-                self.settle(key, conn, fate);
-            }
-            Err(io) => {
-                self.cx.reactor.close(io);
-                self.free.push(index);
-                if let Some(open) = self.peers.open.get(self.cx.thread) {
-                    open.fetch_sub(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    // ---- Commands --------------------------------------------------------------------------------------------------
-
-    fn obey(&mut self) {
-        for command in self.mailbox.take() {
-            match command {
-                Command::Adopt { serial, fd, peer } => self.adopt(serial, fd, peer),
-                Command::Listen { sockets, cut_after, done } => {
-                    self.listen(&sockets, cut_after);
-                    drop(done);
-                }
-                Command::Drain { spread, done } => {
-                    self.drain(spread);
-                    drop(done);
-                }
-                Command::Resume { done } => {
-                    self.cx.draining = false;
-                    for place in &mut self.places {
-                        if let Some(conn) = &mut place.conn {
-                            conn.unretire(&self.cx);
-                        }
-                    }
-                    self.watch_listeners();
-                    drop(done);
-                }
-                Command::CloseListeners { done } => {
-                    self.close_listeners();
-                    drop(done);
-                }
-                Command::Show { left, shown } => {
-                    let _ = shown.send(self.show(&left));
-                }
-                Command::Cut { losses } => {
-                    // Who asked may have given up waiting.
-                    let _ = losses.send(self.cut());
-                }
-                Command::Stop => self.running = false,
-            }
-        }
-    }
-
-    fn adopt(&mut self, serial: u64, fd: OwnedFd, peer: Option<IpAddr>) {
-        let number = self.cx.listeners.iter().find(|(_, listener)| listener.serial == serial).map(|(n, _)| n);
-        match number.and_then(|number| u32::try_from(number).ok()) {
-            Some(number) => self.open(number, fd, peer),
-            None => {
-                // Its listener went, and with it the last connection, while it was on its way.
-                if let Some(open) = self.peers.open.get(self.cx.thread) {
-                    open.fetch_sub(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    /// Follows the published generation and its sockets.
-    fn listen(&mut self, sockets: &[Socket], cut_after: Ticks) {
-        self.cx.refresh();
-        let mut gone = Vec::new();
-        for number in 0..self.cx.listeners.capacity() {
-            let Some(listener) = self.cx.listeners.get_mut(number) else { continue };
-            let stays = !listener.removed && sockets.iter().any(|socket| socket.serial == listener.serial);
-            if !stays && listener.socket.is_some() {
-                gone.push(number);
-            }
-        }
-        for number in gone {
-            self.retire_listener(number, cut_after);
-        }
-        let local = Rc::clone(self.cx.local());
-        for socket in sockets {
-            let known = |(_, listener): (usize, &LocalListener)| {
-                listener.serial == socket.serial && !listener.removed
-            };
-            if self.cx.listeners.iter().any(known) {
-                continue;
-            }
-            let Some(position) = local.generation.listener_at(&socket.name, &socket.address) else {
-                continue;
-            };
-            self.cx.listeners.insert(LocalListener::new(socket, Rc::clone(&local), position));
-        }
-        self.watch_listeners();
-    }
-
-    /// A listener goes: what waits in its queue is taken in, what is open ends by itself or is cut.
-    fn retire_listener(&mut self, number: usize, cut_after: Ticks) {
-        let Ok(short) = u32::try_from(number) else { return };
-        let _ = self.accept(short, LAST_ACCEPTS);
-        self.unwatch(number);
-        if let Some(listener) = self.cx.listeners.get_mut(number) {
-            listener.removed = true;
-            listener.socket = None;
-            if listener.open.get() == 0 {
-                self.cx.listeners.remove(number);
-                return;
-            }
-        }
-        let cut_at = self.cx.clock.after(cut_after);
-        self.retire_conns(Some(short), RETIRE_SPREAD, Some(cut_at));
-    }
-
-    fn retire_conns(&mut self, listener: Option<u32>, spread: Ticks, cut_at: Option<u64>) {
-        for (index, place) in self.places.iter_mut().enumerate() {
-            let Some(conn) = &mut place.conn else { continue };
-            if listener.is_some_and(|listener| conn.listener() != listener) {
-                continue;
-            }
-            let idle_until = self.cx.clock.after(self.spread.within(spread));
-            conn.retire(idle_until, cut_at);
-            if let Ok(index) = u32::try_from(index) {
-                self.wheel.arm(index, conn.deadline());
-            }
-        }
-    }
-
-    fn drain(&mut self, spread: Ticks) {
-        self.cx.draining = true;
-        for number in 0..self.cx.listeners.capacity() {
-            self.unwatch(number);
-        }
-        self.retire_conns(None, spread, None);
-    }
-
-    fn close_listeners(&mut self) {
-        for number in 0..self.cx.listeners.capacity() {
-            let Ok(short) = u32::try_from(number) else { continue };
-            let _ = self.accept(short, LAST_ACCEPTS);
-            self.unwatch(number);
-            if let Some(listener) = self.cx.listeners.get_mut(number) {
-                listener.socket = None;
-            }
-        }
-    }
-
-    fn show(&self, left: &AtomicUsize) -> Vec<Shown> {
-        let one_less = |left: usize| left.checked_sub(1);
-        let open = self.places.iter().filter_map(|place| place.conn.as_ref());
-        open.take_while(|_| left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok())
-            .map(|conn| conn.show(&self.cx))
-            .collect()
-    }
-
-    fn cut(&mut self) -> Losses {
-        let mut losses = Losses::default();
-        for index in 0..self.places.len() {
-            let Some(place) = self.places.get_mut(index) else { continue };
-            let stamp = place.stamp;
-            let (Some(conn), Ok(index)) = (place.conn.take(), u32::try_from(index)) else { continue };
-            if let Some(kind) = conn.loss() {
-                losses.add(kind, 1);
-            }
-            self.close(ConnKey { index, stamp }, conn, End::Cut);
-        }
-        let dropped = self.cx.log.flush();
-        self.cx.cells().log_dropped.add(dropped);
-        losses
-    }
-}
-
-/// The peer's IP address; IPv4 addresses as such also where they came in on an IPv6 socket.
-fn ip_of(peer: Option<SocketAddrAny>) -> Option<IpAddr> {
-    let address = std::net::SocketAddr::try_from(peer?).ok()?;
-    Some(address.ip().to_canonical())
 }

@@ -18,6 +18,8 @@ use crate::routes::{RouteTable, Routes};
 
 /// The name under which the metrics listener appears.
 pub(crate) const METRICS_LISTENER: &str = "metrics";
+/// Connections that may wait on the metrics listener.
+const METRICS_BACKLOG: u32 = 128;
 
 /// Everything that is served, in the form in which requests need it.
 #[derive(Debug)]
@@ -196,6 +198,11 @@ impl Generation {
             (None, Some(metrics)) if position == self.config.listeners.len() => &metrics.addresses,
             _ => &[],
         }
+    }
+
+    /// How many connections may wait in the queue of the listener at this position.
+    pub(crate) fn backlog(&self, position: usize) -> u32 {
+        self.config.listeners.get(position).map_or(METRICS_BACKLOG, |listener| listener.backlog)
     }
 
     /// Number of routes that exist on the listener at this position.

@@ -335,7 +335,8 @@ impl Table {
 impl EncodeMetric for Table {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         for (labels, value) in &self.rows {
-            let signed = i64::try_from(*value).unwrap_or(i64::MAX);
+            // Threads are read one after the other: what moved meanwhile may be counted out and not in.
+            let signed = value.cast_signed().max(0);
             match (self.gauge, labels.is_empty()) {
                 (true, true) => encoder.encode_gauge(&signed)?,
                 (false, true) => encoder.encode_counter::<NoLabelSet, _, u64>(value, None)?,

@@ -276,8 +276,7 @@ impl Plane {
     ) -> Vec<Socket> {
         let mut wanted = Vec::new();
         for (position, listener) in generation.listeners.iter().enumerate() {
-            let backlog =
-                generation.config.listeners.get(position).map_or(METRICS_BACKLOG, |plan| plan.backlog);
+            let backlog = generation.backlog(position);
             for (index, address) in generation.addresses(position).iter().enumerate() {
                 let metrics = matches!(listener.kind, ListenerKind::Metrics(_));
                 wanted.push((Arc::clone(&listener.name), index, address.clone(), backlog, metrics));
@@ -340,9 +339,6 @@ impl Plane {
         Socket { serial, name, address, fd: Arc::new(fd), open }
     }
 }
-
-/// Connections that may wait on the metrics listener.
-const METRICS_BACKLOG: u32 = 128;
 
 /// Two descriptors of one socket have the same inode.
 fn is_same_socket(a: &OwnedFd, b: &OwnedFd) -> bool {
@@ -496,6 +492,7 @@ impl Candidate for Ready {
         let all: Arc<[Socket]> = sockets.clone().into();
         let cut_after = Ticks::from(drain);
         plane.threads.ask(|done| Command::Listen { sockets: Arc::clone(&all), cut_after, done });
+        plane.threads.ask(|done| Command::Sweep { done });
         *plane.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
         drop(before);
         plane.shared.metrics.prune();

@@ -49,6 +49,10 @@ pub(crate) struct LocalListener {
     pub(crate) position: usize,
     /// No generation has it any more: what is open ends by itself.
     pub(crate) removed: bool,
+    /// Removed, and none of its connections is on its way from another thread any more.
+    pub(crate) settled: bool,
+    /// Removed: what is open then is cut.
+    pub(crate) cut_at: Option<u64>,
 }
 
 impl LocalListener {
@@ -66,6 +70,8 @@ impl LocalListener {
             local,
             position,
             removed: false,
+            settled: false,
+            cut_at: None,
         }
     }
 
@@ -187,7 +193,7 @@ impl Cx {
         if let Some(plan) = listener.plan() {
             plan.cells.of(self.thread).open.sub(1);
         }
-        if listener.removed && listener.socket.is_none() && listener.open.get() == 0 {
+        if listener.settled && listener.open.get() == 0 {
             self.listeners.remove(number as usize);
         }
     }

@@ -205,6 +205,16 @@ impl Reactor {
         drop(io.fd);
     }
 
+    /// Lets go of a socket that stays open: nothing comes for it here any more.
+    pub(crate) fn release(&mut self, io: Io) -> OwnedFd {
+        if self.is_registered(&io) {
+            // It can only fail if it is not watched.
+            let _ = epoll::delete(&self.epoll, &io);
+        }
+        self.retire(io.slot);
+        io.fd
+    }
+
     fn retire(&mut self, slot: u32) {
         if let Some(place) = self.slots.get_mut(slot as usize) {
             place.stamp = place.stamp.wrapping_add(1);

@@ -1,0 +1,283 @@
+//! Connections come in: from a listener's queue, or from another thread.
+//!
+//! ```text
+//!   queue ─accept, counted─▶ placed ──here──────────────────────────────▶ open
+//!     │                        └──elsewhere──▶ mailbox ──▶ arriving ──▶ open there
+//!     └─the listener goes: all at once────────────────────────┘
+//! ```
+//!
+//! A connection is counted by the thread that accepts it and counted out by the thread where it ends: it is never missing
+//! while it is on its way, and only sums over all threads mean anything.
+
+use super::*;
+
+/// Connections that have arrived and are opened in one turn, so that events and commands get theirs.
+const ARRIVALS_PER_TURN: usize = 64;
+
+/// A connection that is counted and not yet open.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    /// The socket that it came in on.
+    pub(super) serial: u64,
+    /// It is no HTTP connection.
+    pub(super) tcp: bool,
+    pub(super) fd: OwnedFd,
+    pub(super) peer: Option<IpAddr>,
+}
+
+/// What a look into a listener's queue brought.
+enum Accepted {
+    One(Arrival),
+    /// One that had gone again.
+    Gone,
+    /// Nothing waits, or accepting is paused.
+    Nothing,
+}
+
+impl EventLoop {
+    /// Watches every listener that should accept and is not watched.
+    pub(super) fn watch_listeners(&mut self) {
+        if self.cx.draining {
+            return;
+        }
+        for number in 0..self.cx.listeners.capacity() {
+            let Some(listener) = self.cx.listeners.get_mut(number) else { continue };
+            let (None, false, Some(socket)) = (listener.watched, listener.removed, &listener.socket) else {
+                continue;
+            };
+            let Ok(owner) = u32::try_from(number).map(Owner::Listener) else { continue };
+            match self.cx.reactor.watch(&**socket, owner, true) {
+                Ok(slot) => listener.watched = Some(slot),
+                Err(errno) => {
+                    tracing::error!(listener = %listener.name, "cannot watch {}: {errno}", listener.address);
+                    self.accept_again = Some(self.cx.clock.after(ACCEPT_PAUSE));
+                }
+            }
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, number: usize) {
+        let Some(listener) = self.cx.listeners.get_mut(number) else { return };
+        if let (Some(slot), Some(socket)) = (listener.watched.take(), &listener.socket) {
+            self.cx.reactor.unwatch(&**socket, slot);
+        }
+    }
+
+    /// Stops accepting on a listener for a moment: connections wait in its queue.
+    fn pause(&mut self, number: u32) {
+        self.unwatch(number as usize);
+        self.accept_again = Some(self.cx.clock.after(ACCEPT_PAUSE));
+    }
+
+    /// A listener has connections waiting: it is level-triggered, and says so again if they are not all taken.
+    pub(super) fn accept_some(&mut self, number: u32) {
+        let Some(listener) = self.cx.listener(number) else { return };
+        let burst = listener.burst.get().clamp(1, ACCEPTS_PER_TURN);
+        let emptied = self.accept(number, burst);
+        if let Some(listener) = self.cx.listener(number) {
+            listener.burst.set(if emptied { burst / 2 } else { burst * 2 });
+        }
+    }
+
+    /// Takes up to `limit` connections; true if the queue was emptied, or accepting is paused.
+    fn accept(&mut self, number: u32, limit: usize) -> bool {
+        for _ in 0..limit {
+            match self.accept_one(number) {
+                Accepted::One(arrival) => self.place(number, arrival),
+                Accepted::Gone => {}
+                Accepted::Nothing => return true,
+            }
+        }
+        false
+    }
+
+    /// Takes all that waits in the queue of a listener that goes, and opens it later: taking is so much faster than opening that the
+    /// queue is empty soon even while more arrive. At most what the queue can hold, which is what was there before, is taken.
+    pub(super) fn accept_last(&mut self, number: u32) {
+        let Some(listener) = self.cx.listener(number) else { return };
+        let most = listener.local.generation.backlog(listener.position).saturating_add(1);
+        for _ in 0..most {
+            match self.accept_one(number) {
+                Accepted::One(arrival) => {
+                    self.count_here();
+                    self.arrive(number, arrival);
+                }
+                Accepted::Gone => {}
+                Accepted::Nothing => return,
+            }
+        }
+    }
+
+    fn accept_one(&mut self, number: u32) -> Accepted {
+        let Some(listener) = self.cx.listener(number) else { return Accepted::Nothing };
+        let (Some(plan), Some(socket)) = (listener.plan(), &listener.socket) else {
+            return Accepted::Nothing;
+        };
+        if listener.open_everywhere.load(Ordering::Relaxed) >= plan.connections {
+            plan.cells.of(self.cx.thread).full.add(1);
+            self.pause(number);
+            return Accepted::Nothing;
+        }
+        match acceptfrom_with(&**socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((fd, peer)) => {
+                let tcp = matches!(plan.kind, ListenerKind::Tcp(_));
+                plan.cells.of(self.cx.thread).accepted.add(1);
+                plan.cells.of(self.cx.thread).open.add(1);
+                listener.open_everywhere.fetch_add(1, Ordering::Relaxed);
+                self.kind_of_arrival(tcp).add(1);
+                Accepted::One(Arrival { serial: listener.serial, tcp, fd, peer: ip_of(peer) })
+            }
+            Err(Errno::AGAIN) => Accepted::Nothing,
+            Err(Errno::INTR | Errno::CONNABORTED) => Accepted::Gone,
+            Err(errno) => {
+                let cells = self.cx.cells();
+                if cells.accept_errors.get() == 0 {
+                    tracing::warn!(
+                        listener = %listener.name,
+                        "cannot accept connections: {errno}; those that wait are tried again every 100 ms \
+                         (this is said once; see the metric accept_errors)"
+                    );
+                }
+                cells.accept_errors.add(1);
+                self.pause(number);
+                Accepted::Nothing
+            }
+        }
+    }
+
+    fn kind_of_arrival(&self, tcp: bool) -> &Cell {
+        let cells = self.cx.cells();
+        if tcp { &cells.tcp } else { &cells.http }
+    }
+
+    /// One more is, or is about to be, open on this thread.
+    fn count_here(&self) {
+        if let Some(open) = self.peers.open.get(self.cx.thread) {
+            open.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One fewer is open on this thread.
+    pub(super) fn uncount_here(&self) {
+        if let Some(open) = self.peers.open.get(self.cx.thread) {
+            open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The thread with the fewest connections, if it has clearly fewer than this one.
+    fn better_place(&self) -> Option<usize> {
+        let own = self.peers.open.get(self.cx.thread)?.load(Ordering::Relaxed);
+        let others = self.peers.open.iter().enumerate();
+        let (count, thread) = others.map(|(thread, open)| (open.load(Ordering::Relaxed), thread)).min()?;
+        (own > count + IMBALANCE + count / 8).then_some(thread)
+    }
+
+    /// Gives a connection to another thread.
+    fn send_away(&self, thread: usize, arrival: Arrival) {
+        let (Some(mailbox), Some(open)) = (self.peers.mailboxes.get(thread), self.peers.open.get(thread))
+        else {
+            return;
+        };
+        // Counted at once, so that a burst does not all go to the same thread.
+        open.fetch_add(1, Ordering::Relaxed);
+        mailbox.send(Command::Adopt(arrival));
+    }
+
+    /// Takes a connection, or gives it to the thread that has fewest.
+    fn place(&mut self, number: u32, arrival: Arrival) {
+        if let Some(thread) = self.better_place() {
+            self.send_away(thread, arrival);
+            return;
+        }
+        self.count_here();
+        if let Some(listener) = self.cx.listener(number) {
+            listener.open.set(listener.open.get() + 1);
+        }
+        self.open(number, arrival);
+    }
+
+    /// A connection has come to this thread, and is opened soon.
+    fn arrive(&mut self, number: u32, arrival: Arrival) {
+        if let Some(listener) = self.cx.listener(number) {
+            listener.open.set(listener.open.get() + 1);
+        }
+        self.arriving.push_back((number, arrival));
+    }
+
+    /// A connection has come from another thread. That one may have been told of the listener before this one: then it waits.
+    pub(super) fn adopt(&mut self, arrival: Arrival) {
+        let mut listeners = self.cx.listeners.iter();
+        let number = listeners.find(|(_, listener)| listener.serial == arrival.serial).map(|(n, _)| n);
+        match number.and_then(|number| u32::try_from(number).ok()) {
+            Some(number) => self.arrive(number, arrival),
+            None => self.early.push(arrival),
+        }
+    }
+
+    /// Opens some of what has arrived.
+    pub(super) fn take_in(&mut self) {
+        for _ in 0..ARRIVALS_PER_TURN {
+            let Some((number, arrival)) = self.arriving.pop_front() else { return };
+            self.open(number, arrival);
+        }
+    }
+
+    /// Counts out what has arrived and will not be opened.
+    pub(super) fn turn_away(&mut self, number: Option<u32>, arrival: &Arrival) {
+        self.kind_of_arrival(arrival.tcp).sub(1);
+        if let Some(number) = number {
+            self.cx.leave_listener(number);
+        }
+        self.uncount_here();
+    }
+
+    /// Makes a connection of a socket and lets it run.
+    fn open(&mut self, number: u32, arrival: Arrival) {
+        let Arrival { serial, tcp, fd, peer } = arrival;
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                let index = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
+                self.places.push(Place { stamp: 0, conn: None });
+                index
+            }
+        };
+        let stamp = self.places.get(index as usize).map_or(0, |place| place.stamp);
+        let key = ConnKey { index, stamp };
+        let io = self.cx.reactor.adopt(fd, Owner::Conn(key), true);
+        let conn = if tcp {
+            Tunnel::tcp(key, io, peer, number, &self.cx).map(|tunnel| Conn::Tunnel(Box::new(tunnel)))
+        } else {
+            HttpConn::new(key, io, peer, number, &self.cx).map(|http| Conn::Http(Box::new(http)))
+        };
+        match conn {
+            Ok(mut conn) => {
+                self.retire_if_late(number, &mut conn);
+                let fate = conn.run(&mut self.cx);
+                self.settle(key, conn, fate);
+            }
+            Err(io) => {
+                let arrival = Arrival { serial, tcp, fd: self.cx.reactor.release(io), peer };
+                self.turn_away(Some(number), &arrival);
+                self.free.push(index);
+            }
+        }
+    }
+
+    /// What is opened after its listener went, or while the server drains, ends like what was open then.
+    fn retire_if_late(&self, number: u32, conn: &mut Conn) {
+        let Some(listener) = self.cx.listener(number) else { return };
+        if listener.cut_at.is_some() {
+            conn.retire(self.cx.clock.after(RETIRE_SPREAD), listener.cut_at);
+        }
+        if self.cx.draining {
+            conn.retire(self.cx.clock.after(self.drain_spread), None);
+        }
+    }
+}
+
+/// The peer's IP address; IPv4 addresses as such also where they came in on an IPv6 socket.
+fn ip_of(peer: Option<SocketAddrAny>) -> Option<IpAddr> {
+    let address = std::net::SocketAddr::try_from(peer?).ok()?;
+    Some(address.ip().to_canonical())
+}

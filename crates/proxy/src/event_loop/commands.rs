@@ -1,0 +1,181 @@
+//! What other threads ask for.
+//!
+//! ```text
+//!   a listener goes:  Listen ──▶ its queue is taken in, what is open is retired; the entry stays, because connections that other
+//!                     threads accepted may still be on their way
+//!                     Sweep  ──▶ sent when all threads have obeyed Listen, so behind all of those: the entry goes
+//!                     with its last connection
+//! ```
+
+use super::*;
+
+impl EventLoop {
+    pub(super) fn obey(&mut self) {
+        for command in self.mailbox.take() {
+            match command {
+                Command::Adopt(arrival) => self.adopt(arrival),
+                Command::Listen { sockets, cut_after, done } => {
+                    self.listen(&sockets, cut_after);
+                    drop(done);
+                }
+                Command::Sweep { done } => {
+                    self.sweep();
+                    drop(done);
+                }
+                Command::Drain { spread, done } => {
+                    self.drain(spread);
+                    drop(done);
+                }
+                Command::Resume { done } => {
+                    self.cx.draining = false;
+                    for place in &mut self.places {
+                        if let Some(conn) = &mut place.conn {
+                            conn.unretire(&self.cx);
+                        }
+                    }
+                    self.watch_listeners();
+                    drop(done);
+                }
+                Command::CloseListeners { done } => {
+                    self.close_listeners();
+                    drop(done);
+                }
+                Command::Show { left, shown } => {
+                    let _ = shown.send(self.show(&left));
+                }
+                Command::Cut { losses } => {
+                    // Who asked may have given up waiting.
+                    let _ = losses.send(self.cut());
+                }
+                Command::Stop => self.running = false,
+            }
+        }
+    }
+
+    /// Follows the published generation and its sockets.
+    fn listen(&mut self, sockets: &[Socket], cut_after: Ticks) {
+        self.cx.refresh();
+        let mut gone = Vec::new();
+        for number in 0..self.cx.listeners.capacity() {
+            let Some(listener) = self.cx.listeners.get_mut(number) else { continue };
+            let stays = !listener.removed && sockets.iter().any(|socket| socket.serial == listener.serial);
+            if !stays && listener.socket.is_some() {
+                gone.push(number);
+            }
+        }
+        for number in gone {
+            self.retire_listener(number, cut_after);
+        }
+        let local = Rc::clone(self.cx.local());
+        for socket in sockets {
+            let known = |(_, listener): (usize, &LocalListener)| {
+                listener.serial == socket.serial && !listener.removed
+            };
+            if self.cx.listeners.iter().any(known) {
+                continue;
+            }
+            let Some(position) = local.generation.listener_at(&socket.name, &socket.address) else {
+                continue;
+            };
+            self.cx.listeners.insert(LocalListener::new(socket, Rc::clone(&local), position));
+        }
+        for arrival in std::mem::take(&mut self.early) {
+            self.adopt(arrival);
+        }
+        self.watch_listeners();
+    }
+
+    /// All threads know the sockets of the present generation, and nothing is on its way any more for those that went.
+    fn sweep(&mut self) {
+        for number in 0..self.cx.listeners.capacity() {
+            let Some(listener) = self.cx.listeners.get_mut(number) else { continue };
+            if listener.removed && listener.socket.is_none() {
+                listener.settled = true;
+                if listener.open.get() == 0 {
+                    self.cx.listeners.remove(number);
+                }
+            }
+        }
+        for arrival in std::mem::take(&mut self.early) {
+            self.turn_away(None, &arrival);
+        }
+    }
+
+    /// A listener goes: what waits in its queue is taken in, what is open ends by itself or is cut.
+    fn retire_listener(&mut self, number: usize, cut_after: Ticks) {
+        let Ok(short) = u32::try_from(number) else { return };
+        let cut_at = self.cx.clock.after(cut_after);
+        self.accept_last(short);
+        self.unwatch(number);
+        if let Some(listener) = self.cx.listeners.get_mut(number) {
+            listener.removed = true;
+            listener.socket = None;
+            listener.cut_at = Some(cut_at);
+        }
+        self.retire_conns(Some(short), RETIRE_SPREAD, Some(cut_at));
+    }
+
+    fn retire_conns(&mut self, listener: Option<u32>, spread: Ticks, cut_at: Option<u64>) {
+        for (index, place) in self.places.iter_mut().enumerate() {
+            let Some(conn) = &mut place.conn else { continue };
+            if listener.is_some_and(|listener| conn.listener() != listener) {
+                continue;
+            }
+            let idle_until = self.cx.clock.after(self.spread.within(spread));
+            conn.retire(idle_until, cut_at);
+            if let Ok(index) = u32::try_from(index) {
+                self.wheel.arm(index, conn.deadline());
+            }
+        }
+    }
+
+    fn drain(&mut self, spread: Ticks) {
+        self.cx.draining = true;
+        self.drain_spread = spread;
+        for number in 0..self.cx.listeners.capacity() {
+            self.unwatch(number);
+        }
+        self.retire_conns(None, spread, None);
+    }
+
+    fn close_listeners(&mut self) {
+        for number in 0..self.cx.listeners.capacity() {
+            let Ok(short) = u32::try_from(number) else { continue };
+            self.accept_last(short);
+            self.unwatch(number);
+            if let Some(listener) = self.cx.listeners.get_mut(number) {
+                listener.socket = None;
+            }
+        }
+    }
+
+    fn show(&self, left: &AtomicUsize) -> Vec<Shown> {
+        let one_less = |left: usize| left.checked_sub(1);
+        let open = self.places.iter().filter_map(|place| place.conn.as_ref());
+        open.take_while(|_| left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok())
+            .map(|conn| conn.show(&self.cx))
+            .collect()
+    }
+
+    fn cut(&mut self) -> Losses {
+        let mut losses = Losses::default();
+        while let Some((number, arrival)) = self.arriving.pop_front() {
+            if arrival.tcp {
+                losses.add(TunnelKind::Tcp.label(), 1);
+            }
+            self.turn_away(Some(number), &arrival);
+        }
+        for index in 0..self.places.len() {
+            let Some(place) = self.places.get_mut(index) else { continue };
+            let stamp = place.stamp;
+            let (Some(conn), Ok(index)) = (place.conn.take(), u32::try_from(index)) else { continue };
+            if let Some(kind) = conn.loss() {
+                losses.add(kind, 1);
+            }
+            self.close(ConnKey { index, stamp }, conn, End::Cut);
+        }
+        let dropped = self.cx.log.flush();
+        self.cx.cells().log_dropped.add(dropped);
+        losses
+    }
+}

@@ -1,0 +1,194 @@
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use super::*;
+use crate::access_log::{AccessLog, LogWriter};
+use crate::config::{self, SystemResolver};
+use crate::generation::Generation;
+use crate::metrics::Metrics;
+use crate::reactor::Reactor;
+
+/// How long a test waits for what must come.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+const WEB: &str = "[listeners.web]\naddress = \"127.0.0.1:0\"\nbacklog = 2\n[[routes]]\nfixed = \"hello\"\n";
+
+/// Threads that do a turn when the test says so.
+struct Rig {
+    loops: Vec<EventLoop>,
+    peers: Arc<Peers>,
+    metrics: Arc<Metrics>,
+    published: Arc<ArcSwap<Generation>>,
+    listener: TcpListener,
+    socket: Socket,
+}
+
+fn generation(text: &str, metrics: &Metrics) -> Generation {
+    let mut read = |_: &Path| Err(std::io::Error::other("no file"));
+    let base = Path::new("/");
+    let checked =
+        config::parse("test", base, text.as_bytes(), &mut read, &mut SystemResolver::default()).unwrap();
+    Generation::build(checked.config, &checked.routes, None, metrics).unwrap()
+}
+
+impl Rig {
+    fn new(threads: usize, text: &str) -> Self {
+        let metrics = Arc::new(Metrics::new(threads));
+        let generation = Arc::new(generation(text, &metrics));
+        let address = generation.addresses(0)[0].clone();
+        let published = Arc::new(ArcSwap::new(generation));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let socket = Socket {
+            serial: 7,
+            name: "web".into(),
+            address,
+            fd: Arc::new(listener.try_clone().unwrap().into()),
+            open: Arc::default(),
+        };
+        let peers = Arc::new(Peers {
+            mailboxes: (0..threads).map(|_| Arc::new(Mailbox::new().unwrap())).collect(),
+            open: (0..threads).map(|_| AtomicU32::new(0)).collect(),
+        });
+        let writer = LogWriter::start().unwrap();
+        let loops = (0..threads).map(|thread| {
+            let reactor = Reactor::new(Reactor::create_epoll().unwrap());
+            let log = AccessLog::new(writer.clone());
+            let (published, metrics) = (Arc::clone(&published), Arc::clone(&metrics));
+            EventLoop::new(
+                Cx::new(thread, reactor, published, metrics, Arc::default(), log),
+                Arc::clone(&peers),
+            )
+            .unwrap()
+        });
+        Self { loops: loops.collect(), peers, metrics, published, listener, socket }
+    }
+
+    fn tell(&mut self, thread: usize, command: Command) {
+        self.peers.mailboxes[thread].send(command);
+        self.loops[thread].turn(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// The thread serves the listener.
+    fn listen(&mut self, thread: usize) {
+        let sockets = Arc::new([self.socket.clone()]);
+        self.tell(thread, Command::Listen { sockets, cut_after: Ticks(100), done: channel().0 });
+    }
+
+    /// The listener goes.
+    fn unlisten(&mut self, thread: usize) {
+        self.published.store(Arc::new(Generation::nothing()));
+        self.tell(
+            thread,
+            Command::Listen { sockets: Arc::new([]), cut_after: Ticks(100), done: channel().0 },
+        );
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    }
+
+    /// A connection, accepted by nobody.
+    fn arrival(&self) -> (TcpStream, Arrival) {
+        let client = self.connect();
+        let fd = loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        };
+        fd.set_nonblocking(true).unwrap();
+        (client, Arrival { serial: self.socket.serial, tcp: false, fd: fd.into(), peer: None })
+    }
+
+    /// Turns until the client gets something: 0 bytes if that is the end.
+    fn answer(&mut self, thread: usize, client: &mut TcpStream) -> String {
+        let until = Instant::now() + DEADLINE;
+        let mut bytes = [0; 4096];
+        while Instant::now() < until {
+            self.loops[thread].turn(Some(Duration::from_millis(1))).unwrap();
+            match client.read(&mut bytes) {
+                Ok(count) => return String::from_utf8_lossy(&bytes[..count]).into_owned(),
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}"),
+            }
+        }
+        panic!("no answer");
+    }
+
+    /// Turns until something holds.
+    fn turn_until(&mut self, thread: usize, holds: impl Fn(&EventLoop) -> bool) {
+        let until = Instant::now() + DEADLINE;
+        while !holds(&self.loops[thread]) {
+            assert!(Instant::now() < until);
+            self.loops[thread].turn(Some(Duration::from_millis(1))).unwrap();
+        }
+    }
+
+    fn open(&self, thread: usize) -> u32 {
+        self.peers.open[thread].load(Ordering::Relaxed)
+    }
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn a_connection_that_is_on_its_way_when_its_listener_goes_is_served() {
+    let mut rig = Rig::new(1, WEB);
+    rig.listen(0);
+    let (mut client, arrival) = rig.arrival();
+    client.write_all(GET).unwrap();
+    rig.unlisten(0);
+    rig.tell(0, Command::Adopt(arrival));
+    assert!(rig.answer(0, &mut client).starts_with("HTTP/1.1 200 OK\r\n"));
+    rig.tell(0, Command::Sweep { done: channel().0 });
+    assert_eq!(rig.answer(0, &mut client), "", "its response was the last");
+    drop(client);
+    rig.turn_until(0, |turning| turning.cx.listeners.is_empty());
+}
+
+#[test]
+fn a_connection_that_comes_before_the_word_of_its_listener_is_served() {
+    let mut rig = Rig::new(1, WEB);
+    let (mut client, arrival) = rig.arrival();
+    client.write_all(GET).unwrap();
+    rig.tell(0, Command::Adopt(arrival));
+    rig.listen(0);
+    assert!(rig.answer(0, &mut client).starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+#[test]
+fn what_waits_when_a_listener_goes_is_taken_in_and_stays_on_its_thread() {
+    let mut rig = Rig::new(2, WEB);
+    rig.listen(0);
+    // The other thread is told first, and has nothing open; this one has much.
+    rig.listen(1);
+    rig.unlisten(1);
+    rig.peers.open[0].fetch_add(1_000, Ordering::Relaxed);
+    let mut clients = [rig.connect(), rig.connect(), rig.connect()];
+    for client in &mut clients {
+        client.write_all(GET).unwrap();
+    }
+    rig.unlisten(0);
+    assert_eq!(rig.metrics.open(), 3, "counted before they are open");
+    for client in &mut clients {
+        assert!(rig.answer(0, client).starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    assert!(rig.peers.mailboxes[1].take().is_empty());
+}
+
+#[test]
+fn of_a_listener_that_goes_no_more_is_taken_than_its_queue_could_hold() {
+    let mut rig = Rig::new(1, WEB);
+    rig.listen(0);
+    let clients: Vec<_> = (0..8).map(|_| rig.connect()).collect();
+    rig.unlisten(0);
+    assert_eq!((rig.open(0), rig.metrics.open()), (3, 3), "its backlog is 2");
+    drop(clients);
+}
