@@ -9,6 +9,7 @@
 //! | `Expect: 100-continue` | passed on if a body follows |
 //! | `Host` | passed on as sent |
 //! | `X-Forwarded-For`, `-Proto`, `-Host`, `Forwarded` | see [`ClientSent`] |
+//! | `Via` | passed on, and ours behind it if [`HeaderRules::with_via`] says so |
 //! | all others | passed on in order; odd whitespace around values becomes one space |
 
 use std::net::IpAddr;
@@ -29,7 +30,8 @@ pub enum ClientSent {
     /// As `Append`, but `X-Forwarded-Proto` and `-Host` are kept where they were sent: for use behind another
     /// proxy that is trusted.
     Trust,
-    /// All of them are dropped and only ours are sent: for an outermost proxy whose upstreams read the first entry.
+    /// All of them are dropped, also those of a kind that is not written here, and only ours are sent: for an
+    /// outermost proxy.
     Replace,
 }
 
@@ -40,9 +42,9 @@ pub struct RequestRules {
     pub headers: HeaderRules,
     /// What to do with forwarding headers from the client.
     pub client_sent: ClientSent,
-    /// Leave `X-Forwarded-*` alone: write none, pass on what came.
+    /// Write no `X-Forwarded-*`. What came is passed on as it is, unless [`ClientSent::Replace`] drops it.
     pub omit_x_forwarded: bool,
-    /// Leave `Forwarded` (RFC 7239) alone: write none, pass on what came.
+    /// Write no `Forwarded` (RFC 7239). What came is passed on as it is, unless [`ClientSent::Replace`] drops it.
     pub omit_forwarded: bool,
     /// `Host` for requests that came without one (HTTP/1.0); empty is legal.
     pub fallback_host: Box<str>,
@@ -133,7 +135,7 @@ pub fn write_request_head(
     }
     write_connection(out, head, close);
     plan.write(out, head, client);
-    out.extend_from_slice(rules.headers.rendered());
+    rules.headers.write(out, head.version);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -210,6 +212,10 @@ impl Forwarding {
             forwarded: Write::No,
         };
         let append = rules.client_sent != ClientSent::Replace;
+        if !append {
+            // A line that a rule names is taken out by the rule, which then has the say.
+            plan.dropped = x_for | x_proto | x_host | forwarded;
+        }
         let trust = rules.client_sent == ClientSent::Trust;
         if !rules.omit_x_forwarded {
             plan.x_for = plan.decide(x_for, append, false, rules.headers.names_x_forwarded_for);

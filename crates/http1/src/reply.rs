@@ -7,6 +7,7 @@
 //! | `Trailer` | passed on if the body goes out chunked |
 //! | `Upgrade` | passed on with 101 and 426 |
 //! | `Date` | added where it is missing (RFC 9110 §6.6.1) |
+//! | `Via` | passed on, and ours behind it if [`HeaderRules::with_via`] says so |
 //! | all others | passed on in order; odd whitespace around values becomes one space |
 
 use crate::copy::{CHUNKED_LINE, copy_lines, push_content_length, push_decimal, push_header};
@@ -76,7 +77,7 @@ pub fn write_response_head(
     if !head.has_date && head.status >= 200 && !rules.names_date {
         push_date(out, date);
     }
-    out.extend_from_slice(rules.rendered());
+    rules.write(out, head.version);
     out.extend_from_slice(b"\r\n");
     outgoing
 }

@@ -1,6 +1,7 @@
 //! Headers that the configuration sets or removes, prepared once so that a request pays one copy for them.
 
 use crate::header::{Header, Known, classify, is_token};
+use crate::message::Version;
 
 /// Prepared list of headers to set and to remove, for one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct HeaderRules {
     pub(crate) names_x_forwarded_proto: bool,
     pub(crate) names_x_forwarded_host: bool,
     pub(crate) names_forwarded: bool,
+    /// The name in `Via`; empty: none is written.
+    via: Box<str>,
 }
 
 /// Why a header rule cannot be.
@@ -106,6 +109,21 @@ impl HeaderRules {
         Ok(rules)
     }
 
+    /// Adds a `Via` line (RFC 9110 §7.6.3) to every message: the version it came in, and this name, behind the lines of
+    /// those before. Where a rule names `Via`, the rule has the say.
+    ///
+    /// # Errors
+    /// `name` is no token.
+    pub fn with_via(mut self, name: &str) -> Result<Self, RuleError> {
+        if !is_token(name.as_bytes()) {
+            return Err(RuleError::Name(name.to_owned()));
+        }
+        if !self.names.iter().any(|ruled| **ruled == *b"via") {
+            self.via = name.into();
+        }
+        Ok(self)
+    }
+
     fn note(&mut self, known: Known) {
         match known {
             Known::Host => self.names_host = true,
@@ -124,7 +142,25 @@ impl HeaderRules {
         self.names.is_empty()
     }
 
-    /// The lines to add.
+    /// Appends the lines to add to a message that came in this version.
+    #[inline]
+    pub(crate) fn write(&self, out: &mut Vec<u8>, received: Version) {
+        if !self.via.is_empty() {
+            self.write_via(out, received);
+        }
+        out.extend_from_slice(&self.rendered);
+    }
+
+    fn write_via(&self, out: &mut Vec<u8>, received: Version) {
+        out.extend_from_slice(match received {
+            Version::Http10 => b"Via: 1.0 ",
+            Version::Http11 => b"Via: 1.1 ",
+        });
+        out.extend_from_slice(self.via.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The lines to add that are the same for every message.
     pub(crate) fn rendered(&self) -> &[u8] {
         &self.rendered
     }

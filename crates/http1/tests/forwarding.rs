@@ -238,6 +238,27 @@ fn rules_have_the_last_word() {
     );
 }
 
+#[test]
+fn via_names_the_version_that_came_and_stands_behind_the_others() {
+    let plain = RequestRules { omit_x_forwarded: true, omit_forwarded: true, ..RequestRules::default() };
+    let with =
+        |headers: HeaderRules| RequestRules { headers: headers.with_via("me").unwrap(), ..plain.clone() };
+    let rules = with(HeaderRules::default());
+    let send = |request: &str, rules: &RequestRules| forward_as(request, rules, client("192.0.2.1"), false);
+    let request = format!("{REQUEST_PREFIX}Via: 1.0 a, 1.1 b\r\n\r\n");
+    assert_eq!(send(&request, &plain), request);
+    assert_eq!(send(&request, &rules), format!("{REQUEST_PREFIX}Via: 1.0 a, 1.1 b\r\nVia: 1.1 me\r\n\r\n"));
+    assert!(send("GET / HTTP/1.0\r\nHost: a\r\n\r\n", &rules).contains("\r\nVia: 1.0 me\r\n"));
+    let ruled = with(HeaderRules::new(&[("via", "1.1 other")], &NONE).unwrap());
+    assert_eq!(send(&request, &ruled), format!("{REQUEST_PREFIX}via: 1.1 other\r\n\r\n"));
+    let asked = Asked { head: false, upgrade: false };
+    let response = format!("HTTP/1.0 200 OK\r\nVia: 1.1 b\r\n{DATE}Content-Length: 5\r\n\r\n");
+    let (out, _) = reply_to(&response, asked, &rules.headers, KEEP);
+    let expected = response.replace("HTTP/1.0", "HTTP/1.1").replace("5\r\n\r\n", "5\r\nVia: 1.0 me\r\n\r\n");
+    assert_eq!(out, expected);
+    assert!(HeaderRules::default().with_via("not a token").is_err());
+}
+
 fn date() -> DateText {
     DateText::new(SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777))
 }

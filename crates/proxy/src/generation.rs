@@ -276,6 +276,13 @@ impl ListenerPlan {
     }
 }
 
+/// What this proxy calls itself in `Via`.
+const VIA: &str = "handover";
+
+fn with_via(rules: HeaderRules) -> Result<HeaderRules, handover_http1::RuleError> {
+    rules.with_via(VIA)
+}
+
 fn build_services(
     config: &Config,
     previous: Option<&Generation>,
@@ -295,7 +302,9 @@ fn build_services(
             let mut rules = |edits: &HeaderEdits| {
                 let set: Vec<_> =
                     edits.set.iter().map(|field| (&*field.name, field.value.as_bytes())).collect();
-                HeaderRules::new(&set, &edits.remove).unwrap_or_else(|error| {
+                let rules = HeaderRules::new(&set, &edits.remove);
+                let rules = if service.forwarded.via { rules.and_then(with_via) } else { rules };
+                rules.unwrap_or_else(|error| {
                     errors.push(BuildError::Rule { service: Arc::clone(&service.name), error });
                     HeaderRules::default()
                 })

@@ -223,3 +223,15 @@ fn a_request_without_host_gets_that_of_its_endpoint() {
         assert!(head.contains(&format!("\r\nHost: {host}\r\n")), "{head}");
     }
 }
+
+#[test]
+fn via_is_sent_both_ways_if_it_is_wanted() {
+    let origin = Origin::start("one");
+    for (settings, sent) in [("", false), ("forwarded = { via = true }", true)] {
+        let plane = Plane::serve(&[WEB, &to_endpoints(&[origin.address()], settings)].concat());
+        let response = plane.connect("web").get("/head").expect(200);
+        assert_eq!(response.header("via"), sent.then_some("1.1 handover"));
+        let text = response.text();
+        assert_eq!(text.contains("\r\nVia: 1.1 handover\r\n"), sent, "{text}");
+    }
+}

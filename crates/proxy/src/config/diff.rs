@@ -305,6 +305,7 @@ fn service(old: &Service, new: &Service) -> Vec<String> {
     let (was, is) = (&old.forwarded, &new.forwarded);
     found.value("forwarded.x_forwarded", &was.x_forwarded, &is.x_forwarded, Clone::clone);
     found.value("forwarded.rfc7239", &was.forwarded, &is.forwarded, Clone::clone);
+    found.value("forwarded.via", &was.via, &is.via, Clone::clone);
     found.value("forwarded.incoming", &was.incoming, &is.incoming, |incoming| match incoming {
         Incoming::Replace => "replace",
         Incoming::Append => "append",

@@ -314,6 +314,8 @@ pub struct Forwarded {
     pub x_forwarded: bool,
     /// `Forwarded` (RFC 7239) is sent.
     pub forwarded: bool,
+    /// `Via` (RFC 9110 §7.6.3) is sent, to the client as well.
+    pub via: bool,
     /// What becomes of the same fields in the client's request.
     pub incoming: Incoming,
 }

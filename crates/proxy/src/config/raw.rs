@@ -238,6 +238,8 @@ table! {
     x_forwarded: bool = true;
     /// Send `Forwarded` (RFC 7239).
     rfc7239: bool = false;
+    /// Send `Via: 1.1 handover` (RFC 9110 §7.6.3), to the endpoint and, with its response, to the client.
+    via: bool = false;
     /// What becomes of such fields in the client's request.
     incoming: RawIncoming = RawIncoming(Incoming::Replace);
 }

@@ -102,7 +102,12 @@ fn keep_alive(raw: &RawKeepAlive) -> KeepAlive {
 }
 
 fn forwarded(raw: &RawForwarded) -> Forwarded {
-    Forwarded { x_forwarded: raw.x_forwarded(), forwarded: raw.rfc7239(), incoming: raw.incoming().0 }
+    Forwarded {
+        x_forwarded: raw.x_forwarded(),
+        forwarded: raw.rfc7239(),
+        via: raw.via(),
+        incoming: raw.incoming().0,
+    }
 }
 
 fn edits(raw: RawHeaderEdits, cx: &mut Cx<'_>) -> HeaderEdits {

@@ -50,7 +50,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!(service.request_headers, HeaderEdits::default());
     assert_eq!(
         service.forwarded,
-        Forwarded { x_forwarded: true, forwarded: false, incoming: Incoming::Replace }
+        Forwarded { x_forwarded: true, forwarded: false, via: false, incoming: Incoming::Replace }
     );
     assert_eq!(config.control.socket, None);
     assert_eq!((config.control.mode, config.control.history), (0o660, 1000));

@@ -33,7 +33,7 @@ control = { mode = "0600", roles.read.users = [7] }
 listeners.new.address = "127.0.0.1:82"
 listeners.web = { address = ["127.0.0.1:80", "unix:/run/web.sock"], mode = "0666", limits.body_bytes = "unlimited", timeouts.idle = "2m" }
 services.new.endpoints = "127.0.0.1:4"
-services.app = { endpoints = ["127.0.0.1:2", "localhost:5"], balance = "least-connections", request_headers.set.X-A = "1" }
+services.app = { endpoints = ["127.0.0.1:2", "localhost:5"], balance = "least-connections", request_headers.set.X-A = "1", forwarded.via = true }
 [[routes]]
 name = "moved"
 path = "/moved"
@@ -66,7 +66,7 @@ fn every_change_is_told_once_in_the_words_of_the_file() {
             "added route /app[/*]",
             "removed route /old/*",
             "added service new",
-            "changed service app: balance round-robin → least-connections, request_headers.set +X-A: 1",
+            "changed service app: balance round-robin → least-connections, request_headers.set +X-A: 1, forwarded.via false → true",
             "removed service old",
             "added endpoint localhost:5 of app",
             "removed endpoint 127.0.0.1:1 of app",
