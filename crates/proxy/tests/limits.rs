@@ -109,6 +109,49 @@ fn a_client_that_does_not_read_is_cut() {
     drop(client);
 }
 
+/// Takes a body of 50 MB for a while, so slowly that the proxy can write nothing meanwhile, and more slowly than the limit for
+/// pauses allows for a whole socket's buffer. Time passes by connections that are closed because they say nothing.
+fn take_slowly(config: &str, path: &str) {
+    let plane = Plane::serve(
+        &[
+            "[listeners.clock]\naddress = \"127.0.0.1:0\"\ntimeouts = { header = \"200ms\" }\n\n",
+            &web("timeouts = { body = \"2s\" }"),
+            config,
+        ]
+        .concat(),
+    );
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    socket.connect(&plane.address("web").into()).unwrap();
+    let mut client = Connection::over(Stream::Tcp(socket.into())).unwrap();
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    assert_eq!(client.head().status, 200);
+    for _ in 0..20 {
+        plane.connect("clock").expect_end();
+        let _ = client.exactly(32 * 1024);
+    }
+    assert_eq!(plane.metric("handover_closed_connections_total{why=\"body_limit\"}"), 0);
+    assert_eq!(plane.metric("handover_listener_open_connections{listener=\"web\"}"), 1);
+    // Now it stops.
+    plane.wait_until_idle();
+    assert_eq!(plane.metric("handover_closed_connections_total{why=\"body_limit\"}"), 1);
+    drop(client);
+}
+
+#[test]
+fn a_client_that_reads_slowly_but_steadily_is_not_cut() {
+    let origin = Origin::start("one");
+    take_slowly(&to_endpoints(&[origin.address()], ""), "/bytes/50000000");
+}
+
+#[test]
+fn a_client_that_takes_a_file_slowly_but_steadily_is_not_cut() {
+    let files = handover_testkit::Workspace::new();
+    std::fs::write(files.path("large"), vec![b'x'; 50_000_000]).unwrap();
+    let root = files.path("large").parent().unwrap().display().to_string();
+    take_slowly(&format!("[[routes]]\ndirectory = \"{root}\"\n"), "/large");
+}
+
 #[test]
 fn connections_beyond_the_limit_wait_until_one_ends() {
     let plane = Plane::serve(&[&web("limits = { connections = 2 }"), HELLO].concat());

@@ -20,6 +20,7 @@ use super::client::Client;
 use super::context::{Cx, Local};
 use super::flow::{End as FlowEnd, Pumped, discard};
 use super::http::{Step, has_no_body};
+use super::patience::Patience;
 use super::{End, TURN_BYTES};
 
 /// Request bodies longer than this are not read to the end when nobody wants them: the connection closes.
@@ -41,6 +42,9 @@ pub(crate) struct Answer {
     keep: bool,
     end: End,
     until: u64,
+    /// The client's socket is full.
+    blocked: bool,
+    patience: Patience,
 }
 
 /// What follows the output buffer.
@@ -226,7 +230,18 @@ impl Answer {
         cx: &Cx,
     ) -> Self {
         let until = client.plan().map_or(0, |plan| cx.clock.after(plan.body));
-        Self { body, rest, discard_left: DISCARD_BYTES, read, keep, end, until }
+        let patience = Patience::default();
+        Self {
+            body,
+            rest,
+            discard_left: DISCARD_BYTES,
+            read,
+            keep,
+            end,
+            until,
+            blocked: false,
+            patience,
+        }
     }
 
     /// When the client must have taken some of it.
@@ -254,11 +269,13 @@ impl Answer {
             Ok(Sent::Everything) => true,
             Ok(Sent::Blocked) => false,
             Ok(Sent::Enough) => {
+                self.blocked = false;
                 self.progress(client, cx);
                 return Step::Again;
             }
             Err(step) => return step,
         };
+        self.blocked = !sent;
         if let Some(reader) = &mut self.rest {
             let mut source = FlowEnd { io: &client.side.io, buf: &mut client.side.inbuf };
             match discard(reader, &mut cx.reactor, &mut cx.buffers, &mut source, &mut self.discard_left) {
@@ -281,9 +298,24 @@ impl Answer {
     }
 
     fn progress(&mut self, client: &Client, cx: &Cx) {
-        if let Some(plan) = client.plan() {
-            self.until = cx.clock.after(plan.body);
+        let Some(plan) = client.plan() else { return };
+        self.until = if self.blocked {
+            self.patience.begin(cx.clock.tick(), plan.body)
+        } else {
+            cx.clock.after(plan.body)
+        };
+    }
+
+    /// Its time limit has passed, or it is time to look whether the client takes anything.
+    pub(crate) fn expire(&mut self, client: &Client, cx: &Cx) -> Step {
+        let limit = client.plan().map(|plan| plan.body).unwrap_or_default();
+        if self.blocked
+            && let Some(next) = self.patience.look(&client.side.io, cx.clock.tick(), limit)
+        {
+            self.until = next;
+            return Step::Wait;
         }
+        Step::Over(End::BodyLimit)
     }
 
     fn send(&mut self, client: &mut Client, cx: &mut Cx) -> Result<Sent, Step> {

@@ -244,7 +244,7 @@ impl HttpConn {
             }
             Phase::Head { .. } => Step::Fail(Refusal::new(408, "the request's head did not come in time")),
             Phase::Proxy(proxy) => proxy.expire(&self.client, cx),
-            Phase::Answer(_) => Step::Over(End::BodyLimit),
+            Phase::Answer(answer) => answer.expire(&self.client, cx),
             Phase::Linger(linger) => Step::Over(linger.end()),
         };
         match self.apply(step, cx) {

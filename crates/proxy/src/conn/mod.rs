@@ -15,6 +15,7 @@ mod dial;
 mod flow;
 mod http;
 mod linger;
+mod patience;
 mod proxy;
 mod shown;
 mod tunnel;

@@ -24,13 +24,14 @@ use handover_http1::{
 };
 
 use crate::buffers::Buf;
-use crate::reactor::Received;
+use crate::reactor::{Io, Received};
 
 use super::client::Client;
 use super::context::{Cx, Local};
 use super::dial::{Dial, Way};
 use super::flow::{End as FlowEnd, Flow, Moved, PumpError, Pumped};
 use super::http::Step;
+use super::patience::Patience;
 use super::{End, TURN_BYTES};
 
 /// A response's head may be this large.
@@ -64,8 +65,9 @@ pub(crate) struct Proxy {
     /// Both sides were ready to keep the endpoint's connection, and the response came whole.
     reusable: bool,
     stage: Stage,
-    /// When the stage is over.
+    /// When the stage is over, or must be looked at.
     until: u64,
+    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -157,6 +159,7 @@ impl Proxy {
             reusable: false,
             stage: Stage::Connect,
             until: 0,
+            patience: Patience::default(),
         };
         (proxy, used)
     }
@@ -462,7 +465,28 @@ impl Proxy {
                 client.plan().map(|listener| listener.body).unwrap_or(plan.response)
             }
         };
-        self.until = cx.clock.after(limit);
+        self.until = match self.full_sink(client) {
+            Some(_) => self.patience.begin(cx.clock.tick(), limit),
+            None => cx.clock.after(limit),
+        };
+    }
+
+    /// The socket that takes nothing more now, if that is what a body waits for, and not its source.
+    fn full_sink<'a>(&'a self, client: &'a Client) -> Option<&'a Io> {
+        match self.stage {
+            Stage::SendBody if !self.out.is_empty() || !client.side.inbuf.is_empty() => self.dial.io(),
+            Stage::Body if !client.side.out.is_empty() || !self.inbuf.is_empty() => Some(&client.side.io),
+            _ => None,
+        }
+    }
+
+    /// The time limit has passed, or it is time to look: when to look again if the one that a body goes to takes some of it.
+    fn is_taken_slowly(&mut self, client: &Client, cx: &Cx) -> Option<u64> {
+        let limit = client.plan()?.body;
+        let mut patience = self.patience;
+        let next = patience.look(self.full_sink(client)?, cx.clock.tick(), limit);
+        self.patience = patience;
+        next
     }
 
     /// The time limit of the present stage has passed.
@@ -472,6 +496,10 @@ impl Proxy {
                 cells.timeouts.add(1);
             }
         };
+        if let Some(next) = self.is_taken_slowly(client, cx) {
+            self.until = next;
+            return Step::Wait;
+        }
         match self.stage {
             Stage::Connect => {
                 from_endpoint(cx, self);
@@ -480,7 +508,7 @@ impl Proxy {
                 self.until = 0;
                 Step::Next
             }
-            Stage::SendBody if self.out.is_empty() && client.side.inbuf.is_empty() => {
+            Stage::SendBody if self.full_sink(client).is_none() => {
                 Step::Fail(Refusal::new(408, "the request's body did not come in time"))
             }
             Stage::SendBody => {
@@ -491,7 +519,7 @@ impl Proxy {
                 from_endpoint(cx, self);
                 Step::Fail(Refusal::new(504, "the endpoint did not answer in time"))
             }
-            Stage::Body if client.side.out.is_empty() && self.inbuf.is_empty() => {
+            Stage::Body if self.full_sink(client).is_none() => {
                 from_endpoint(cx, self);
                 Step::Over(End::UpstreamCut)
             }

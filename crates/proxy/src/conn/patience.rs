@@ -1,0 +1,102 @@
+//! Whether a peer takes what was written to it slowly, or not at all.
+//!
+//! A full socket is said to be writable again only when a third of its send buffer is free: of the 4 MiB to which the
+//! kernel lets it grow, that is more than a minute for a client that reads 20 KB/s. Nothing can be written meanwhile, and
+//! yet the peer does not stand still. So the kernel is asked, a few times within the limit, how much it still holds.
+//!
+//! ```text
+//!   written ──¼ limit──▶ look: remember ──¼──▶ look: less ⇒ the limit begins anew
+//!                                                    as much, and the limit is over ⇒ the peer stands still
+//! ```
+//!
+//! Since nothing is known of the time before the first look, a peer that takes nothing at all has up to a quarter more than the
+//! limit. This costs nothing while bytes move.
+
+use std::os::fd::AsFd;
+
+use crate::clock::Ticks;
+
+/// Looks within one limit.
+const LOOKS: u32 = 4;
+
+/// How long a peer that takes nothing is waited for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Patience {
+    /// What the kernel held at the last look.
+    held: Option<usize>,
+    /// When it is over, if nothing is taken.
+    over: u64,
+}
+
+impl Patience {
+    /// Something was written, and there is more. Says when to look.
+    pub(super) fn begin(&mut self, now: u64, limit: Ticks) -> u64 {
+        self.held = None;
+        self.renew(now, limit)
+    }
+
+    /// Asks the kernel about this socket. Says when to look again; `None`: the peer stands still.
+    pub(super) fn look(&mut self, socket: impl AsFd, now: u64, limit: Ticks) -> Option<u64> {
+        let held = handover_handoff::socket::unsent_bytes(socket).ok()?;
+        self.seen(held, now, limit)
+    }
+
+    fn seen(&mut self, held: usize, now: u64, limit: Ticks) -> Option<u64> {
+        if self.held.replace(held).is_none_or(|before| held < before) {
+            return Some(self.renew(now, limit));
+        }
+        (now < self.over).then(|| self.next_look(now, limit))
+    }
+
+    fn renew(&mut self, now: u64, limit: Ticks) -> u64 {
+        // One more, because the present tick has begun already: never early.
+        self.over = now + u64::from(limit.0) + 1;
+        self.next_look(now, limit)
+    }
+
+    fn next_look(&self, now: u64, limit: Ticks) -> u64 {
+        self.over.min(now + u64::from(limit.0 / LOOKS) + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Ticks = Ticks(40);
+
+    /// The tick at which a peer whose socket holds `held(tick)` is given up.
+    fn given_up(held: impl Fn(u64) -> usize, until: u64) -> Option<u64> {
+        let mut patience = Patience::default();
+        let mut now = patience.begin(0, LIMIT);
+        while now < until {
+            match patience.seen(held(now), now, LIMIT) {
+                Some(next) => {
+                    assert!(next > now);
+                    now = next;
+                }
+                None => return Some(now),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_is_given_up_soon_after_the_limit() {
+        let at = given_up(|_| 1_000, 1_000).unwrap();
+        assert!((41..=52).contains(&at), "{at}");
+    }
+
+    #[test]
+    fn a_peer_that_takes_little_but_steadily_is_never_given_up() {
+        assert_eq!(given_up(|tick| 1_000_000 - usize::try_from(tick).unwrap(), 100_000), None);
+        // Not more often than once within the limit.
+        assert_eq!(given_up(|tick| 1_000_000 - usize::try_from(tick / 40).unwrap(), 100_000), None);
+    }
+
+    #[test]
+    fn a_peer_that_stops_is_given_up_the_limit_later() {
+        let at = given_up(|tick| 1_000 - usize::try_from(tick.min(500)).unwrap(), 1_000).unwrap();
+        assert!((540..=563).contains(&at), "{at}");
+    }
+}
