@@ -211,6 +211,20 @@ fn forwarding_headers_that_are_left_alone_go_through() {
 }
 
 #[test]
+fn nothing_of_what_the_client_said_gets_past_an_outermost_proxy_that_writes_less() {
+    for (omit_x_forwarded, omit_forwarded) in [(false, true), (true, false), (true, true)] {
+        let rules = RequestRules {
+            client_sent: ClientSent::Replace,
+            omit_x_forwarded,
+            omit_forwarded,
+            ..RequestRules::default()
+        };
+        let ours = forwarding("", &rules, client("192.0.2.1"));
+        assert_eq!(forwarding(SENT, &rules, client("192.0.2.1")), ours);
+    }
+}
+
+#[test]
 fn an_open_quote_cannot_swallow_our_element() {
     let rules = RequestRules { omit_x_forwarded: true, ..RequestRules::default() };
     for sent in ["for=\"", "for=\"a\\\"", "for=a;x=\"y\", for=\"b"] {
