@@ -225,6 +225,26 @@ fn a_drain_that_is_taken_back_serves_on() {
 }
 
 #[test]
+fn a_drain_that_is_taken_back_spares_nobody_whose_listener_went() {
+    let origin = Origin::start("one");
+    let routes = to_endpoints(&[origin.address()], "");
+    let old = "[listeners.old]\naddress = \"127.0.0.1:0\"\n\n";
+    let mut plane = Plane::serve(&[WEB, old, &routes].concat());
+    let mut gone = WebSocket::open(plane.address("old"), "/ws");
+    let mut stays = WebSocket::open(plane.address("web"), "/ws");
+    gone.echo("here");
+    plane.load(&[WEB, &routes, "[drain]\ntimeout = \"1s\"\n"].concat()).unwrap();
+    let (drain, ended) = plane.drain(Duration::from_secs(60));
+    handover_testkit::until("the drain to look", || (drain.connections() > 0).then_some(()));
+    drain.end(DrainEnd::Resumed);
+    assert!(ended.join().unwrap().is_empty());
+    plane.service.resume();
+    gone.connection().expect_end();
+    stays.echo("here");
+    assert_eq!(plane.metric("handover_closed_connections_total{why=\"cut\"}"), 1);
+}
+
+#[test]
 fn closing_the_listeners_takes_in_who_waits_and_refuses_who_comes_later() {
     let plane = Plane::serve(&hello("one"));
     let mut client = plane.connect("web");

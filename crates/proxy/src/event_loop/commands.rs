@@ -27,13 +27,7 @@ impl EventLoop {
                     drop(done);
                 }
                 Command::Resume { done } => {
-                    self.cx.draining = false;
-                    for place in &mut self.places {
-                        if let Some(conn) = &mut place.conn {
-                            conn.unretire(&self.cx);
-                        }
-                    }
-                    self.watch_listeners();
+                    self.resume();
                     drop(done);
                 }
                 Command::CloseListeners { done } => {
@@ -136,6 +130,18 @@ impl EventLoop {
             self.unwatch(number);
         }
         self.retire_conns(None, spread, None);
+    }
+
+    /// The drain was called off. What came in on a listener that went meanwhile, or before, still ends.
+    fn resume(&mut self) {
+        self.cx.draining = false;
+        for place in &mut self.places {
+            let Some(conn) = &mut place.conn else { continue };
+            if self.cx.listener(conn.listener()).is_some_and(|listener| !listener.removed) {
+                conn.unretire(&self.cx);
+            }
+        }
+        self.watch_listeners();
     }
 
     fn close_listeners(&mut self) {
