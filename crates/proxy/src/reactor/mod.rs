@@ -141,16 +141,21 @@ impl Reactor {
     }
 
     fn adopt_with(&mut self, fd: OwnedFd, owner: Owner, flags: u8) -> Io {
+        Io { fd, slot: self.take_slot(flags, owner) }
+    }
+
+    /// A slot that was free, with the stamp that tells its new owner from those before, or a new one.
+    fn take_slot(&mut self, flags: u8, owner: Owner) -> u32 {
         if let Some(slot) = self.free.pop()
             && let Some(place) = self.slots.get_mut(slot as usize)
         {
             place.flags = flags;
             place.owner = owner;
-            return Io { fd, slot };
+            return slot;
         }
         let slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         self.slots.push(Slot { stamp: 0, flags, owner });
-        Io { fd, slot }
+        slot
     }
 
     /// Registers a socket, if it is not yet: from now on events come for it.
@@ -174,15 +179,19 @@ impl Reactor {
     /// Watches a descriptor that stays somebody else's, level-triggered: a listener (only one of the threads that
     /// watch it is woken) or a mailbox.
     pub(crate) fn watch(&mut self, fd: impl AsFd, owner: Owner, exclusive: bool) -> io::Result<u32> {
-        let slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        let stamp = 0;
-        self.slots.push(Slot { stamp, flags: REGISTERED, owner });
+        let slot = self.take_slot(REGISTERED, owner);
+        let stamp = self.slots.get(slot as usize).map_or(0, |place| place.stamp);
         let mut flags = epoll::EventFlags::IN;
         if exclusive {
             flags |= epoll::EventFlags::EXCLUSIVE;
         }
-        epoll::add(&self.epoll, fd, token(slot, stamp), flags)?;
-        Ok(slot)
+        match epoll::add(&self.epoll, fd, token(slot, stamp), flags) {
+            Ok(()) => Ok(slot),
+            Err(errno) => {
+                self.retire(slot);
+                Err(errno)
+            }
+        }
     }
 
     /// Stops watching a descriptor.
@@ -438,6 +447,25 @@ mod tests {
         reactor.close(io);
         let (other, _far) = pair();
         let _other = reactor.adopt(other, KEY, false);
+        assert_eq!(reactor.event(0), Owner::Nobody);
+    }
+
+    #[test]
+    fn a_descriptor_that_is_watched_again_and_again_needs_one_slot() {
+        let mut reactor = Reactor::new(Reactor::create_epoll().unwrap());
+        let (near, far) = pair();
+        for _ in 0..3 {
+            let slot = reactor.watch(&near, Owner::Listener(1), true).unwrap();
+            reactor.unwatch(&near, slot);
+        }
+        let slot = reactor.watch(&near, Owner::Listener(2), true).unwrap();
+        assert_eq!(reactor.slots.len(), 1);
+        assert_eq!(reactor.watch(&near, Owner::Listener(3), true), Err(Errno::EXIST));
+        assert_eq!((reactor.slots.len(), reactor.free.len()), (2, 1), "nothing is lost by a failure");
+        io::write(&far, b"x").unwrap();
+        reactor.wait(Some(Duration::from_secs(5))).unwrap();
+        assert_eq!(reactor.event(0), Owner::Listener(2));
+        reactor.unwatch(&near, slot);
         assert_eq!(reactor.event(0), Owner::Nobody);
     }
 
