@@ -93,6 +93,8 @@ pub(crate) struct Peers {
 #[derive(Debug)]
 struct Place {
     stamp: u32,
+    /// It is in `again`.
+    queued: bool,
     conn: Option<Conn>,
 }
 
@@ -176,11 +178,21 @@ impl EventLoop {
         if !self.arriving.is_empty() {
             self.take_in();
         }
-        for key in std::mem::take(&mut self.again) {
-            self.drive(key);
-        }
+        self.run_again();
         self.keep_time();
         Ok(())
+    }
+
+    /// Lets those that had more to do run once more.
+    fn run_again(&mut self) {
+        for key in std::mem::take(&mut self.again) {
+            if let Some(place) = self.places.get_mut(key.index as usize)
+                && place.stamp == key.stamp
+            {
+                place.queued = false;
+            }
+            self.drive(key);
+        }
     }
 
     fn wait_limit(&self) -> Option<Duration> {
@@ -223,12 +235,14 @@ impl EventLoop {
         match fate {
             Fate::Over(end) => self.close(key, conn, end),
             Fate::Parked | Fate::Again | Fate::Upgraded => {
-                if matches!(fate, Fate::Again) {
-                    self.again.push(key);
-                }
                 self.wheel.arm(key.index, conn.deadline());
                 if let Some(place) = self.places.get_mut(key.index as usize) {
                     place.conn = Some(conn);
+                    // An event may have made it run although it was in the list.
+                    if matches!(fate, Fate::Again) && !place.queued {
+                        place.queued = true;
+                        self.again.push(key);
+                    }
                 }
             }
         }
@@ -241,6 +255,7 @@ impl EventLoop {
         self.cx.leave_listener(listener);
         if let Some(place) = self.places.get_mut(key.index as usize) {
             place.stamp = place.stamp.wrapping_add(1);
+            place.queued = false;
             self.free.push(key.index);
         }
         self.uncount_here();

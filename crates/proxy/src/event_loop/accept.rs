@@ -238,7 +238,7 @@ impl EventLoop {
             Some(index) => index,
             None => {
                 let index = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-                self.places.push(Place { stamp: 0, conn: None });
+                self.places.push(Place { stamp: 0, queued: false, conn: None });
                 index
             }
         };

@@ -192,3 +192,22 @@ fn of_a_listener_that_goes_no_more_is_taken_than_its_queue_could_hold() {
     assert_eq!((rig.open(0), rig.metrics.open()), (3, 3), "its backlog is 2");
     drop(clients);
 }
+
+#[test]
+fn a_connection_that_has_more_to_do_is_in_the_list_once() {
+    let mut rig = Rig::new(1, WEB);
+    rig.listen(0);
+    let (_client, arrival) = rig.arrival();
+    rig.tell(0, Command::Adopt(arrival));
+    let key = ConnKey { index: 0, stamp: 0 };
+    for _ in 0..3 {
+        let conn = rig.loops[0].places[0].conn.take().unwrap();
+        rig.loops[0].settle(key, conn, Fate::Again);
+    }
+    assert_eq!(rig.loops[0].again, [key]);
+    rig.loops[0].run_again();
+    assert!(rig.loops[0].again.is_empty());
+    let conn = rig.loops[0].places[0].conn.take().unwrap();
+    rig.loops[0].settle(key, conn, Fate::Again);
+    assert_eq!(rig.loops[0].again, [key]);
+}
