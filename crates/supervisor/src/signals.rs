@@ -7,6 +7,7 @@
 //! | USR1 | open log files again |
 //! | USR2 | nothing yet: it is kept for upgrades |
 //! | CHLD | a child has ended: reap it |
+//! | XFSZ | nothing: a write beyond a limit on files (setrlimit(2)) then fails like one to a full disk, and ends nobody |
 //!
 //! Handlers are installed before anything else is done, so that a stray signal is harmless in every state. What
 //! arrives before the driver runs is kept and delivered then.
@@ -36,6 +37,8 @@ pub(crate) struct Signals {
     user1: Signal,
     user2: Signal,
     child: Signal,
+    /// Held for its handler.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -49,6 +52,7 @@ impl Signals {
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
             child: signal(SignalKind::child())?,
+            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

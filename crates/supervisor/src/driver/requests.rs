@@ -1,7 +1,7 @@
 //! What is asked for, on its way to the machine: looked up, checked, admitted or refused.
 
 use handover_api::{Actor, Refused};
-use handover_lifecycle::{Asked, Caller, Event, GenerationNumber, Kind, Request};
+use handover_lifecycle::{Asked, Caller, Event, GenerationNumber, Kind, Phase, Request};
 use tokio::sync::oneshot;
 
 use super::{Checked, Driver, Input, RefusalAnswer};
@@ -71,7 +71,27 @@ impl Driver {
         }
         match room {
             Ok(()) => self.admit(new, admission),
-            Err(error) => self.refuse_request(&new, Refused::Journal(error.to_string()), admission),
+            Err(error) => {
+                let why = Refused::Journal(error.to_string());
+                if new.ask == Ask::Reload && new.actor.signal.is_some() {
+                    self.tell_of_refused_signal(&why);
+                }
+                self.refuse_request(&new, why, admission);
+            }
+        }
+    }
+
+    /// A signal's reload is over before the machine has seen it. A service manager that sent the signal waits all the
+    /// same for RELOADING and READY, of which the latter follows anyway if a reload runs.
+    fn tell_of_refused_signal(&self, why: &Refused) {
+        let view = self.machine.view();
+        if !matches!(view.phase, Phase::Serving | Phase::Draining | Phase::Drained) {
+            return;
+        }
+        self.parts.notifier.reloading();
+        self.parts.notifier.status(&format!("reload refused: {why}"));
+        if !view.operation.is_some_and(|running| running.kind == Kind::Reload) {
+            self.parts.notifier.ready();
         }
     }
 

@@ -24,6 +24,7 @@ crate::tests! {
     actions_answer_in_their_own_words
     a_hundred_reloads_leave_descriptors_and_processes_as_they_were
     the_service_manager_is_told_of_reloads_that_failed_too
+    the_service_manager_is_told_of_a_signal_that_the_journal_refuses
     metrics_and_differences_follow_the_disk
 }
 
@@ -227,6 +228,38 @@ fn the_service_manager_is_told_of_reloads_that_failed_too() {
     assert!(server.notifications.wait_after(mark, "MONOTONIC_USEC=").len() > "MONOTONIC_USEC=".len());
     assert!(server.notifications.wait_after(mark, "STATUS=rejected").contains("a mistake"));
     assert_eq!(server.notifications.wait_after(mark, "READY=1"), "READY=1");
+}
+
+/// Hazard 34: the machine never hears of it, and the service manager must all the same.
+fn the_service_manager_is_told_of_a_signal_that_the_journal_refuses() {
+    let workspace = Workspace::new();
+    let mut server = Server::start(&workspace, &[WEB, "body one"]);
+    configure(&workspace, &[WEB, "body two"]);
+    // No file of the server's may grow any more, and it is not ended for trying. The reload that finds that out
+    // fails in the course of it, the next one is refused.
+    let pid = server.process.pid().to_string();
+    let limit = |fsize: &str| {
+        let status = std::process::Command::new("prlimit").args(["--pid", &pid, fsize]).status();
+        assert!(status.expect("prlimit of util-linux").success());
+    };
+    limit("--fsize=0:");
+    let mark = server.notifications.mark();
+    server.process.signal(Signal::HUP);
+    assert_eq!(server.notifications.wait_after(mark, "READY=1"), "READY=1");
+    let mark = server.notifications.mark();
+    server.process.signal(Signal::HUP);
+    let status = server.notifications.wait_after(mark, "STATUS=reload refused");
+    assert!(status.contains("cannot reserve room in the journal"), "{status}");
+    assert_eq!(server.notifications.wait_after(mark, "READY=1"), "READY=1");
+    let told = server.notifications.messages().split_off(mark);
+    assert!(told.first().is_some_and(|first| first.starts_with("RELOADING=1")), "{told:?}");
+    assert_eq!(ask(server.address("web")), "1 one");
+    limit("--fsize=unlimited:");
+    let mark = server.notifications.mark();
+    server.process.signal(Signal::HUP);
+    let _ = server.notifications.wait_after(mark, "STATUS=applied");
+    // The number that the first one was given is not given out again.
+    assert_eq!(ask(server.address("web")), "3 two");
 }
 
 fn metrics_and_differences_follow_the_disk() {
