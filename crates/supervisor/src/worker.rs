@@ -20,6 +20,7 @@ use handover_handoff::peer::Peer;
 use handover_handoff::process::{Child, Executable, Spawn};
 use handover_handoff::{Bundle, ChannelError, reactor, succession};
 use handover_lifecycle::WorkerKey;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -34,6 +35,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const LAST_BREATH: Duration = Duration::from_millis(200);
 /// How long a worker that is to be adopted may take to say hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// How long the system may take to clear away a worker that was killed.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What comes from a worker.
 #[derive(Debug)]
@@ -196,7 +199,8 @@ pub(crate) struct CannotAdopt {
 
 impl Found {
     /// Looks at `path` for a worker that has outlived its supervisor, and takes hold of it. A path that nobody
-    /// listens at is unlinked. Blocks for at most [`HELLO_LIMIT`].
+    /// listens at is unlinked. A worker that serves nothing or does not answer is ended, so that its ports are free when
+    /// this returns. Blocks for at most [`HELLO_LIMIT`] twice and [`KILL_LIMIT`].
     pub(crate) fn at(path: &Path) -> Result<Option<Found>, CannotAdopt> {
         let unknown = |why: String| CannotAdopt { pid: None, why };
         let socket = match succession::knock(path) {
@@ -216,11 +220,13 @@ impl Found {
         let process = Child::of(pid).map_err(|error| fail(error.to_string()))?;
         let channel =
             SupervisorChannel::from_socket(socket).map_err(|error: ChannelError| fail(error.to_string()))?;
-        // Its answer proves that the process which `pid` meant when it was taken hold of is the worker.
-        let welcome = ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 0 };
-        channel.send(&welcome, &[], HELLO_LIMIT).map_err(|error| fail(error.to_string()))?;
-        let (hello, descriptors) =
-            channel.recv(Some(HELLO_LIMIT)).map_err(|error| fail(error.to_string()))?;
+        let (hello, descriptors) = match greet(&channel) {
+            Ok(said) => said,
+            Err(ChannelError::TimedOut { .. }) => {
+                return end(&process, path, "does not answer").map_err(fail);
+            }
+            Err(error) => return Err(fail(error.to_string())),
+        };
         let (serving, version, actions) = match hello {
             ToSupervisor::Hello { protocol, .. } if protocol != PROTOCOL_VERSION => {
                 return Err(fail(format!(
@@ -231,10 +237,7 @@ impl Found {
                 (*serving, version, actions)
             }
             ToSupervisor::Hello { serving: None, .. } => {
-                // It had not come to serve anything: it is of no use to anybody.
-                let _ = process.kill();
-                let _ = std::fs::remove_file(path);
-                return Ok(None);
+                return end(&process, path, "had not come to serve anything").map_err(fail);
             }
             _ => return Err(fail("it says something else than hello".to_owned())),
         };
@@ -258,6 +261,30 @@ impl Found {
         let Found { serving, bundle, bundle_file, listeners, .. } = self;
         Ok(Adopted { serving, bundle, bundle_file, listeners, worker })
     }
+}
+
+/// Asks a worker who it is. An answer, or a channel that stays open without one, proves that the process which its ID
+/// meant when it was taken hold of is the worker.
+fn greet(channel: &SupervisorChannel) -> Result<(ToSupervisor, Vec<OwnedFd>), ChannelError> {
+    let welcome = ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 0 };
+    channel.send(&welcome, &[], HELLO_LIMIT)?;
+    channel.recv(Some(HELLO_LIMIT))
+}
+
+/// Ends an orphan that nobody can use, and waits until it is gone: what it listens on may be needed at once.
+fn end(process: &Child, path: &Path, why: &str) -> Result<Option<Found>, String> {
+    tracing::warn!(pid = process.pid(), "a worker of an earlier supervisor {why}: it is killed");
+    process.kill().map_err(|error| format!("it {why} and cannot be killed: {error}"))?;
+    let limit = Timespec { tv_sec: i64::try_from(KILL_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit)) {
+        Ok(0) => return Err(format!("it {why}, was killed, and is still there after {KILL_LIMIT:?}")),
+        Ok(_) => {}
+        Err(errno) => return Err(format!("it {why}, was killed, and cannot be watched: {errno}")),
+    }
+    // It is a zombie only if it was this process's child, say in a container; ECHILD otherwise.
+    let _ = process.try_wait();
+    let _ = std::fs::remove_file(path);
+    Ok(None)
 }
 
 /// A worker that was adopted, and what it serves.

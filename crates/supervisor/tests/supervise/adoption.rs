@@ -18,6 +18,8 @@ crate::tests! {
     a_drained_worker_that_is_adopted_serves_again
     a_unix_listener_survives_adoption_and_is_unlinked_at_the_end
     an_adopted_worker_stops_with_its_supervisor
+    an_orphan_that_does_not_answer_is_ended_before_its_port_is_bound_anew
+    an_orphan_that_had_not_come_to_serve_is_ended_before_the_start
 }
 
 const WEB: &str = "listen web 127.0.0.1:0";
@@ -129,6 +131,37 @@ fn a_unix_listener_survives_adoption_and_is_unlinked_at_the_end() {
     std::os::unix::net::UnixStream::connect(&path).unwrap();
     second.terminate().expect_code(0);
     assert!(!path.exists());
+}
+
+fn an_orphan_that_does_not_answer_is_ended_before_its_port_is_bound_anew() {
+    let workspace = Workspace::new();
+    let mut first = Server::start(&workspace, &[WEB, "body one"]);
+    let (address, worker) = (first.address("web"), first.control.worker());
+    signal(worker, Signal::STOP);
+    kill(&mut first);
+    configure(&workspace, &[&format!("listen web {address}"), "body two"]);
+    let second = Server::start_again(&workspace);
+    assert_eq!(ask(address), "2 two");
+    assert!(!proc::alive(worker) && second.control.worker() != worker);
+    assert!(second.process.stderr().contains("does not answer"), "{}", second.process.stderr());
+}
+
+fn an_orphan_that_had_not_come_to_serve_is_ended_before_the_start() {
+    let workspace = Workspace::new();
+    configure(&workspace, &["prepare hang"]);
+    let mut first = Server::begin(&workspace, command(&workspace));
+    let worker = until("the worker prepares", || {
+        let status =
+            first.control.try_ask("GET", "/v1/status", &[("Accept", "application/json")], "").ok()?;
+        let status: serde_json::Value = serde_json::from_str(&status.text()).ok()?;
+        let steps = status["running"]["steps"].as_array()?.iter().any(|step| step["name"] == "prepare");
+        steps.then(|| u32::try_from(status.pointer("/worker/pid")?.as_u64()?).ok())?
+    });
+    kill(&mut first);
+    configure(&workspace, &[WEB, "body two"]);
+    let second = Server::start_again(&workspace);
+    assert!(ask(second.address("web")).ends_with("two"));
+    assert!(!proc::alive(worker));
 }
 
 fn an_adopted_worker_stops_with_its_supervisor() {
