@@ -3,7 +3,6 @@
 //! Each asks, waits, and says how it went. The ID is chosen here, before asking, so that the outcome can be
 //! asked for later whatever happens to the connection.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -67,7 +66,7 @@ fn milliseconds(duration: Duration) -> String {
 }
 
 fn operate(session: &Session, what: &str, call: Call, how: &Operate) -> ExitCode {
-    let id = how.idempotency_key.clone().unwrap_or_else(new_id);
+    let id = how.idempotency_key.clone().unwrap_or_else(handover_api::operation_id);
     let call = with_options(call, &id, how);
     session.run(async {
         let asked = async {
@@ -140,22 +139,4 @@ fn text_of(operation: &Operation) -> String {
 fn outcome_unknown(session: &Session, what: &str, id: &str, why: &str) -> ExitCode {
     let message = format!("unknown: {why}; {what} {id} may go on; ask with 'handover show {id}'");
     session.output().failure(&message, Code::Unknown)
-}
-
-/// An ID that nobody else makes: the time, and 48 random bits (the hasher's keys come from the system).
-fn new_id() -> String {
-    let random = RandomState::new().build_hasher().finish() & 0xFFFF_FFFF_FFFF;
-    format!("{}-{random:012x}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_keys_that_the_server_takes_and_differ() {
-        let (a, b) = (new_id(), new_id());
-        assert_ne!(a, b);
-        assert!(a.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && a.len() == 28, "{a}");
-    }
 }

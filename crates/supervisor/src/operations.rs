@@ -7,9 +7,9 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use handover_api::{Operation, Refused, Step, StepName};
+use handover_api::{Operation, Refused, Step, StepName, operation_id};
 use handover_lifecycle::{Cause, Kind, OperationKey, Verdict};
 use tokio::sync::oneshot;
 
@@ -44,7 +44,6 @@ pub(crate) struct Entry {
 /// All requests that are not answered yet.
 #[derive(Debug)]
 pub(crate) struct Operations {
-    prefix: String,
     made: u64,
     entries: BTreeMap<OperationKey, Entry>,
     recent: VecDeque<Operation>,
@@ -52,19 +51,7 @@ pub(crate) struct Operations {
 
 impl Operations {
     pub(crate) fn new() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Operations {
-            prefix: base36(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
-            made: 0,
-            entries: BTreeMap::new(),
-            recent: VecDeque::new(),
-        }
-    }
-
-    /// An ID that no operation ever had: when this supervisor started, and a count.
-    pub(crate) fn new_id(&mut self) -> String {
-        self.made += 1;
-        format!("{}-{}", self.prefix, base36(self.made))
+        Operations { made: 0, entries: BTreeMap::new(), recent: VecDeque::new() }
     }
 
     /// Takes in a request; what becomes of it is told to `admission`.
@@ -74,7 +61,7 @@ impl Operations {
         serving: Option<u64>,
         admission: Option<Admission>,
     ) -> OperationKey {
-        let id = new.id.clone().unwrap_or_else(|| self.new_id());
+        let id = new.id.clone().unwrap_or_else(operation_id);
         let mut operation = described(id, &new);
         operation.serving_generation = serving;
         self.insert(operation, Some(new.ask), admission)
@@ -251,34 +238,11 @@ fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
 
-fn base36(mut number: u64) -> String {
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut digits = Vec::new();
-    loop {
-        let digit = usize::try_from(number % 36).unwrap_or(0);
-        digits.push(char::from(DIGITS[digit]));
-        number /= 36;
-        if number == 0 {
-            return digits.into_iter().rev().collect();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use handover_api::Actor;
 
     use super::*;
-
-    #[test]
-    fn ids_are_short_and_never_the_same() {
-        let mut operations = Operations::new();
-        let ids: std::collections::BTreeSet<String> = (0..100).map(|_| operations.new_id()).collect();
-        assert_eq!(ids.len(), 100);
-        assert!(ids.iter().all(|id| id.len() < 20));
-        assert_eq!(base36(0), "0");
-        assert_eq!(base36(36 * 36 + 35), "10z");
-    }
 
     #[test]
     fn everybody_who_waits_is_answered() {

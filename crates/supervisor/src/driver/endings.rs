@@ -1,6 +1,6 @@
 //! How requests begin and end: noted, written, answered, in this order.
 
-use handover_api::{EventKind, Operation, Problem, Refused, StepName};
+use handover_api::{EventKind, Operation, Problem, Refused, StepName, operation_id};
 use handover_lifecycle::{Cause, Kind, OperationKey, Outcome, Refusal, Verdict};
 
 use super::{Driver, Input, RefusalAnswer};
@@ -76,7 +76,7 @@ impl Driver {
     /// Writes down a refusal; whoever waits is answered when that is done.
     pub(super) fn refuse(&mut self, mut operation: Operation, why: &Refused, answer: RefusalAnswer) {
         let serving = self.serving.as_ref().map(|serving| serving.generation.0);
-        operation.id = self.operations.new_id();
+        operation.id = operation_id();
         let operation = operation.refused(why, serving);
         tracing::warn!(actor = %operation.actor, "{} refused: {why}", operation.title());
         let inputs = self.inputs.clone();

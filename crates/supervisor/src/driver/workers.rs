@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_api::{Actor, EventKind, Generation, Losses, Operation, Problem};
+use handover_api::{Actor, EventKind, Generation, Losses, Operation, Problem, operation_id};
 use handover_handoff::Bundle;
 use handover_handoff::process::{self, Exit};
 use handover_lifecycle::{
@@ -333,7 +333,6 @@ impl Driver {
 
     /// The supervisor's own first operation.
     pub(crate) fn own_start(&mut self) -> OperationKey {
-        let id = self.operations.new_id();
-        self.operations.own(Operation::running(id, Kind::Start, Actor::supervisor(), now()))
+        self.operations.own(Operation::running(operation_id(), Kind::Start, Actor::supervisor(), now()))
     }
 }
