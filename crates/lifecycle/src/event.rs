@@ -121,7 +121,8 @@ pub enum Event {
         /// Whether it says that it succeeded.
         ok: bool,
     },
-    /// The intent and the generation's bytes are in the journal, synced.
+    /// The intent and the generation's bytes are written. Not synced: a crash of the process loses nothing of them, a
+    /// crash of the system may lose both together with the commit that they came before.
     IntentWritten {
         /// Whose.
         operation: OperationKey,
@@ -135,7 +136,7 @@ pub enum Event {
         /// For which generation.
         generation: GenerationNumber,
     },
-    /// The outcome is in the journal, synced.
+    /// The outcome, and everything before it, is in the journal and synced.
     OutcomeWritten {
         /// Whose.
         operation: OperationKey,
@@ -211,7 +212,7 @@ pub enum Effect {
         /// Which.
         worker: WorkerKey,
     },
-    /// Write and sync the candidate's bytes and the intent to serve it, then report
+    /// Write the candidate's bytes and the intent to serve it (the outcome is what is synced), then report
     /// `IntentWritten` or `IntentFailed`. Its bundle is kept at hand from now on, for a restart.
     WriteIntent {
         /// Whose.
