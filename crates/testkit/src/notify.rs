@@ -1,5 +1,6 @@
 //! The receiving end of `NOTIFY_SOCKET` (see sd_notify(3)): how a test learns, by an event, that a server is ready.
 
+use std::net::Shutdown;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -9,8 +10,6 @@ use crate::deadline::{DEADLINE, Deadline};
 
 /// Longer notifications than this are cut.
 const LONGEST_BYTES: usize = 8 * 1024;
-/// What ends the receiving thread; no server sends it.
-const END: &[u8] = b"X_TESTKIT_END=1";
 
 #[derive(Debug, Default)]
 struct Heard {
@@ -22,6 +21,7 @@ struct Heard {
 pub struct Notifications {
     path: PathBuf,
     heard: Arc<(Mutex<Heard>, Condvar)>,
+    socket: UnixDatagram,
     receiver: Option<thread::JoinHandle<()>>,
 }
 
@@ -31,20 +31,19 @@ impl Notifications {
     pub fn listen(path: &Path) -> Self {
         let _ = std::fs::remove_file(path);
         let socket = UnixDatagram::bind(path).expect("notification socket");
+        let receiving = socket.try_clone().expect("notification socket");
         let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
         let shared = Arc::clone(&heard);
         let receiver = thread::spawn(move || {
             let mut buffer = vec![0; LONGEST_BYTES];
-            while let Ok(length) = socket.recv(&mut buffer) {
-                if &buffer[..length] == END {
-                    return;
-                }
+            // Nothing at all is what comes once the socket is shut down.
+            while let Ok(length @ 1..) = receiving.recv(&mut buffer) {
                 let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
                 shared.0.lock().unwrap().messages.push(message);
                 shared.1.notify_all();
             }
         });
-        Self { path: path.to_owned(), heard, receiver: Some(receiver) }
+        Self { path: path.to_owned(), heard, socket, receiver: Some(receiver) }
     }
 
     /// Where it listens.
@@ -107,11 +106,28 @@ impl Notifications {
 
 impl Drop for Notifications {
     fn drop(&mut self) {
-        if let Ok(socket) = UnixDatagram::unbound() {
-            let ended = socket.send_to(END, &self.path).is_ok();
-            if let (true, Some(receiver)) = (ended, self.receiver.take()) {
-                let _ = receiver.join();
-            }
+        // Not by a message to the path: another one may listen there by now.
+        let ended = self.socket.shutdown(Shutdown::Both).is_ok();
+        if let (true, Some(receiver)) = (ended, self.receiver.take()) {
+            let _ = receiver.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_that_listen_at_one_path_one_after_the_other_end_in_any_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify.sock");
+        let first = Notifications::listen(&path);
+        let second = Notifications::listen(&path);
+        UnixDatagram::unbound().unwrap().send_to(b"READY=1\nSTATUS=up", &path).unwrap();
+        assert_eq!(second.wait_after(0, "STATUS="), "STATUS=up");
+        assert_eq!(first.messages(), Vec::<String>::new());
+        drop(first);
+        drop(second);
     }
 }
