@@ -4,7 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -68,6 +68,50 @@ fn a_dead_endpoint_is_passed_over() {
     client.finish();
     plane.wait_until_idle();
     assert!(plane.metric("handover_service_connect_failures_total{service=\"app\"}") > 0);
+}
+
+/// A listener that answers nobody: its queue, of one, is full.
+fn full() -> (TcpListener, TcpStream) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let listener = TcpListener::from(socket);
+    let waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (listener, waiting)
+}
+
+/// The kernel asks again after a second: the first endpoint then refuses, the second one accepts. Both are within the limit
+/// for one attempt, and not together.
+fn reach_the_second(listener: &str, ask: fn(&mut Connection)) {
+    let ((first, _one), (second, _other)) = (full(), full());
+    let addresses = [first.local_addr().unwrap(), second.local_addr().unwrap()];
+    let config = [listener, &to_endpoints(&addresses, "connect_timeout = \"1800ms\"")].concat();
+    let plane = Plane::serve_with(1, &config);
+    let attempts = |count| {
+        handover_testkit::until("an attempt", || {
+            (plane.metric("handover_service_connects_total{service=\"app\"}") == count).then_some(())
+        });
+    };
+    let mut client = plane.connect("web");
+    ask(&mut client);
+    attempts(1);
+    drop(first);
+    attempts(2);
+    let _ = second.accept().unwrap();
+    let mut endpoint = accept(&second);
+    assert_eq!(endpoint.exactly(5), b"GET /");
+    assert_eq!(plane.metric("handover_service_connect_failures_total{service=\"app\"}"), 1);
+}
+
+#[test]
+fn after_a_refusal_the_next_endpoint_has_the_whole_time_to_connect() {
+    reach_the_second(WEB, |client| client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+}
+
+#[test]
+fn after_a_refusal_the_next_endpoint_of_a_tunnel_has_the_whole_time_to_connect() {
+    let tcp = format!("{}\nprotocol = \"tcp\"\nservice = \"app\"\n\n", WEB.trim_end());
+    reach_the_second(&tcp, |client| client.send("GET /"));
 }
 
 #[test]

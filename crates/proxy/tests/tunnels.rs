@@ -81,6 +81,20 @@ fn an_endpoint_that_speaks_first_is_heard() {
 }
 
 #[test]
+fn a_tunnel_on_which_nobody_speaks_outlives_the_limit_for_connecting() {
+    let echo = Echo::start();
+    let clock = "connect_timeout = \"100ms\"\n\n\
+                 [listeners.clock]\naddress = \"127.0.0.1:0\"\ntimeouts = { header = \"500ms\" }\n";
+    let plane = Plane::serve_with(1, &[&tcp(echo.address()), clock].concat());
+    let mut tunnel = Tunnel::open(plane.address("raw"));
+    handover_testkit::until("the endpoint to be connected", || (echo.accepted() == 1).then_some(()));
+    // Nothing is said there either, until its limit is over.
+    plane.connect("clock").expect_end();
+    assert_eq!(plane.metric("handover_open_connections{kind=\"tcp\"}"), 1);
+    tunnel.echo(b"hello");
+}
+
+#[test]
 fn an_endpoint_that_cannot_be_reached_ends_the_connection() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plane = Plane::serve(&tcp(free));

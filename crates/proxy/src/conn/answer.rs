@@ -231,17 +231,7 @@ impl Answer {
     ) -> Self {
         let until = client.plan().map_or(0, |plan| cx.clock.after(plan.body));
         let patience = Patience::default();
-        Self {
-            body,
-            rest,
-            discard_left: DISCARD_BYTES,
-            read,
-            keep,
-            end,
-            until,
-            blocked: false,
-            patience,
-        }
+        Self { body, rest, discard_left: DISCARD_BYTES, read, keep, end, until, blocked: false, patience }
     }
 
     /// When the client must have taken some of it.

@@ -55,6 +55,8 @@ pub(crate) struct Dial {
     /// A kept connection turned out dead: the next ones are probably dead, too.
     fresh_only: bool,
     attempts: usize,
+    /// When the connection that is being made must be there.
+    until: u64,
 }
 
 /// No endpoint can be reached.
@@ -82,6 +84,7 @@ impl Dial {
             reused: false,
             fresh_only: false,
             attempts: 0,
+            until: 0,
         }
     }
 
@@ -100,9 +103,9 @@ impl Dial {
         self.reused
     }
 
-    /// The connection is being made.
-    pub(crate) fn is_connecting(&self) -> bool {
-        self.connecting
+    /// When the present attempt to connect has taken too long. Each attempt has the whole time.
+    pub(crate) fn until(&self) -> u64 {
+        self.until
     }
 
     /// The endpoint that was chosen last.
@@ -163,6 +166,7 @@ impl Dial {
             cells.connects.add(1);
             match upstream::connect(&turn.endpoint, key, &mut cx.reactor) {
                 Ok(connected) => {
+                    self.until = cx.clock.after(plan.connect);
                     (self.io, self.connecting, self.reused) = (Some(connected.io), !connected.ready, false);
                     return Ok(());
                 }

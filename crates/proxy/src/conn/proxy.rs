@@ -450,17 +450,17 @@ impl Proxy {
 
     /// Notes what is waited for now; the time limit begins anew if that changed or anything moved.
     fn enter(&mut self, stage: Stage, moved: bool, client: &Client, cx: &Cx) {
-        if stage == self.stage && !moved && self.until != 0 {
+        if stage == Stage::Connect {
+            (self.stage, self.until) = (stage, self.dial.until());
             return;
         }
-        if stage == Stage::Connect && stage == self.stage && self.until > cx.clock.tick() {
+        if stage == self.stage && !moved && self.until != 0 {
             return;
         }
         self.stage = stage;
         let Some(plan) = self.dial.plan() else { return };
         let limit = match stage {
-            Stage::Connect => plan.connect,
-            Stage::AwaitHead => plan.response,
+            Stage::Connect | Stage::AwaitHead => plan.response,
             Stage::SendBody | Stage::Body => {
                 client.plan().map(|listener| listener.body).unwrap_or(plan.response)
             }

@@ -73,6 +73,8 @@ pub(crate) struct Tunnel {
     local: Rc<Local>,
     position: usize,
     listener: u32,
+    /// It is connected to its endpoint.
+    open: bool,
     idle: Ticks,
     deadline: u64,
     cut_at: Option<u64>,
@@ -94,7 +96,6 @@ impl Tunnel {
         let Some(plan) = place.plan() else { return Err(io) };
         let ListenerKind::Tcp(service) = plan.kind else { return Err(io) };
         let dial = Dial::new(Rc::clone(&place.local), service);
-        let connect = dial.plan().map(|plan| plan.connect).unwrap_or_default();
         dial.cells(cx).into_iter().for_each(|cells| cells.active.add(1));
         Ok(Self {
             kind: TunnelKind::Tcp,
@@ -110,8 +111,9 @@ impl Tunnel {
             local: Rc::clone(&place.local),
             position: place.position,
             listener,
+            open: false,
             idle: plan.tunnel,
-            deadline: cx.clock.after(connect),
+            deadline: cx.clock.after(plan.tunnel),
             cut_at: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -145,6 +147,7 @@ impl Tunnel {
             local: client.request.local,
             position: client.request.position,
             listener: client.listener,
+            open: true,
             idle,
             deadline: cx.clock.after(idle),
             cut_at,
@@ -181,9 +184,16 @@ impl Tunnel {
             return Fate::Over(End::Unwatched);
         }
         match self.dial.go(self.key, cx) {
-            Ok(Way::Ready) => {}
+            Ok(Way::Ready) if self.open => {}
+            Ok(Way::Ready) => {
+                self.open = true;
+                self.deadline = cx.clock.after(self.idle);
+            }
             Ok(Way::Wait) if cx.reactor.is_broken(&self.client.io) => return Fate::Over(End::ClientGone),
-            Ok(Way::Wait) => return Fate::Parked,
+            Ok(Way::Wait) => {
+                self.deadline = self.dial.until();
+                return Fate::Parked;
+            }
             Err(_) => return Fate::Over(End::UpstreamUnreachable),
         }
         let mut budget = TURN_BYTES;
@@ -223,23 +233,20 @@ impl Tunnel {
         if self.cut_at.is_some_and(|cut| cut <= now) {
             return Fate::Over(End::Cut);
         }
-        if !self.dial.is_connecting() {
+        if self.open {
             return Fate::Over(End::TunnelIdle);
         }
         self.dial.failed(cx);
-        let connect = self.dial.plan().map(|plan| plan.connect).unwrap_or_default();
-        self.deadline = cx.clock.after(connect);
         self.run(cx)
     }
 
     /// See [`super::Conn::show`].
     pub(crate) fn show(&self, cx: &Cx) -> Shown {
-        let connected = self.dial.io().is_some() && !self.dial.is_connecting();
         Shown {
             kind: self.kind.label(),
             listener: cx.listener(self.listener).map(|place| Arc::clone(&place.name)).unwrap_or_default(),
             client: self.peer,
-            state: match (connected, self.up.finished || self.down.finished) {
+            state: match (self.open, self.up.finished || self.down.finished) {
                 (false, _) => "connecting",
                 (true, false) => "open",
                 (true, true) => "half-open",
