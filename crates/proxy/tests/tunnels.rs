@@ -95,6 +95,21 @@ fn a_tunnel_on_which_nobody_speaks_outlives_the_limit_for_connecting() {
 }
 
 #[test]
+fn a_tunnel_does_not_take_the_kept_connections_of_requests() {
+    let origin = Origin::start("one");
+    let config = [&tcp(origin.address()), "\n[[routes]]\nservice = \"app\"\n\n", WEB].concat();
+    let plane = Plane::serve_with(1, &config);
+    let mut client = plane.connect("web");
+    let _ = client.get("/").expect(200);
+    let mut tunnel = plane.connect("raw");
+    assert_eq!(tunnel.get("/").expect(200).text(), "one\n");
+    assert_eq!(plane.metric("handover_idle_upstream_connections"), 1);
+    assert_eq!(plane.metric("handover_service_reused_connections_total{service=\"app\"}"), 0);
+    let _ = client.get("/").expect(200);
+    assert_eq!(origin.connections(), 2);
+}
+
+#[test]
 fn an_endpoint_that_cannot_be_reached_ends_the_connection() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plane = Plane::serve(&tcp(free));

@@ -52,7 +52,7 @@ pub(crate) struct Dial {
     io: Option<Io>,
     connecting: bool,
     reused: bool,
-    /// A kept connection turned out dead: the next ones are probably dead, too.
+    /// Kept connections are not taken: they are not for this one, or one turned out dead and the next ones probably are, too.
     fresh_only: bool,
     attempts: usize,
     /// When the connection that is being made must be there.
@@ -86,6 +86,11 @@ impl Dial {
             attempts: 0,
             until: 0,
         }
+    }
+
+    /// As [`Dial::new`], but for what takes a connection for good: those that are kept are for requests.
+    pub(crate) fn fresh(local: Rc<Local>, service: usize) -> Self {
+        Self { fresh_only: true, ..Self::new(local, service) }
     }
 
     /// The service.

@@ -95,7 +95,7 @@ impl Tunnel {
         let Some(place) = cx.listener(listener) else { return Err(io) };
         let Some(plan) = place.plan() else { return Err(io) };
         let ListenerKind::Tcp(service) = plan.kind else { return Err(io) };
-        let dial = Dial::new(Rc::clone(&place.local), service);
+        let dial = Dial::fresh(Rc::clone(&place.local), service);
         dial.cells(cx).into_iter().for_each(|cells| cells.active.add(1));
         Ok(Self {
             kind: TunnelKind::Tcp,
