@@ -109,6 +109,45 @@ fn a_tunnel_does_not_take_the_kept_connections_of_requests() {
     assert_eq!(origin.connections(), 2);
 }
 
+/// Closes a socket so that its peer gets a reset.
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+fn read_end(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn a_tunnel_ends_when_a_client_that_had_finished_goes_away() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plane = Plane::serve(&tcp(listener.local_addr().unwrap()));
+    let client = TcpStream::connect(plane.address("raw")).unwrap();
+    let (mut endpoint, _) = listener.accept().unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    read_end(&mut endpoint);
+    // The endpoint says nothing, so that nothing is written to the client, which would show it.
+    reset(client);
+    plane.wait_until_idle();
+    assert_eq!(plane.metric("handover_closed_connections_total{why=\"client_gone\"}"), 1);
+    read_end(&mut endpoint);
+}
+
+#[test]
+fn a_tunnel_ends_when_an_endpoint_that_had_finished_goes_away() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plane = Plane::serve(&tcp(listener.local_addr().unwrap()));
+    let mut client = TcpStream::connect(plane.address("raw")).unwrap();
+    let (endpoint, _) = listener.accept().unwrap();
+    endpoint.shutdown(Shutdown::Write).unwrap();
+    read_end(&mut client);
+    reset(endpoint);
+    plane.wait_until_idle();
+    assert_eq!(plane.metric("handover_closed_connections_total{why=\"upstream_cut\"}"), 1);
+}
+
 #[test]
 fn an_endpoint_that_cannot_be_reached_ends_the_connection() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rustix::net::sockopt::socket_error;
 use rustix::net::{Shutdown, shutdown};
 
 use crate::access_log::PastTunnel;
@@ -207,9 +208,21 @@ impl Tunnel {
         match result {
             Err(end) => Fate::Over(end),
             Ok(()) if self.up.finished && self.down.finished => Fate::Over(End::Done),
+            // Nothing is read any more from a side that had finished: only the poller says that it has gone altogether.
+            Ok(()) if self.up.finished && cx.reactor.is_broken(&self.client.io) => {
+                Fate::Over(End::ClientGone)
+            }
+            Ok(()) if self.down.finished && self.endpoint_is_gone(cx) => Fate::Over(End::UpstreamCut),
             Ok(()) if budget == 0 => Fate::Again,
             Ok(()) => Fate::Parked,
         }
+    }
+
+    /// True after a reset. A Unix socket also breaks when its peer closes it in order: then the client may still read what
+    /// it was sent, and ends the tunnel when it has.
+    fn endpoint_is_gone(&self, cx: &Cx) -> bool {
+        let gone = |io: &Io| cx.reactor.is_broken(io) && !matches!(socket_error(io), Ok(Ok(())));
+        self.dial.io().is_some_and(gone)
     }
 
     fn pump(&mut self, cx: &mut Cx, budget: &mut usize, up: &mut Moved, down: &mut Moved) -> Result<(), End> {
