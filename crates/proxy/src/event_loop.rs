@@ -27,7 +27,7 @@ use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 
 use crate::clock::Ticks;
 use crate::config::ListenAddress;
-use crate::conn::{Conn, Cx, End, Fate, HttpConn, LocalListener, Shown, Tunnel, TunnelKind};
+use crate::conn::{Conn, Cx, End, Fate, HttpConn, Kept, LocalListener, Past, Shown, Tunnel, TunnelKind};
 use crate::generation::ListenerKind;
 use crate::metrics::Cell;
 use crate::reactor::{ConnKey, Mailbox, Owner, Wheel};
@@ -234,6 +234,7 @@ impl EventLoop {
         }
         match fate {
             Fate::Over(end) => self.close(key, conn, end),
+            Fate::Parked if let Some(thread) = self.place_for(&mut conn) => self.move_to(thread, key, conn),
             Fate::Parked | Fate::Again | Fate::Upgraded => {
                 self.wheel.arm(key.index, conn.deadline());
                 if let Some(place) = self.places.get_mut(key.index as usize) {
@@ -253,6 +254,11 @@ impl EventLoop {
         let listener = conn.listener();
         conn.close(end, &mut self.cx);
         self.cx.leave_listener(listener);
+        self.vacate(key);
+    }
+
+    /// A place in the table is free again.
+    fn vacate(&mut self, key: ConnKey) {
         if let Some(place) = self.places.get_mut(key.index as usize) {
             place.stamp = place.stamp.wrapping_add(1);
             place.queued = false;

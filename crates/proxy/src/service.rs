@@ -88,6 +88,12 @@ impl ProxyService {
         self.running().map_or(0, |plane| plane.shared.metrics.buffer_bytes())
     }
 
+    /// Connections open on each thread, for tests of balance.
+    #[must_use]
+    pub fn open_by_thread(&self) -> Vec<u32> {
+        self.running().map(|plane| plane.threads.open()).unwrap_or_default()
+    }
+
     fn running(&self) -> Option<&Arc<Plane>> {
         self.plane.get()?.as_ref().ok()
     }

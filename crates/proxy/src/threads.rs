@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -68,6 +68,11 @@ impl Threads {
         if all_done.recv_timeout(ANSWER_LIMIT) == Err(RecvTimeoutError::Timeout) {
             tracing::error!("a data thread has not obeyed for {ANSWER_LIMIT:?}");
         }
+    }
+
+    /// Connections open on each thread, or on their way to it.
+    pub(crate) fn open(&self) -> Vec<u32> {
+        self.peers.open.iter().map(|open| open.load(Ordering::Relaxed)).collect()
     }
 
     /// What is open, at most `most` connections. A thread that does not answer in time is left out, and that is said.

@@ -188,11 +188,17 @@ impl Cx {
     /// Counts a connection out of its listener.
     pub(crate) fn leave_listener(&mut self, number: u32) {
         let Some(listener) = self.listeners.get(number as usize) else { return };
-        listener.open.set(listener.open.get().saturating_sub(1));
         listener.open_everywhere.fetch_sub(1, Ordering::Relaxed);
         if let Some(plan) = listener.plan() {
             plan.cells.of(self.thread).open.sub(1);
         }
+        self.leave_thread(number);
+    }
+
+    /// A connection of this listener is not on this thread any more.
+    pub(crate) fn leave_thread(&mut self, number: u32) {
+        let Some(listener) = self.listeners.get(number as usize) else { return };
+        listener.open.set(listener.open.get().saturating_sub(1));
         if listener.settled && listener.open.get() == 0 {
             self.listeners.remove(number as usize);
         }

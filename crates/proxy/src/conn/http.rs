@@ -78,15 +78,17 @@ pub(crate) enum Step {
 /// A connection that speaks HTTP.
 #[derive(Debug)]
 pub(crate) struct HttpConn {
-    client: Client,
+    pub(super) client: Client,
     phase: Phase,
     /// When it must be looked at.
-    deadline: u64,
+    pub(super) deadline: u64,
     /// The time limit of the phase `Head`.
-    phase_limit: u64,
+    pub(super) phase_limit: u64,
     /// It is not watched yet, and will be at `deadline`.
     unwatched: bool,
     cut_at: Option<u64>,
+    /// The thread on which it stays is settled.
+    pub(super) placed: bool,
 }
 
 impl HttpConn {
@@ -132,6 +134,7 @@ impl HttpConn {
             phase_limit: limit,
             unwatched: false,
             cut_at: None,
+            placed: false,
         })
     }
 
@@ -144,7 +147,7 @@ impl HttpConn {
     }
 
     /// Between two requests, or before the first.
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Head { .. }) && self.client.side.inbuf.is_empty()
     }
 

@@ -14,17 +14,21 @@ mod context;
 mod dial;
 mod flow;
 mod http;
+mod kept;
 mod linger;
 mod patience;
 mod proxy;
 mod shown;
 mod tunnel;
 
+use std::os::fd::OwnedFd;
+
 use crate::buffers::{Buf, Buffers};
 use crate::reactor::{Io, Reactor};
 
 pub(crate) use context::{Cx, LocalListener};
 pub(crate) use http::HttpConn;
+pub(crate) use kept::{Kept, Past};
 pub(crate) use shown::Shown;
 pub(crate) use tunnel::{Tunnel, TunnelKind};
 
@@ -107,6 +111,13 @@ impl Side {
     /// A socket without buffers.
     pub(crate) fn new(io: Io) -> Self {
         Self { io, inbuf: Buf::none(), out: Buf::none() }
+    }
+
+    /// Gives the buffers back, and the socket to whoever takes it.
+    pub(crate) fn leave(mut self, reactor: &mut Reactor, buffers: &mut Buffers) -> OwnedFd {
+        buffers.release(&mut self.inbuf);
+        buffers.release(&mut self.out);
+        reactor.release(self.io)
     }
 
     /// Closes the socket and gives the buffers back.

@@ -1,10 +1,14 @@
 //! Connections come in: from a listener's queue, or from another thread.
 //!
 //! ```text
-//!   queue ─accept, counted─▶ placed ──here──────────────────────────────▶ open
-//!     │                        └──elsewhere──▶ mailbox ──▶ arriving ──▶ open there
-//!     └─the listener goes: all at once────────────────────────┘
+//!   queue ─accept, counted─▶ HTTP ──▶ open ──kept after its first response, others have clearly fewer──┐
+//!     │                  └─▶ TCP ──others have clearly fewer──▶ mailbox of the thread with fewest ◀────┘
+//!     │                       └──else──▶ open                        └──▶ arriving ──▶ open there
+//!     └─the listener goes: all at once──▶ arriving ──▶ open
 //! ```
+//!
+//! A connection for one request is best served where it was accepted: to wake another thread costs more than it brings. One that is
+//! kept is worth it, once, and holds nothing then but its socket. A tunnel cannot be moved later.
 //!
 //! A connection is counted by the thread that accepts it and counted out by the thread where it ends: it is never missing
 //! while it is on its way, and only sums over all threads mean anything.
@@ -23,6 +27,8 @@ pub(crate) struct Arrival {
     pub(super) tcp: bool,
     pub(super) fd: OwnedFd,
     pub(super) peer: Option<IpAddr>,
+    /// It was kept on another thread: the idle limit holds.
+    pub(super) past: Option<Past>,
 }
 
 /// What a look into a listener's queue brought.
@@ -125,7 +131,7 @@ impl EventLoop {
                 plan.cells.of(self.cx.thread).open.add(1);
                 listener.open_everywhere.fetch_add(1, Ordering::Relaxed);
                 self.kind_of_arrival(tcp).add(1);
-                Accepted::One(Arrival { serial: listener.serial, tcp, fd, peer: ip_of(peer) })
+                Accepted::One(Arrival { serial: listener.serial, tcp, fd, peer: ip_of(peer), past: None })
             }
             Err(Errno::AGAIN) => Accepted::Nothing,
             Err(Errno::INTR | Errno::CONNABORTED) => Accepted::Gone,
@@ -183,9 +189,11 @@ impl EventLoop {
         mailbox.send(Command::Adopt(arrival));
     }
 
-    /// Takes a connection, or gives it to the thread that has fewest.
+    /// Takes a connection, or gives a tunnel to the thread that has fewest.
     fn place(&mut self, number: u32, arrival: Arrival) {
-        if let Some(thread) = self.better_place() {
+        if arrival.tcp
+            && let Some(thread) = self.better_place()
+        {
             self.send_away(thread, arrival);
             return;
         }
@@ -194,6 +202,32 @@ impl EventLoop {
             listener.open.set(listener.open.get() + 1);
         }
         self.open(number, arrival);
+    }
+
+    /// The thread to which a connection should go that has just been parked.
+    #[inline]
+    pub(super) fn place_for(&self, conn: &mut Conn) -> Option<usize> {
+        let Conn::Http(http) = conn else { return None };
+        if http.looks_for_place() { self.better_place_for(http.listener()) } else { None }
+    }
+
+    #[cold]
+    fn better_place_for(&self, listener: u32) -> Option<usize> {
+        let stays = self.cx.draining || self.cx.listener(listener).is_none_or(|listener| listener.removed);
+        if stays { None } else { self.better_place() }
+    }
+
+    /// Moves a connection that [`EventLoop::place_for`] has found a place for. What its client sends meanwhile waits in the socket, which
+    /// is read first thing there.
+    #[cold]
+    pub(super) fn move_to(&mut self, thread: usize, key: ConnKey, conn: Conn) {
+        let Conn::Http(http) = conn else { return };
+        let number = http.listener();
+        let Some(serial) = self.cx.listener(number).map(|listener| listener.serial) else { return };
+        let Kept { fd, peer, past } = http.leave(&mut self.cx);
+        self.cx.leave_thread(number);
+        self.vacate(key);
+        self.send_away(thread, Arrival { serial, tcp: false, fd, peer, past: Some(past) });
     }
 
     /// A connection has come to this thread, and is opened soon.
@@ -233,7 +267,7 @@ impl EventLoop {
 
     /// Makes a connection of a socket and lets it run.
     fn open(&mut self, number: u32, arrival: Arrival) {
-        let Arrival { serial, tcp, fd, peer } = arrival;
+        let Arrival { serial, tcp, fd, peer, past } = arrival;
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -252,12 +286,15 @@ impl EventLoop {
         };
         match conn {
             Ok(mut conn) => {
+                if let (Conn::Http(http), Some(past)) = (&mut conn, past) {
+                    http.go_on(past, &self.cx);
+                }
                 self.retire_if_late(number, &mut conn);
                 let fate = conn.run(&mut self.cx);
                 self.settle(key, conn, fate);
             }
             Err(io) => {
-                let arrival = Arrival { serial, tcp, fd: self.cx.reactor.release(io), peer };
+                let arrival = Arrival { serial, tcp, fd: self.cx.reactor.release(io), peer, past };
                 self.turn_away(Some(number), &arrival);
                 self.free.push(index);
             }

@@ -105,7 +105,7 @@ impl Rig {
             }
         };
         fd.set_nonblocking(true).unwrap();
-        (client, Arrival { serial: self.socket.serial, tcp: false, fd: fd.into(), peer: None })
+        (client, Arrival { serial: self.socket.serial, tcp: false, fd: fd.into(), peer: None, past: None })
     }
 
     /// Turns until the client gets something: 0 bytes if that is the end.
@@ -210,4 +210,65 @@ fn a_connection_that_has_more_to_do_is_in_the_list_once() {
     let conn = rig.loops[0].places[0].conn.take().unwrap();
     rig.loops[0].settle(key, conn, Fate::Again);
     assert_eq!(rig.loops[0].again, [key]);
+}
+
+/// The head and body of the answer to [`GET`].
+fn is_answer(answer: &str) -> bool {
+    answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("hello")
+}
+
+#[test]
+fn a_kept_connection_goes_once_to_the_thread_that_has_clearly_fewer() {
+    let mut rig = Rig::new(2, WEB);
+    rig.listen(0);
+    rig.listen(1);
+    rig.peers.open[0].fetch_add(10, Ordering::Relaxed);
+    let mut client = rig.connect();
+    client.write_all(GET).unwrap();
+    assert!(is_answer(&rig.answer(0, &mut client)), "it is served where it was accepted");
+    assert_eq!((rig.open(0), rig.open(1), rig.metrics.open()), (10, 1, 1));
+    // At this moment it is on no thread, and a request comes.
+    client.write_all(GET).unwrap();
+    rig.peers.open[1].fetch_add(1_000, Ordering::Relaxed);
+    assert!(is_answer(&rig.answer(1, &mut client)));
+    let limit = rig.loops[1].places[0].conn.as_ref().unwrap().deadline();
+    assert!(limit > rig.loops[1].cx.clock.after(Ticks(300)), "the idle limit holds");
+    for _ in 0..3 {
+        client.write_all(GET).unwrap();
+        assert!(is_answer(&rig.answer(1, &mut client)), "it stays where it is");
+    }
+    assert!(rig.loops[0].places.iter().all(|place| place.conn.is_none()));
+    drop(client);
+    rig.turn_until(1, |turning| turning.places[0].conn.is_none());
+    assert_eq!((rig.open(0), rig.open(1), rig.metrics.open()), (10, 1_000, 0));
+    assert_eq!(rig.socket.open.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_client_that_closes_while_its_connection_moves_is_noticed() {
+    let mut rig = Rig::new(2, WEB);
+    rig.listen(0);
+    rig.listen(1);
+    rig.peers.open[0].fetch_add(10, Ordering::Relaxed);
+    let mut client = rig.connect();
+    client.write_all(GET).unwrap();
+    assert!(is_answer(&rig.answer(0, &mut client)));
+    drop(client);
+    let metrics = Arc::clone(&rig.metrics);
+    rig.turn_until(1, |_| metrics.open() == 0);
+    assert_eq!((rig.open(0), rig.open(1)), (10, 0));
+}
+
+#[test]
+fn nothing_moves_while_the_server_drains() {
+    let mut rig = Rig::new(2, WEB);
+    rig.listen(0);
+    rig.listen(1);
+    rig.peers.open[0].fetch_add(10, Ordering::Relaxed);
+    let mut client = rig.connect();
+    rig.turn_until(0, |turning| turning.places.iter().any(|place| place.conn.is_some()));
+    rig.tell(0, Command::Drain { spread: Ticks(100), done: channel().0 });
+    client.write_all(GET).unwrap();
+    assert!(is_answer(&rig.answer(0, &mut client)));
+    assert_eq!(rig.open(1), 0);
 }
