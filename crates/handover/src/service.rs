@@ -59,6 +59,12 @@ pub trait Service: Send + Sync + 'static {
         "[]".to_owned()
     }
 
+    /// How many connections are open, for `status`; `None` if that is not known. It is asked for often and must be
+    /// cheap. By default what [`Service::metrics`] says under `handover_open_connections`, all labels together.
+    fn open_connections(&self) -> Option<u64> {
+        sum_of(&self.metrics(), "handover_open_connections")
+    }
+
     /// Takes the supervisor's own Prometheus text, for a metrics listener that serves both.
     fn facts(&self, _metrics: String) {}
 
@@ -109,4 +115,26 @@ pub trait Candidate: Send {
     /// Switches to this generation. Cannot fail; returns when every thread has switched, so that no answer
     /// of the old generation follows the first one of the new.
     fn commit(self: Box<Self>);
+}
+
+/// The sum of all series of a metric in a Prometheus text; `None` if there is none.
+fn sum_of(text: &str, metric: &str) -> Option<u64> {
+    let series = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(metric).filter(|rest| rest.starts_with(['{', ' ']))?;
+        rest.rsplit(' ').next()?.parse::<u64>().ok()
+    });
+    series.fold(None, |sum, value| Some(sum.unwrap_or(0) + value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_series_of_a_metric_are_added_and_those_of_others_are_not() {
+        let text = "# TYPE a gauge\na{kind=\"x y\"} 3\na{kind=\"z\"} 4\na_total 9\nb 5\n";
+        assert_eq!(sum_of(text, "a"), Some(7));
+        assert_eq!(sum_of(text, "b"), Some(5));
+        assert_eq!(sum_of(text, "c"), None);
+    }
 }

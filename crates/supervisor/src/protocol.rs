@@ -259,6 +259,8 @@ pub enum Report {
     Metrics,
     /// Its open connections.
     Connections,
+    /// How many connections it has open: a number, or nothing if it does not know.
+    ConnectionCount,
 }
 
 /// An address to listen on, and how.

@@ -206,7 +206,7 @@ impl Service for Hosted {
             }
         }
         let mut registry = Registry::with_prefix("handover");
-        registry.register("connections_open", "Connections that the server tracks, by kind", open);
+        registry.register("open_connections", "Connections that the server tracks, by kind", open);
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode(&mut text, &registry);

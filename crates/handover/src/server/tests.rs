@@ -276,7 +276,7 @@ fn open_connections_are_in_the_metrics() {
     let echo = Echo::start();
     let _open = echo.connect();
     let metrics = echo.hosted.metrics();
-    assert!(metrics.contains("handover_connections_open{kind=\"tcp\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("handover_open_connections{kind=\"tcp\"} 1\n"), "{metrics}");
     assert!(!metrics.contains("# EOF"));
 }
 

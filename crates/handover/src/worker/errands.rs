@@ -44,6 +44,9 @@ impl Errands {
         let report = move || match what {
             Report::Metrics => service.metrics(),
             Report::Connections => service.connections(),
+            Report::ConnectionCount => {
+                service.open_connections().map_or_else(String::new, |count| count.to_string())
+            }
         };
         self.run("report", move || {
             let body = catch_unwind(AssertUnwindSafe(report)).unwrap_or_else(|payload| {

@@ -16,17 +16,29 @@ use crate::protocol::{Report, ToWorker};
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
 /// How long a disk is waited for, for an answer that is good without it too.
 const DISK_LIMIT: Duration = Duration::from_secs(1);
+/// How long a worker may take to count its connections, for an answer that is good without it too.
+const COUNT_LIMIT: Duration = Duration::from_millis(250);
 
 impl Driver {
     pub(super) fn status(&mut self, answer: oneshot::Sender<Box<Status>>) {
         let mut status = Box::new(self.known_status());
         let drift = self.serving.as_ref().map(|serving| Arc::clone(&serving.loaded.drift));
         let scribe = self.parts.scribe.clone();
+        // While it drains it says so by itself.
+        let counted = match status.connections {
+            None => self.report(Report::ConnectionCount),
+            Some(_) => Reporting(None),
+        };
         tokio::spawn(async move {
             let journal = scribe.ask(|journal| journal.status());
             let compared = tokio::task::spawn_blocking(move || drift.map(|drift| drift.differing()));
-            let (journal, compared) =
-                tokio::join!(timeout(DISK_LIMIT, journal), timeout(DISK_LIMIT, compared));
+            let (journal, compared, counted) = tokio::join!(
+                timeout(DISK_LIMIT, journal),
+                timeout(DISK_LIMIT, compared),
+                timeout(COUNT_LIMIT, counted.wait())
+            );
+            let counted = counted.ok().flatten().and_then(|count| count.parse().ok());
+            status.connections = status.connections.or(counted);
             status.journal = journal.ok().flatten().unwrap_or_else(|| JournalStatus {
                 failure: Some("it does not answer: the disk is slow or hangs".to_owned()),
                 ..JournalStatus::default()

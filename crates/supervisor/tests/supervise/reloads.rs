@@ -26,6 +26,7 @@ crate::tests! {
     the_service_manager_is_told_of_reloads_that_failed_too
     the_service_manager_is_told_of_a_signal_that_the_journal_refuses
     metrics_and_differences_follow_the_disk
+    status_counts_the_connections_and_does_not_wait_for_a_worker_that_hangs
 }
 
 const WEB: &str = "listen web 127.0.0.1:0";
@@ -286,4 +287,14 @@ fn metrics_and_differences_follow_the_disk() {
     // A dead worker's metrics are missing, and the supervisor's are there all the same.
     signal(server.control.worker(), Signal::STOP);
     assert!(metrics().contains("handover_generation 1"));
+}
+
+fn status_counts_the_connections_and_does_not_wait_for_a_worker_that_hangs() {
+    let workspace = Workspace::new();
+    let server = Server::start(&workspace, &[WEB]);
+    assert_eq!(server.control.status()["connections"], 7);
+    signal(server.control.worker(), Signal::STOP);
+    let status = server.control.status();
+    assert!(status["phase"] == "serving" && status["connections"].is_null(), "{status}");
+    assert_eq!(server.control.post("/v1/stop", &[("Prefer", "respond-async")]).0, 202);
 }

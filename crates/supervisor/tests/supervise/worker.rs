@@ -115,6 +115,7 @@ impl Worker {
                 let body = match what {
                     Report::Metrics => format!("fake_facts {}\n", self.facts.lines().count()),
                     Report::Connections => "[]".to_owned(),
+                    Report::ConnectionCount => "7".to_owned(),
                 };
                 self.say(&ToSupervisor::Reported { call, body }, &[]);
             }
