@@ -39,10 +39,13 @@ use super::linger::Linger;
 use super::proxy::Proxy;
 use super::shown::Shown;
 use super::tunnel::Tunnel;
-use super::{End, Fate, Side};
+use super::{End, Fate, Side, TURN_BYTES};
 
 /// A socket that need not be watched yet is, after this long (200 ms): to notice a client that goes away.
 const WATCH_AFTER: Ticks = Ticks(1);
+
+/// Requests that one connection may make in one turn before others get theirs.
+const TURN_REQUESTS: usize = 32;
 
 /// What the connection is doing.
 #[derive(Debug)]
@@ -112,6 +115,7 @@ impl HttpConn {
             keep_alive: false,
             status: 0,
             line: Line::none(),
+            tried: None,
         };
         let client = Client {
             key,
@@ -213,6 +217,8 @@ impl HttpConn {
 
     /// Does everything that can be done now.
     pub(crate) fn run(&mut self, cx: &mut Cx) -> Fate {
+        let mut answered = 0;
+        let counted = self.client.counted_in + self.client.counted_out;
         loop {
             let step = match &mut self.phase {
                 Phase::Head { .. } => self.read_head(cx),
@@ -220,10 +226,24 @@ impl HttpConn {
                 Phase::Answer(answer) => answer.run(&mut self.client, cx),
                 Phase::Linger(linger) => linger.run(&mut self.client.side, cx),
             };
+            let finished = matches!(step, Step::Finished { .. });
             if let Some(fate) = self.apply(step, cx) {
                 return fate;
             }
+            if finished {
+                answered += 1;
+                let moved = self.client.counted_in + self.client.counted_out - counted;
+                if (answered >= TURN_REQUESTS || moved >= TURN_BYTES as u64) && self.has_input(cx) {
+                    self.deadline = self.limit();
+                    return Fate::Again;
+                }
+            }
         }
+    }
+
+    /// The client has sent something that is not read or not looked at.
+    fn has_input(&self, cx: &Cx) -> bool {
+        !self.client.side.inbuf.is_empty() || cx.reactor.is_readable(&self.client.side.io)
     }
 
     /// Its deadline has passed, or some limit that was earlier than it.
@@ -343,9 +363,19 @@ impl HttpConn {
         if matches!(self.phase, Phase::Head { .. }) {
             self.client.request.version = Version::Http11;
             self.client.request.head_only = false;
+            self.begin_line_of_refused(cx);
         }
         let answer = Answer::plain(&mut self.client, refusal, keep, read, end, cx);
         self.enter(Phase::Answer(answer), cx);
+    }
+
+    /// A request that was refused in its head leaves a line, too.
+    fn begin_line_of_refused(&mut self, cx: &mut Cx) {
+        let Client { side, request, peer, .. } = &mut self.client;
+        if cx.log.is_on() && !request.line.is_begun() {
+            let head = side.inbuf.unread();
+            cx.log.begin_refused(&mut request.line, *peer, head, &cx.clock, &mut cx.buffers);
+        }
     }
 
     /// Changes the phase. A request that was in progress is counted, and what it held is given back.
@@ -355,6 +385,7 @@ impl HttpConn {
             Phase::Proxy(proxy) => {
                 if failed {
                     // The answer that follows is this request's.
+                    self.client.request.tried = proxy.endpoint();
                     proxy.close(0, cx);
                 } else {
                     self.client.finish(proxy.endpoint_label(), cx);

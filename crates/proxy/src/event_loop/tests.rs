@@ -272,3 +272,30 @@ fn nothing_moves_while_the_server_drains() {
     assert!(is_answer(&rig.answer(0, &mut client)));
     assert_eq!(rig.open(1), 0);
 }
+
+#[test]
+fn a_client_that_sends_many_requests_at_once_leaves_others_their_turn() {
+    let mut rig = Rig::new(1, WEB);
+    rig.listen(0);
+    let answered = |rig: &Rig| {
+        let metrics = rig.metrics.encode();
+        let line = "handover_requests_total{listener=\"web\",status=\"2xx\"} ";
+        let count = metrics.lines().find_map(|candidate| candidate.strip_prefix(line));
+        count.map_or(0, |count| count.parse::<u32>().unwrap())
+    };
+    let (mut client, arrival) = rig.arrival();
+    client.write_all(&GET.repeat(200)).unwrap();
+    rig.tell(0, Command::Adopt(arrival));
+    // It came in this turn, and then ran once more with all that had more to do.
+    assert!((32..=64).contains(&answered(&rig)));
+    let (mut other, arrival) = rig.arrival();
+    other.write_all(GET).unwrap();
+    rig.tell(0, Command::Adopt(arrival));
+    assert!(is_answer(&rig.answer(0, &mut other)));
+    assert!(answered(&rig) < 200);
+    let until = Instant::now() + DEADLINE;
+    while answered(&rig) < 201 {
+        assert!(Instant::now() < until);
+        rig.loops[0].turn(Some(Duration::from_millis(1))).unwrap();
+    }
+}
