@@ -31,25 +31,38 @@ const SYNC_LIMIT: Duration = Duration::from_secs(2);
 /// The most bytes of a target, a referer or a user agent that a line shows.
 const FIELD_BYTES: usize = 2 * 1024;
 
-/// The part of a line that is known when a request begins.
+/// The part of a line that is known when a request begins. It ends in the format in which it began, whatever is configured
+/// meanwhile.
 #[derive(Debug)]
-pub(crate) struct Line(Buf);
+pub(crate) struct Line {
+    buf: Buf,
+    format: LogFormat,
+}
 
 impl Line {
     /// No line.
     pub(crate) const fn none() -> Self {
-        Self(Buf::none())
+        Self { buf: Buf::none(), format: LogFormat::Text }
     }
 
     /// True from `begin` to `end`.
     pub(crate) fn is_begun(&self) -> bool {
-        !self.0.is_empty()
+        !self.buf.is_empty()
     }
 
     /// The buffer, to be given back when the connection closes.
     pub(crate) fn buf(&mut self) -> &mut Buf {
-        &mut self.0
+        &mut self.buf
     }
+}
+
+/// What a line says of a request.
+struct Asked<'a> {
+    method: &'a [u8],
+    target: &'a [u8],
+    version: &'a [u8],
+    referer: &'a [u8],
+    agent: &'a [u8],
 }
 
 /// What is said of a tunnel that has ended: a TCP connection, or a WebSocket (whose request has a line of its own).
@@ -71,6 +84,7 @@ pub(crate) struct PastTunnel<'a> {
 /// What goes to the writer.
 #[derive(Debug)]
 enum ToWriter {
+    Opened { target: LogTarget, file: File },
     Batch { target: Arc<LogTarget>, bytes: Vec<u8> },
     Reopen,
     Sync(SyncSender<()>),
@@ -86,6 +100,12 @@ impl LogWriter {
         let (sender, receiver) = sync_channel(BATCHES_WAITING);
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_batches(&receiver))?;
         Ok(Self(sender))
+    }
+
+    /// Gives the writer a log file that is open already: later there may be no descriptor left to open it.
+    pub(crate) fn hand(&self, target: LogTarget, file: File) {
+        // If so much waits to be written, the writer opens it by itself when it comes to it: a commit must not wait for a disk.
+        let _ = self.0.try_send(ToWriter::Opened { target, file });
     }
 
     /// Opens log files by name again, after what was sent before.
@@ -154,33 +174,69 @@ impl AccessLog {
         clock: &Clock,
         buffers: &mut Buffers,
     ) {
-        let Some((format, _)) = &self.on else { return };
-        buffers.ensure_small(&mut line.0);
-        line.0.clear();
-        let out = line.0.tail();
         let version = if head.version == Version::Http10 { "HTTP/1.0" } else { "HTTP/1.1" };
-        let (mut referer, mut agent): (&[u8], &[u8]) = (b"", b"");
+        let mut asked = Asked {
+            method: head.method.as_bytes(),
+            target: head.target.as_bytes(),
+            version: version.as_bytes(),
+            referer: b"",
+            agent: b"",
+        };
         for header in head.headers {
             if header.name.eq_ignore_ascii_case("referer") {
-                referer = header.value;
+                asked.referer = header.value;
             } else if header.name.eq_ignore_ascii_case("user-agent") {
-                agent = header.value;
+                asked.agent = header.value;
             }
         }
-        // Writing into a vector cannot fail.
+        self.begin_with(line, peer, &asked, clock, buffers);
+    }
+
+    /// Notes what can be seen of a request whose head was refused, or did not come whole.
+    pub(crate) fn begin_refused(
+        &self,
+        line: &mut Line,
+        peer: Option<IpAddr>,
+        head: &[u8],
+        clock: &Clock,
+        buffers: &mut Buffers,
+    ) {
+        let head = head.trim_ascii_start();
+        let first = head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+        let mut words = first.splitn(3, |byte| *byte == b' ');
+        let mut word = || words.next().filter(|word| !word.is_empty()).unwrap_or(b"-");
+        let asked = Asked { method: word(), target: word(), version: word(), referer: b"", agent: b"" };
+        self.begin_with(line, peer, &asked, clock, buffers);
+    }
+
+    fn begin_with(
+        &self,
+        line: &mut Line,
+        peer: Option<IpAddr>,
+        asked: &Asked<'_>,
+        clock: &Clock,
+        buffers: &mut Buffers,
+    ) {
+        let Some((format, _)) = &self.on else { return };
+        buffers.ensure_small(&mut line.buf);
+        line.buf.clear();
+        line.format = *format;
+        let out = line.buf.tail();
         match format {
             LogFormat::Text => {
                 push_peer(out, peer);
                 out.extend_from_slice(b" - - [");
                 push_common_time(out, clock);
                 out.extend_from_slice(b"] \"");
-                push_escaped(out, head.method.as_bytes());
+                push_escaped(out, asked.method);
                 out.push(b' ');
-                push_escaped(out, head.target.as_bytes());
-                let _ = write!(out, " {version}\" \"");
-                push_escaped(out, referer);
+                push_escaped(out, asked.target);
+                out.push(b' ');
+                push_escaped(out, asked.version);
                 out.extend_from_slice(b"\" \"");
-                push_escaped(out, agent);
+                push_escaped(out, asked.referer);
+                out.extend_from_slice(b"\" \"");
+                push_escaped(out, asked.agent);
                 out.push(b'"');
             }
             LogFormat::Json => {
@@ -189,12 +245,13 @@ impl AccessLog {
                 out.extend_from_slice(b"\",\"client\":\"");
                 push_peer(out, peer);
                 for (name, value) in [
-                    ("method", head.method.as_bytes()),
-                    ("target", head.target.as_bytes()),
-                    ("version", version.as_bytes()),
-                    ("referer", referer),
-                    ("agent", agent),
+                    ("method", asked.method),
+                    ("target", asked.target),
+                    ("version", asked.version),
+                    ("referer", asked.referer),
+                    ("agent", asked.agent),
                 ] {
+                    // Writing into a vector cannot fail.
                     let _ = write!(out, "\",\"{name}\":\"");
                     push_escaped(out, value);
                 }
@@ -213,17 +270,17 @@ impl AccessLog {
         endpoint: Option<&str>,
         buffers: &mut Buffers,
     ) -> u64 {
-        if let Some((format, _)) = &self.on {
+        if self.on.is_some() {
             let out = &mut self.pending;
-            out.extend_from_slice(line.0.unread());
-            let _ = match format {
+            out.extend_from_slice(line.buf.unread());
+            let _ = match line.format {
                 LogFormat::Text => write!(out, " {status} {bytes}"),
                 LogFormat::Json => write!(out, ",\"status\":{status},\"bytes\":{bytes}"),
             };
-            push_end(out, *format, duration_us, endpoint);
+            push_end(out, line.format, duration_us, endpoint);
             self.lines += 1;
         }
-        buffers.release(&mut line.0);
+        buffers.release(&mut line.buf);
         self.flush_if_full()
     }
 
@@ -337,7 +394,10 @@ fn write_batches(receiver: &Receiver<ToWriter>) {
     let mut files: HashMap<Arc<LogTarget>, File> = HashMap::new();
     while let Ok(message) = receiver.recv() {
         match message {
-            ToWriter::Reopen => files.clear(),
+            ToWriter::Opened { target, file } => {
+                files.entry(Arc::new(target)).or_insert(file);
+            }
+            ToWriter::Reopen => files.iter_mut().for_each(|(target, file)| reopen(target, file)),
             ToWriter::Sync(done) => {
                 // Who asked may have given up.
                 let _ = done.send(());
@@ -357,6 +417,18 @@ fn write_batches(receiver: &Receiver<ToWriter>) {
                 }
             }
         }
+    }
+}
+
+/// Follows a file that was renamed. If its name cannot be opened, what is open is better than nothing.
+fn reopen(target: &LogTarget, file: &mut File) {
+    let LogTarget::File(path) = target else { return };
+    match open(path) {
+        Ok(new) => *file = new,
+        Err(error) => tracing::warn!(
+            "cannot open {} again: {error}; the access log goes on in the file that is open",
+            path.display()
+        ),
     }
 }
 

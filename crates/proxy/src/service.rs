@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -362,6 +363,12 @@ fn supervisor_address(address: &ListenAddress) -> Address {
     }
 }
 
+/// Log files that are open already.
+struct Logs {
+    own: logging::Sink,
+    access: Option<(LogTarget, File)>,
+}
+
 /// Opens the log files that a configuration names, so that a commit cannot fail on them. A dry run writes nothing: it looks only
 /// whether their directories are there.
 fn open_logs(
@@ -369,7 +376,7 @@ fn open_logs(
     dry_run: bool,
     spans: &config::Spans,
     problems: &mut Vec<Problem>,
-) -> Option<logging::Sink> {
+) -> Option<Logs> {
     let access = match &config.log.access {
         Some(LogTarget::File(path)) => Some(path),
         _ => None,
@@ -388,14 +395,16 @@ fn open_logs(
         }
         return None;
     }
-    if let Some(path) = access
-        && let Err(error) = access_log::open(path)
-    {
-        let detail = format!("the access log {} cannot be opened: {error}", path.display());
-        problems.push(spans.problem("/log/access", &detail));
-    }
+    let access = access.and_then(|path| match access_log::open(path) {
+        Ok(file) => Some((LogTarget::File(path.clone()), file)),
+        Err(error) => {
+            let detail = format!("the access log {} cannot be opened: {error}", path.display());
+            problems.push(spans.problem("/log/access", &detail));
+            None
+        }
+    });
     match logging::open(&logging::Options::from(&log_settings(&config.log))) {
-        Ok(sink) => Some(sink),
+        Ok(own) => Some(Logs { own, access }),
         Err(error) => {
             problems.push(spans.problem("/log/to", &error.to_string()));
             None
@@ -431,7 +440,7 @@ struct Ready {
     changes: Vec<Change>,
     warnings: Vec<Problem>,
     drain: Duration,
-    log: Option<logging::Sink>,
+    log: Option<Logs>,
 }
 
 impl Candidate for Ready {
@@ -489,8 +498,11 @@ impl Candidate for Ready {
 
     fn commit(self: Box<Self>) {
         let Self { plane, generation, sockets, drain, log, .. } = *self;
-        if let Some(sink) = log {
-            logging::switch(sink);
+        if let Some(Logs { own, access }) = log {
+            logging::switch(own);
+            if let Some((target, file)) = access {
+                plane.shared.log.hand(target, file);
+            }
         }
         plane.first_control.get_or_init(|| generation.config.control.clone());
         // Held to the end, so that what must be freed of a large generation is not freed by a data thread.

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use handover_http1::{ClientLabel, Delivery, Version};
 
 use crate::access_log::Line;
-use crate::generation::ListenerPlan;
+use crate::generation::{EndpointPlan, ListenerPlan};
 use crate::reactor::ConnKey;
 
 use super::Side;
@@ -47,6 +48,8 @@ pub(crate) struct Request {
     /// 0 until it is known.
     pub(crate) status: u16,
     pub(crate) line: Line,
+    /// The endpoint that was tried in vain, if the answer is one of our own.
+    pub(crate) tried: Option<Arc<EndpointPlan>>,
 }
 
 impl Client {
@@ -80,9 +83,12 @@ impl Client {
         if self.request.line.is_begun() {
             let status = self.request.status;
             let line = &mut self.request.line;
+            let tried = self.request.tried.as_ref().map(|endpoint| &*endpoint.label);
+            let endpoint = endpoint.or(tried);
             let dropped = cx.log.end(line, status, self.bytes_out, duration_us, endpoint, &mut cx.buffers);
             cx.cells().log_dropped.add(dropped);
         }
+        self.request.tried = None;
         self.counted_in += self.bytes_in;
         self.counted_out += self.bytes_out;
         (self.bytes_in, self.bytes_out) = (0, 0);

@@ -17,6 +17,7 @@
 //! ```
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use handover_http1::{
     Asked, BodyKind, BodyReader, HeadLimits, HeaderStorage, Parsed, Refusal, RequestHead, ResponseHead,
@@ -24,6 +25,7 @@ use handover_http1::{
 };
 
 use crate::buffers::Buf;
+use crate::generation::EndpointPlan;
 use crate::reactor::{Io, Received};
 
 use super::client::Client;
@@ -547,6 +549,11 @@ impl Proxy {
     /// After 101: the way and the endpoint's side, for a tunnel.
     pub(crate) fn into_parts(self) -> (Dial, Buf, Buf) {
         (self.dial, self.inbuf, self.out)
+    }
+
+    /// The endpoint that was chosen last.
+    pub(crate) fn endpoint(&self) -> Option<Arc<EndpointPlan>> {
+        self.dial.endpoint().map(|endpoint| Arc::clone(&endpoint.plan))
     }
 
     /// Name of the endpoint, for the log.
