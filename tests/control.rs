@@ -4,10 +4,12 @@
 use std::process::Command;
 
 use handover_testkit::config::{everything_to, fixed, listener, service};
-use handover_testkit::http::Connection;
+use handover_testkit::faults::through_shell;
+use handover_testkit::http::{self, Connection};
 use handover_testkit::origin::Origin;
 use handover_testkit::{
-    Port, Serving, Workspace, handover, have, operation_of, proc, root, run, text_at, until,
+    Control, Handover, Port, Process, Serving, Workspace, handover, have, operation_of, proc, root, run,
+    skip, text_at, until,
 };
 use serde_json::Value;
 
@@ -230,23 +232,39 @@ fn roles_come_from_the_peers_user_and_refusals_are_in_the_history() {
     assert_eq!(by(operator).len(), 2, "{history}");
 }
 
+/// Starts a server whose journal is on a file system of its own, in a mount namespace of its own.
+fn serve_with_state(workspace: &Workspace, options: &str) -> Process {
+    let serve = handover_testkit::command(handover!().as_ref(), workspace);
+    let state = workspace.state();
+    let script = format!("mount -t tmpfs -o {options} none '{}' && exec \"$0\" \"$@\"", state.display());
+    let inner = through_shell(&serve, &script);
+    let mut outer = through_shell(&inner, "exec unshare --mount \"$0\" \"$@\"");
+    outer.arg("serve").arg(workspace.path("handover.toml"));
+    Process::start(outer)
+}
+
+/// Whether such a server can be started here; if not, notes that this test was skipped.
+fn can_mount(test: &str) -> bool {
+    if !root(test) || !have("nsenter", test) {
+        return false;
+    }
+    let attempt = ["--mount", "mount", "-t", "tmpfs", "none", "/mnt"];
+    let able = Command::new("unshare").args(attempt).output().is_ok_and(|done| done.status.success());
+    if !able {
+        skip(&format!("{test}: no file system can be mounted here"));
+    }
+    able
+}
+
 #[test]
-fn a_journal_that_cannot_be_written_refuses_the_change_and_says_why() {
-    let test = "a_journal_that_cannot_be_written_refuses_the_change_and_says_why";
-    if !root(test) {
+fn a_full_disk_refuses_the_change_and_says_why_and_room_is_all_it_takes_to_go_on() {
+    if !can_mount("a_full_disk_refuses_the_change_and_says_why_and_room_is_all_it_takes_to_go_on") {
         return;
     }
-    // A file system of 64 KiB for the journal alone, in a mount namespace of the server's own.
     let (workspace, port) = (Workspace::new(), Port::claim());
-    let file = workspace.write("handover.toml", listener("web", &port) + &fixed("/", "0"));
-    let serve = handover_testkit::command(handover!().as_ref(), &workspace);
-    let state = workspace.state();
-    let script = format!("mount -t tmpfs -o size=64k none '{}' && exec \"$0\" \"$@\"", state.display());
-    let inner = handover_testkit::faults::through_shell(&serve, &script);
-    let mut outer = handover_testkit::faults::through_shell(&inner, "exec unshare --mount \"$0\" \"$@\"");
-    outer.arg("serve").arg(file);
-    let mut process = handover_testkit::Process::start(outer);
-    let control = handover_testkit::Control::at(&workspace.control_socket());
+    workspace.write("handover.toml", listener("web", &port) + &fixed("/", "0"));
+    let mut process = serve_with_state(&workspace, "size=64k");
+    let control = Control::at(&workspace.control_socket());
     until("it serves", || {
         assert!(!process.ended(), "{}", process.stderr());
         let answer = control.try_ask("GET", "/v1/status", &[("Accept", "application/json")], "").ok()?;
@@ -265,8 +283,39 @@ fn a_journal_that_cannot_be_written_refuses_the_change_and_says_why() {
     let (status, problem) = refused.expect("64 KiB are full at some point");
     assert_eq!(status, 500, "{problem}");
     assert!(problem.to_string().contains("No space left"), "{problem}");
-    assert_eq!(handover_testkit::http::get(port.address(), "/").text(), served.to_string());
+    let mut reload = handover_testkit::command(handover!().as_ref(), &workspace);
+    reload.arg("reload");
+    let output = run(reload);
+    assert_eq!(output.code, 11, "{}", output.all());
+    assert!(output.all().contains("No space left"), "{}", output.all());
+    assert_eq!(http::get(port.address(), "/").text(), served.to_string());
     assert!(control.status()["journal"]["failure"].is_string());
+
+    let mut more = Command::new("nsenter");
+    more.args(["--mount", "--target", &process.pid().to_string(), "mount", "-o", "remount,size=1m"]);
+    more.arg(workspace.state());
+    run(more).expect_code(0);
+    let (status, operation) = control.post("/v1/reload", &[]);
+    assert_eq!((status, text_at(&operation, "/outcome")), (200, "applied"), "{operation}");
+    assert_eq!(http::get(port.address(), "/").text(), (served + 1).to_string());
+    assert!(control.status()["journal"]["failure"].is_null());
+}
+
+/// (Under a server that runs, the system lets nobody make a file system read-only: the journal is open.)
+#[test]
+fn a_read_only_state_directory_refuses_the_start_and_says_what_to_do() {
+    if !can_mount("a_read_only_state_directory_refuses_the_start_and_says_what_to_do") {
+        return;
+    }
+    let (workspace, port) = (Workspace::new(), Port::claim());
+    workspace.write("handover.toml", listener("web", &port) + &fixed("/", "0"));
+    let output = serve_with_state(&workspace, "ro").wait();
+    assert_ne!(output.code, 0, "{}", output.all());
+    for words in ["Read-only file system", "--state"] {
+        assert!(output.all().contains(words), "{words:?} is missing: {}", output.all());
+    }
+    workspace.mode("state", 0o700);
+    Handover::of(handover!(), &workspace).config_file("handover.toml").start().terminate().expect_code(0);
 }
 
 #[test]
@@ -277,8 +326,8 @@ fn an_operation_of_a_server_without_control_of_its_own_is_found_by_its_socket() 
     let mut command = handover_testkit::command(handover!().as_ref(), &workspace);
     command.env_remove("HANDOVER_CONTROL").arg("serve").arg(file);
     let socket = workspace.path("run/of-the-file.sock");
-    let _process = handover_testkit::Process::start(command);
-    let control = handover_testkit::Control::at(&socket);
+    let _process = Process::start(command);
+    let control = Control::at(&socket);
     until("it serves", || {
         let answer = control.try_ask("GET", "/v1/status", &[("Accept", "application/json")], "").ok()?;
         (text_at(&json(&answer.text()), "/phase") == "serving").then_some(())
