@@ -178,6 +178,46 @@ fn a_worker_outlives_its_supervisor_and_is_adopted_with_its_connections() {
     drop((second, first));
 }
 
+/// Drained, its supervisor killed, adopted: it serves again, those first who have waited since the drain.
+#[test]
+fn a_drained_worker_whose_supervisor_is_killed_is_adopted_and_serves_again() {
+    let mut server = Serving::start(handover!(), &fixed("/", "served"));
+    let worker = server.handover.worker();
+    server.handover.cli(["drain"]).expect_code(0);
+    let mut waiting = Connection::open(server.address());
+    waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    server.handover.process.remember();
+    kill(server.handover.pid());
+    server.handover.process.wait();
+    let Serving { handover: first, port, workspace } = server;
+    let second = Handover::of(handover!(), &workspace).config_file("handover.toml").start();
+    assert_eq!(second.worker(), worker, "adopted, not replaced");
+    assert_eq!(waiting.response("GET").text(), "served");
+    assert_eq!(http::get(port.address(), "/").text(), "served");
+    assert_eq!(text_at(&second.control.status(), "/phase"), "serving");
+    workspace.write("handover.toml", listener("web", &port) + &fixed("/", "reloaded"));
+    second.cli(["reload"]).expect_code(0);
+    assert_eq!(http::get(port.address(), "/").text(), "reloaded");
+    drop((second, first));
+}
+
+#[test]
+fn status_counts_open_connections() {
+    let server = Serving::start(handover!(), &fixed("/", "served"));
+    let held: Vec<Connection> = (0..3)
+        .map(|_| {
+            let mut held = Connection::open(server.address());
+            assert_eq!(held.get("/").text(), "served");
+            held
+        })
+        .collect();
+    assert_eq!(server.handover.control.status()["connections"], 3);
+    drop(held);
+    until("they are counted no more", || {
+        (server.handover.control.status()["connections"] == 0).then_some(())
+    });
+}
+
 #[test]
 fn descriptors_and_processes_after_fifty_reloads_are_those_after_one() {
     let (origin, other) = (Origin::start("origin"), Port::claim());

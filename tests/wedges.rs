@@ -81,6 +81,43 @@ fn a_sighup_during_a_reload_is_carried_out_after_it() {
     assert_eq!(server.text("/"), "second");
 }
 
+/// Hazards 14 and 16: a hundred signals while one reload is slow are one more reload, and the server is well.
+#[test]
+fn a_storm_of_sighups_during_a_slow_reload_is_one_more_reload() {
+    let mut server = Serving::start(handover!(), &fixed("/", "old"));
+    let mark = server.handover.notifications.mark();
+    server.write(&fixed("/", "first"));
+    let worker = freeze(server.handover.worker());
+    let mut first = server.handover.control.begin("/v1/reload", &[]);
+    wait_running(&server, "reload");
+    server.write(&fixed("/", "second"));
+    for _ in 0..100 {
+        server.handover.signal(Signal::HUP);
+        // It has been taken before the next one comes: a request behind it is answered.
+        let _ = server.handover.control.get("/v1/generations");
+    }
+    drop(worker);
+    let _ = first.response("POST").expect(200);
+    let last = until("the remembered reload has ended", || {
+        let status = server.handover.control.status();
+        (text_at(&status, "/last/actor/kind") == "signal" && status["running"].is_null()).then_some(status)
+    });
+    // The first one, held up before it had read the file, has taken the second text: the other finds it serving.
+    assert_eq!((&last["generation"]["number"], text_at(&last, "/last/outcome")), (&2.into(), "unchanged"));
+    assert_eq!(server.text("/"), "second");
+    // Signals may melt into one; all that arrived are in the history, with one end.
+    let history = server.handover.control.get("/v1/history?limit=300");
+    let signals = history.as_array().unwrap().iter().filter(|one| text_at(one, "/actor/kind") == "signal");
+    let outcomes: Vec<&str> = signals.map(|one| text_at(one, "/outcome")).collect();
+    assert!(outcomes.len() > 1 && outcomes.iter().all(|outcome| *outcome == "unchanged"), "{history}");
+    // The service manager's last word on it is READY.
+    let told = server.handover.notifications.messages().split_off(mark);
+    let states = told.iter().filter(|m| m.starts_with("RELOADING=1") || m.starts_with("READY=1"));
+    assert!(states.last().is_some_and(|last| last.starts_with("READY=1")), "{told:?}");
+    server.reload(&fixed("/", "third")).expect_code(0);
+    assert_eq!(server.text("/"), "third");
+}
+
 /// Hazard 14: a reload, and a resume, while connections drain.
 #[test]
 fn a_reload_during_a_drain_is_refused_and_resume_goes_back_to_serving() {
