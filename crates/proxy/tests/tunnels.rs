@@ -295,7 +295,10 @@ fn tunnels_leave_a_line_in_the_access_log_when_they_end() {
         let mut tunnel = Tunnel::open(plane.address("raw"));
         tunnel.echo(b"hello");
         drop(tunnel);
-        plane.wait_until_idle();
+        // Threads write their lines one after the other, not in the order of what happened.
+        handover_testkit::until("the line of the tunnel", || {
+            std::fs::read_to_string(&log).unwrap_or_default().ends_with('\n').then_some(())
+        });
         let mut socket = WebSocket::open(plane.address("web"), "/ws");
         socket.echo("hello");
         drop(socket);
