@@ -19,12 +19,14 @@ const KEPT_LARGE: usize = 32;
 pub(crate) struct Buf {
     bytes: Vec<u8>,
     start: usize,
+    /// Its memory as [`Buffers`] counts it: a long head may have made the vector grow since.
+    counted: usize,
 }
 
 impl Buf {
     /// A buffer that holds no memory.
     pub(crate) const fn none() -> Self {
-        Self { bytes: Vec::new(), start: 0 }
+        Self { bytes: Vec::new(), start: 0, counted: 0 }
     }
 
     /// True if it holds memory, even if that is empty.
@@ -110,7 +112,8 @@ impl Buffers {
         if !buf.is_held() {
             buf.bytes = self.small.pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES));
             buf.start = 0;
-            self.bytes_out += buf.bytes.capacity();
+            buf.counted = buf.bytes.capacity();
+            self.bytes_out += buf.counted;
         }
     }
 
@@ -121,25 +124,25 @@ impl Buffers {
         }
         let mut bytes = self.large.pop().unwrap_or_else(|| Vec::with_capacity(LARGE_BYTES));
         bytes.extend_from_slice(buf.unread());
-        self.bytes_out += bytes.capacity();
-        let old = mem::replace(buf, Buf { bytes, start: 0 });
-        self.put(old.bytes);
+        let counted = bytes.capacity();
+        self.bytes_out += counted;
+        let old = mem::replace(buf, Buf { bytes, start: 0, counted });
+        self.put(old);
     }
 
     /// Lets `buf` grow to hold `total` bytes in all: for heads longer than an ordinary buffer.
     pub(crate) fn grow(&mut self, buf: &mut Buf, total: usize) {
-        let before = buf.capacity();
         buf.make_room();
         let missing = total.saturating_sub(buf.bytes.len());
         buf.bytes.reserve_exact(missing);
-        self.bytes_out += buf.capacity() - before;
+        self.bytes_out = self.bytes_out.saturating_sub(buf.counted) + buf.capacity();
+        buf.counted = buf.capacity();
     }
 
     /// Takes the memory of `buf` back, with what is in it.
     pub(crate) fn release(&mut self, buf: &mut Buf) {
         if buf.is_held() {
-            let old = mem::take(buf);
-            self.put(old.bytes);
+            self.put(mem::take(buf));
         }
     }
 
@@ -155,8 +158,9 @@ impl Buffers {
         self.bytes_out
     }
 
-    fn put(&mut self, mut bytes: Vec<u8>) {
-        self.bytes_out = self.bytes_out.saturating_sub(bytes.capacity());
+    fn put(&mut self, buf: Buf) {
+        self.bytes_out = self.bytes_out.saturating_sub(buf.counted);
+        let mut bytes = buf.bytes;
         bytes.clear();
         if bytes.capacity() == SMALL_BYTES && self.small.len() < KEPT_SMALL {
             self.small.push(bytes);
@@ -186,6 +190,23 @@ mod tests {
         assert_eq!(buffers.bytes_out(), 0);
         assert!(!buf.is_held());
         assert_eq!((buffers.small.len(), buffers.large.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_buffer_that_grew_by_itself_is_counted_out_as_it_was_counted_in() {
+        let mut buffers = Buffers::default();
+        let (mut other, mut buf) = (Buf::none(), Buf::none());
+        buffers.ensure_small(&mut other);
+        for grow in [false, true] {
+            buffers.ensure_small(&mut buf);
+            buf.tail().resize(3 * SMALL_BYTES, 0);
+            if grow {
+                buffers.grow(&mut buf, 8 * SMALL_BYTES);
+                assert_eq!(buffers.bytes_out(), SMALL_BYTES + buf.capacity());
+            }
+            buffers.release(&mut buf);
+            assert_eq!(buffers.bytes_out(), SMALL_BYTES);
+        }
     }
 
     #[test]
