@@ -151,6 +151,9 @@ fn decode(segment: &str) -> Option<String> {
 fn answer(head: &RequestHead<'_, '_>, file: OwnedFd, stat: &Stat, path: &str) -> Served {
     let size = u64::try_from(stat.st_size).unwrap_or_default();
     let version = FileVersion::of(stat, size);
+    if version.is_not_what_was_meant(head) {
+        return Served::Plain { status: 412, reason: "the file is not the one that the request means" };
+    }
     let mut headers = vec![("ETag", version.tag.clone())];
     if let Some(modified) = version.modified {
         headers.push(("Last-Modified", httpdate::fmt_http_date(modified)));
@@ -194,6 +197,19 @@ impl FileVersion {
         let modified = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
         let tag = format!("\"{:x}-{size:x}-{:x}.{:x}\"", stat.st_ino, stat.st_mtime, stat.st_mtime_nsec);
         Self { tag, modified }
+    }
+
+    /// The request is meant for another version: 412 (RFC 9110 §13.1.1, §13.1.4, in the order of §13.2.2).
+    fn is_not_what_was_meant(&self, head: &RequestHead<'_, '_>) -> bool {
+        if head.header("if-match").is_some() {
+            let fields = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("if-match"));
+            let mut tags = fields.flat_map(|header| header.value.split(|byte| *byte == b','));
+            // A weak tag never matches here.
+            return !tags
+                .any(|tag| matches!(tag.trim_ascii(), b"*") || tag.trim_ascii() == self.tag.as_bytes());
+        }
+        let since = head.header("if-unmodified-since").and_then(parse_date);
+        since.zip(self.modified).is_some_and(|(since, modified)| modified > since)
     }
 
     /// The client has this version already: 304.

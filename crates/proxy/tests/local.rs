@@ -174,6 +174,7 @@ fn a_part_of_a_file_is_served_and_conditions_hold() {
     }
     let outside = client.request("GET", "/static/big.bin", &[("Range", "bytes=2000000-")], b"").expect(416);
     assert_eq!(outside.header("content-range"), Some("bytes */2000000"));
+    assert_eq!((whole.header("x-from"), outside.header("x-from")), (Some("disk"), None));
     for ignored in ["bytes=0-1,5-6", "pages=1-2", "bytes=9-1"] {
         let _ = client.request("GET", "/static/big.bin", &[("Range", ignored)], b"").expect(200);
     }
@@ -194,6 +195,24 @@ fn a_part_of_a_file_is_served_and_conditions_hold() {
     let _ = client.request("GET", "/static/big.bin", &same, b"").expect(206);
     let other = [("If-Range", "\"other\""), ("Range", "bytes=0-9")];
     let _ = client.request("GET", "/static/big.bin", &other, b"").expect(200);
+}
+
+#[test]
+fn a_file_that_is_not_the_one_meant_is_not_served() {
+    let (_files, plane) = files();
+    let mut client = plane.connect("web");
+    let whole = client.get("/static/big.bin").expect(200);
+    let (tag, modified) = (whole.header("etag").unwrap(), whole.header("last-modified").unwrap());
+    let (weak, long_ago) = (format!("W/{tag}"), "Sun, 06 Nov 1994 08:49:37 GMT");
+    let list = format!("\"other\", {tag}");
+    for met in [("If-Match", &*list), ("If-Match", "*"), ("If-Unmodified-Since", modified)] {
+        let _ = client.request("GET", "/static/big.bin", &[met], b"").expect(200);
+    }
+    let ignored = [("If-Match", tag), ("If-Unmodified-Since", long_ago)];
+    let _ = client.request("GET", "/static/big.bin", &ignored, b"").expect(200);
+    for failed in [("If-Match", "\"other\""), ("If-Match", &weak), ("If-Unmodified-Since", long_ago)] {
+        let _ = client.request("GET", "/static/big.bin", &[failed], b"").expect(412);
+    }
 }
 
 #[test]

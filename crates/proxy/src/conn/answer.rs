@@ -205,7 +205,8 @@ impl Answer {
                 start.write(client, 301, b"", &[("Location", location.as_bytes())], cx)
             }
             Served::File { status, file, offset, end, headers } => {
-                let extra = root.plan.headers.iter().map(|field| (&*field.name, field.value.as_bytes()));
+                let further = if status < 400 { &*root.plan.headers } else { &[] };
+                let extra = further.iter().map(|field| (&*field.name, field.value.as_bytes()));
                 let all: Vec<(&str, &[u8])> =
                     headers.iter().map(|(name, value)| (*name, value.as_bytes())).chain(extra).collect();
                 let length = (status != 304).then_some(end - offset);
