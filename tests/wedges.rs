@@ -112,8 +112,8 @@ fn a_storm_of_sighups_during_a_slow_reload_is_one_more_reload() {
     assert!(outcomes.len() > 1 && outcomes.iter().all(|outcome| *outcome == "unchanged"), "{history}");
     // The service manager's last word on it is READY.
     let told = server.handover.notifications.messages().split_off(mark);
-    let states = told.iter().filter(|m| m.starts_with("RELOADING=1") || m.starts_with("READY=1"));
-    assert!(states.last().is_some_and(|last| last.starts_with("READY=1")), "{told:?}");
+    let mut states = told.iter().filter(|m| m.starts_with("RELOADING=1") || m.starts_with("READY=1"));
+    assert!(states.next_back().is_some_and(|last| last.starts_with("READY=1")), "{told:?}");
     server.reload(&fixed("/", "third")).expect_code(0);
     assert_eq!(server.text("/"), "third");
 }
