@@ -417,10 +417,18 @@ mod tests {
         become_subreaper().unwrap();
         let spared = shell("exit 4", &[], &[]);
         let (mut read, write) = io::pipe().unwrap();
-        let script = format!("(exec 2>&{0}; exit 5) & echo $! >&{0}", write.as_raw_fd());
-        let parent = shell(&script, &[], &[write.as_fd()]);
+        // It stays until its parent is gone: a shell reaps what ends before it does.
+        let (held, hold) = io::pipe().unwrap();
+        let (said, held) = (write.as_fd(), held.as_fd());
+        let script = format!(
+            "(exec 2>&{0}; read line </proc/self/fd/{1}; exit 5) & echo $! >&{0}",
+            said.as_raw_fd(),
+            held.as_raw_fd()
+        );
+        let parent = shell(&script, &[], &[said, held]);
         drop(write);
         assert_eq!(end(&parent), Exit::Code(0));
+        drop(hold);
         // At the end of the pipe the orphan is gone too, or about to be.
         let mut text = String::new();
         io::Read::read_to_string(&mut read, &mut text).unwrap();
