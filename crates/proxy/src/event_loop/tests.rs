@@ -299,3 +299,19 @@ fn a_client_that_sends_many_requests_at_once_leaves_others_their_turn() {
         rig.loops[0].turn(Some(Duration::from_millis(1))).unwrap();
     }
 }
+
+#[test]
+fn a_kept_connection_that_was_well_placed_is_left_alone_later() {
+    let mut rig = Rig::new(2, WEB);
+    rig.listen(0);
+    rig.listen(1);
+    let mut client = rig.connect();
+    client.write_all(GET).unwrap();
+    assert!(is_answer(&rig.answer(0, &mut client)));
+    rig.peers.open[0].fetch_add(1_000, Ordering::Relaxed);
+    for _ in 0..3 {
+        client.write_all(GET).unwrap();
+        assert!(is_answer(&rig.answer(0, &mut client)));
+    }
+    assert_eq!((rig.open(0), rig.open(1)), (1_001, 0));
+}
