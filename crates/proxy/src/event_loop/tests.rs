@@ -1,3 +1,5 @@
+//! The event loop over real sockets: who gets a connection, and which are lost when listeners go (none).
+
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
