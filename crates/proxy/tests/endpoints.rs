@@ -98,7 +98,10 @@ fn reach_the_second(listener: &str, ask: fn(&mut Connection)) {
     drop(first);
     attempts(2);
     let _ = second.accept().unwrap();
-    let mut endpoint = accept(&second);
+    second.set_nonblocking(true).unwrap();
+    let (endpoint, _) = handover_testkit::until("the second to be connected to", || second.accept().ok());
+    endpoint.set_nonblocking(false).unwrap();
+    let mut endpoint = Connection::over(Stream::Tcp(endpoint)).unwrap();
     assert_eq!(endpoint.exactly(5), b"GET /");
     assert_eq!(plane.metric("handover_service_connect_failures_total{service=\"app\"}"), 1);
 }
