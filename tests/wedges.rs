@@ -174,7 +174,9 @@ fn stray_signals_during_start_up_are_harmless() {
         assert!(proc::alive(pid), "it ended: {}", server.process.stderr());
         (proc::catches(pid, Signal::HUP) && proc::catches(pid, Signal::USR1)).then_some(())
     });
+    let deadline = handover_testkit::Deadline::usual();
     while !server.notifications.messages().iter().any(|message| message.contains("READY=1")) {
+        assert!(!deadline.passed(), "it does not become ready: {}", server.process.stderr());
         server.signal(Signal::HUP);
         server.signal(Signal::USR1);
         assert!(!server.process.ended(), "a signal ended it: {}", server.process.stderr());
