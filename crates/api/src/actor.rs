@@ -13,8 +13,10 @@ pub enum ActorKind {
     Peer,
     /// A signal; Linux does not tell who sent it in a way that can be trusted later.
     Signal,
-    /// The supervisor itself: the first start, a dead worker replaced.
+    /// The supervisor itself: the first start, a dead worker replaced, a change that nobody confirmed.
     Supervisor,
+    /// The watch on files or on a store of configurations.
+    Watch,
 }
 
 /// Who asked for an operation, as far as the kernel vouches for it (unix(7), SO_PEERCRED).
@@ -62,15 +64,26 @@ impl Actor {
     /// The supervisor itself.
     #[must_use]
     pub fn supervisor() -> Self {
-        Self { kind: ActorKind::Supervisor, uid: None, gid: None, pid: None, command: None, signal: None }
+        Self::itself(ActorKind::Supervisor)
+    }
+
+    /// The watch on files or on a store of configurations; what it saw is the operation's comment.
+    #[must_use]
+    pub fn watch() -> Self {
+        Self::itself(ActorKind::Watch)
+    }
+
+    fn itself(kind: ActorKind) -> Self {
+        Self { kind, uid: None, gid: None, pid: None, command: None, signal: None }
     }
 }
 
-/// `uid 1000 curl[4711]`, `signal HUP`, `supervisor`.
+/// `uid 1000 curl[4711]`, `signal HUP`, `supervisor`, `watch`.
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             ActorKind::Supervisor => f.write_str("supervisor"),
+            ActorKind::Watch => f.write_str("watch"),
             ActorKind::Signal => write!(f, "signal {}", self.signal.as_deref().unwrap_or("?")),
             ActorKind::Peer => {
                 match self.uid {

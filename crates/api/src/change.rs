@@ -29,6 +29,9 @@ pub enum ChangeKind {
     Service,
     /// One endpoint of a service.
     Endpoint,
+    /// A certificate with its key; named by its first DNS name. [`certificate_changes`](crate::certificate_changes)
+    /// makes these, so that they read alike everywhere.
+    Certificate,
     /// A file that the configuration names.
     File,
     /// A value that an embedding server declared reloadable.
@@ -49,6 +52,8 @@ impl ChangeKind {
             (Self::Service, _) => "services",
             (Self::Endpoint, 1) => "endpoint",
             (Self::Endpoint, _) => "endpoints",
+            (Self::Certificate, 1) => "certificate",
+            (Self::Certificate, _) => "certificates",
             (Self::File, 1) => "file",
             (Self::File, _) => "files",
             (Self::Value, 1) => "value",

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Change;
+use crate::{Change, Problem};
 
 /// One file of a generation, by its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -28,6 +28,9 @@ pub struct Generation {
     /// The operation that made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation_id: Option<String>,
+    /// The version of what it was made from, where the source has versions: `etcd revision 42`, `ETag "a1"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Its files: the configuration first, then what it names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileDigest>,
@@ -44,27 +47,46 @@ pub enum FileState {
     Differs,
     /// It cannot be read any more.
     Unreadable,
+    /// Only what it is compared with has it.
+    Added,
+    /// Only what serves has it.
+    Removed,
 }
 
-/// One file on disk that differs from the bytes that serve.
+/// One file that differs from the bytes that serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileDiff {
     /// The path.
     pub path: String,
     /// How it differs.
     pub state: FileState,
-    /// A unified diff from what serves to the disk, or the reason why there is none.
+    /// A unified diff from what serves to what it is compared with, or the reason why there is none.
     pub diff: String,
 }
 
-/// How the disk differs from what serves (drift).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// How the disk, or another generation, differs from what serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Diff {
     /// The generation that serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving_generation: Option<u64>,
-    /// True when every file on disk equals the bytes that serve.
+    /// The generation that it is compared with; the files on disk if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<u64>,
+    /// True when every file equals the bytes that serve.
     pub same: bool,
+    /// What would be served differently: by a reload, or by a rollback to the generation that it is compared with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+    /// Why that would be refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Problem>,
+    /// What would be accepted and deserves a look.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Problem>,
+    /// The generation that serves because of a rollback or a restore although the files on disk differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_in_force: Option<u64>,
     /// The files that differ.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileDiff>,

@@ -16,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod actor;
+mod certificate;
 mod change;
 mod client;
 mod duration;
@@ -26,6 +27,7 @@ mod id;
 mod losses;
 mod operation;
 mod outcome;
+mod pending;
 mod problem;
 mod problem_details;
 mod refused;
@@ -36,6 +38,7 @@ mod status;
 mod text;
 
 pub use actor::{Actor, ActorKind};
+pub use certificate::{Certificate, certificate_changes, days_until};
 pub use change::{Change, ChangeKind, What, summarize_changes};
 pub use client::{Answer, Call, Client, ClientError, Events, percent_encoded};
 pub use duration::{MAX_DURATION, parse_duration};
@@ -46,8 +49,9 @@ pub use id::operation_id;
 pub use losses::Losses;
 pub use operation::{Operation, OperationState, Step};
 pub use outcome::{Cause, Kind, Outcome, Phase, StepName};
+pub use pending::{GoesBack, Pending};
 pub use problem::Problem;
 pub use problem_details::{PROBLEM_CONTENT_TYPE, ProblemDetails};
 pub use refused::Refused;
-pub use sentence::human_ms;
+pub use sentence::{human_ms, human_time};
 pub use status::{JournalStatus, ListenerStatus, Status, WorkerStatus};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::outcome::{CauseSchema, KindSchema, OutcomeSchema};
-use crate::{Actor, Cause, Change, Kind, Losses, Outcome, Problem, Refused};
+use crate::{Actor, Cause, Change, GoesBack, Kind, Losses, Outcome, Problem, Refused};
 
 /// Whether an operation still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -83,6 +83,18 @@ pub struct Operation {
     pub started_at: String,
     /// How long it took, or has run so far, in milliseconds.
     pub ms: f64,
+    /// The generation that was taken back by it: not confirmed, called off, found worse by the guard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<u64>,
+    /// What becomes of the change if nobody confirms it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_back: Option<GoesBack>,
+    /// What the guard saw, with its figures, once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<String>,
+    /// Where what it serves came from, if not from files on disk: `etcd revision 42`, `the archive of generation 7 …`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// What an action answered, in its own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
@@ -119,6 +131,10 @@ impl Operation {
             steps: Vec::new(),
             started_at: started_at.into(),
             ms: 0.0,
+            undone: None,
+            goes_back: None,
+            guard: None,
+            source: None,
             answer: None,
             message: String::new(),
         };

@@ -1,8 +1,10 @@
 //! Why a request was refused before it became an operation.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
-use crate::{ExitCode, Kind, ProblemDetails};
+use crate::{ExitCode, Kind, ProblemDetails, human_time};
 
 /// Why a request was refused. Nothing was changed by it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -15,6 +17,35 @@ pub enum Refused {
         /// What it is.
         kind: Kind,
     },
+    /// A change awaits confirmation, and this would change what is judged.
+    #[error(
+        "pending: generation {generation} ({operation}) awaits confirmation for another {}, then generation {back_to} serves again; 'handover confirm' keeps it, 'handover cancel' goes back now",
+        human_time(*left)
+    )]
+    Pending {
+        /// ID of the operation that made the change.
+        operation: String,
+        /// The generation on probation.
+        generation: u64,
+        /// The one that serves again if nobody confirms.
+        back_to: u64,
+        /// The time left.
+        left: Duration,
+    },
+    /// `confirm` or `cancel`, and there is nothing to confirm or to cancel.
+    #[error("nothing awaits confirmation")]
+    NothingPending,
+    /// The generation to go back to, or to compare with, is not there.
+    #[error("{}", no_such_generation(*wanted, kept))]
+    NoSuchGeneration {
+        /// Its number; `None`: the one before the one that serves.
+        wanted: Option<u64>,
+        /// Those whose bytes are kept, in order.
+        kept: Vec<u64>,
+    },
+    /// The archive of a restore cannot be used.
+    #[error("{0}")]
+    Archive(String),
     /// It is drained, and a reload would change what nobody serves.
     #[error("drained: 'handover resume' first")]
     Drained,
@@ -74,12 +105,32 @@ pub enum Refused {
     Unavailable(String),
 }
 
+/// Numbers of generations named in a sentence before it says "and n more".
+const NUMBERS_IN_A_SENTENCE: usize = 10;
+
+fn no_such_generation(wanted: Option<u64>, kept: &[u64]) -> String {
+    let what = match wanted {
+        Some(number) => format!("the bytes of generation {number} are not kept"),
+        None => "no other generation has served before this one".to_owned(),
+    };
+    let shown: Vec<String> = kept.iter().rev().take(NUMBERS_IN_A_SENTENCE).map(ToString::to_string).collect();
+    match kept.len().saturating_sub(NUMBERS_IN_A_SENTENCE) {
+        _ if shown.is_empty() => format!("{what}; none are"),
+        0 => format!("{what}; there are: {}", shown.join(", ")),
+        more => format!("{what}; there are: {} and {more} more", shown.join(", ")),
+    }
+}
+
 impl Refused {
     /// A stable word for it: the `type` of the error answer and `refused` of the operation in the history.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
             Self::Busy { .. } => "busy",
+            Self::Pending { .. } => "pending",
+            Self::NothingPending => "nothing_pending",
+            Self::NoSuchGeneration { .. } => "no_such_generation",
+            Self::Archive(_) => "archive",
             Self::Drained => "drained",
             Self::Stopping => "stopping",
             Self::NotStarted => "not_started",
@@ -97,11 +148,17 @@ impl Refused {
     #[must_use]
     pub fn http_status(&self) -> u16 {
         match self {
-            Self::Busy { .. } | Self::Drained | Self::Stopping | Self::NotStarted | Self::NoWorker => 409,
+            Self::Busy { .. }
+            | Self::Pending { .. }
+            | Self::NothingPending
+            | Self::Drained
+            | Self::Stopping
+            | Self::NotStarted
+            | Self::NoWorker => 409,
             Self::Stale { .. } => 412,
             Self::Forbidden { .. } => 403,
-            Self::NoSuchAction { .. } => 404,
-            Self::KeyReused { .. } => 422,
+            Self::NoSuchAction { .. } | Self::NoSuchGeneration { .. } => 404,
+            Self::KeyReused { .. } | Self::Archive(_) => 422,
             Self::Journal(_) => 500,
             Self::Unavailable(_) => 503,
         }
@@ -112,6 +169,10 @@ impl Refused {
     pub fn problem_details(&self) -> ProblemDetails {
         let title = match self {
             Self::Busy { .. } => "Another operation runs",
+            Self::Pending { .. } => "A change awaits confirmation",
+            Self::NothingPending => "Nothing awaits confirmation",
+            Self::NoSuchGeneration { .. } => "No such generation",
+            Self::Archive(_) => "The archive cannot be used",
             Self::Drained => "The server is drained",
             Self::Stopping => "The server is shutting down",
             Self::NotStarted => "The server has not started yet",
@@ -124,8 +185,11 @@ impl Refused {
             Self::Unavailable(_) => "The supervisor does not answer",
         };
         let mut details = ProblemDetails::new(self.http_status(), self.word(), title, self.to_string());
-        if let Self::Busy { running, .. } = self {
-            details.operation_id = Some(running.clone());
+        if let Self::Busy { running: operation, .. } | Self::Pending { operation, .. } = self {
+            details.operation_id = Some(operation.clone());
+        }
+        if let Self::Pending { generation, .. } = self {
+            details.serving_generation = Some(*generation);
         }
         if let Self::Stale { serving, .. } = self {
             details.serving_generation = *serving;

@@ -1,5 +1,7 @@
 //! The one sentence that says how an operation went.
 
+use std::time::Duration;
+
 use crate::{Cause, Kind, Operation, Outcome, Problem, summarize_changes};
 
 impl Operation {
@@ -151,6 +153,21 @@ pub(crate) fn report(sentence: &str, errors: &[Problem], warnings: &[Problem]) -
         text.push_str(&warning.report());
     }
     text
+}
+
+/// A time to wait, for people: `0 s`, `42 s`, `9 min 30 s`, `10 min`, `1 h 5 min`. Seconds are rounded up, so that what
+/// is left never reads as nothing.
+#[must_use]
+pub fn human_time(time: Duration) -> String {
+    let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes, rest) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, 0) => format!("{m} min"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, 0, _) => format!("{h} h"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
 }
 
 /// A duration for people: `0.4 ms`, `3.1 ms`, `312 ms`, `4.2 s`, `3 min 5 s`.

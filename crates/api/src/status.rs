@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::outcome::PhaseSchema;
-use crate::{Generation, Operation, Phase};
+use crate::{Certificate, Generation, Operation, Pending, Phase};
 
 /// One listening address that the supervisor holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -68,6 +68,19 @@ pub struct Status {
     /// What serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,
+    /// The change that goes back by itself unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+    /// The generation that serves because of a rollback or a restore, although the files on disk differ from it. The next
+    /// reload or start serves the files again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_in_force: Option<u64>,
+    /// The version of what serves where its source has versions: `etcd revision 42`, `ETag "a1"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_version: Option<String>,
+    /// Certificates that serve and are over or expire within 14 days, the soonest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expiring: Vec<Certificate>,
     /// Files on disk that differ from what serves (drift); see `diff`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,

@@ -249,7 +249,7 @@ fn diff_exits_like_diff() {
             diff: "-a\n+b\n".to_owned(),
         };
         let files = if same { Vec::new() } else { vec![file] };
-        let diff = Diff { serving_generation: Some(3), same, files };
+        let diff = Diff { serving_generation: Some(3), same, files, ..Diff::default() };
         let server = canned(200, "application/json", serde_json::to_string(&diff).unwrap());
         handover(&server.path, &["diff"])
     };

@@ -59,7 +59,7 @@ impl Drift {
             .filter(|(path, file)| !self.is_same(path, file))
             .filter_map(|(path, file)| diff_of(path, file))
             .collect();
-        Diff { serving_generation, same: files.is_empty(), files }
+        Diff { serving_generation, same: files.is_empty(), files, ..Diff::default() }
     }
 
     fn is_same(&self, path: &Path, file: &BundleFile) -> bool {

@@ -92,6 +92,7 @@ fn status() -> Status {
         serving: true,
         committed_at: "2026-01-01T00:00:00.000Z".to_owned(),
         operation_id: None,
+        source: None,
         files: Vec::new(),
         changes: Vec::new(),
     };
@@ -104,6 +105,10 @@ fn status() -> Status {
         config: Some("hello.toml".to_owned()),
         control: "/run/x.sock".to_owned(),
         generation: Some(generation),
+        pending: None,
+        rollback_in_force: None,
+        source_version: None,
+        expiring: Vec::new(),
         drift: Vec::new(),
         worker: None,
         respawns: 0,

@@ -213,6 +213,7 @@ impl Driver {
             serving: true,
             committed_at: serving.committed_at.clone(),
             operation_id: serving.operation_id.clone(),
+            source: None,
             files: files.collect(),
             changes: serving.loaded.changes.clone(),
         })

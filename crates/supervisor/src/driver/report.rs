@@ -67,6 +67,10 @@ impl Driver {
             config: config.or_else(|| options.config.as_ref().map(|path| path.display().to_string())),
             control: self.parts.lock.control().display().to_string(),
             generation: self.generation(),
+            pending: None,
+            rollback_in_force: None,
+            source_version: None,
+            expiring: Vec::new(),
             drift: Vec::new(),
             worker: worker.map(|worker| WorkerStatus {
                 number: worker.number,
@@ -124,7 +128,7 @@ impl Driver {
 
     pub(super) fn diff(&self, answer: oneshot::Sender<Diff>) {
         let Some(serving) = &self.serving else {
-            let _ = answer.send(Diff { serving_generation: None, same: true, files: Vec::new() });
+            let _ = answer.send(Diff { same: true, ..Diff::default() });
             return;
         };
         let (drift, generation) = (Arc::clone(&serving.loaded.drift), serving.generation.0);

@@ -29,6 +29,7 @@ fn generation(number: u64) -> Generation {
         serving: true,
         committed_at: now(),
         operation_id: Some(format!("op-{number}")),
+        source: None,
         files: Vec::new(),
         changes: Vec::new(),
     }
