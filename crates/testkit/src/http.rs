@@ -10,77 +10,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::deadline::DEADLINE;
+pub use crate::stream::Stream;
 
 /// Heads longer than this are no heads.
 const LONGEST_HEAD_BYTES: usize = 256 * 1024;
 
 /// Header or trailer fields: names as they came, values trimmed.
 pub type Fields = Vec<(String, String)>;
-
-/// A stream socket of either family.
-#[derive(Debug)]
-pub enum Stream {
-    /// TCP.
-    Tcp(TcpStream),
-    /// A Unix stream socket.
-    Unix(UnixStream),
-}
-
-impl Stream {
-    fn set_limits(&self, limit: Duration) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(limit))?;
-                stream.set_write_timeout(Some(limit))
-            }
-            Self::Unix(stream) => {
-                stream.set_read_timeout(Some(limit))?;
-                stream.set_write_timeout(Some(limit))
-            }
-        }
-    }
-
-    /// Ends one direction or both.
-    ///
-    /// # Errors
-    /// As shutdown(2).
-    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.shutdown(how),
-            Self::Unix(stream) => stream.shutdown(how),
-        }
-    }
-
-    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_nonblocking(on),
-            Self::Unix(stream) => stream.set_nonblocking(on),
-        }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(buffer),
-            Self::Unix(stream) => stream.write(buffer),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// The head of a response.
 #[derive(Debug, Clone)]
@@ -266,7 +202,8 @@ impl Connection {
     /// # Errors
     /// As send(2).
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.stream.write_all(bytes.as_ref())
+        self.stream.write_all(bytes.as_ref())?;
+        self.stream.flush()
     }
 
     /// Sends a GET and reads its response, on a connection that stays open.
@@ -491,9 +428,30 @@ impl Connection {
         }
     }
 
-    /// Says that nothing more will be sent (a FIN), and goes on reading.
+    /// Says that nothing more will be sent (a FIN, after a close_notify over TLS), and goes on reading.
     pub fn finish(&mut self) {
+        self.stream.say_goodbye().expect("end of sending");
         self.stream.shutdown(Shutdown::Write).expect("end of sending");
+    }
+
+    /// Says goodbye in TLS (close_notify) and sends no FIN.
+    ///
+    /// # Errors
+    /// The other side is gone.
+    pub fn try_say_goodbye(&mut self) -> io::Result<()> {
+        self.stream.say_goodbye()
+    }
+
+    /// Changes the keys with which this client sends (KeyUpdate, RFC 8446 §4.6.3) and asks the server to do so too.
+    pub fn update_keys(&mut self) {
+        let Stream::Tls(stream) = &mut self.stream else { panic!("keys are updated over TLS only") };
+        stream.conn.refresh_traffic_keys().expect("new keys, in TLS 1.3");
+        stream.flush().expect("the update sent");
+    }
+
+    /// Ends the connection in one direction or both without a word in TLS: a truncation.
+    pub fn cut(&mut self, how: Shutdown) {
+        self.stream.shutdown(how).expect("end of a connection");
     }
 
     /// Sets the limit of every further read and write.
@@ -510,10 +468,7 @@ impl Connection {
     /// The client's own address, for TCP.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.local_addr().ok(),
-            Stream::Unix(_) => None,
-        }
+        self.stream.tcp()?.local_addr().ok()
     }
 }
 

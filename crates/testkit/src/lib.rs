@@ -4,6 +4,7 @@
 //! - [`Handover`]: the shipped binary, started, awaited, signalled, and cleaned up with every process it began.
 //! - [`Process`]: the same for any command (nginx, HAProxy, socat …).
 //! - [`http`], [`websocket`], [`tunnel`], [`curl`]: clients that send exact bytes and show exact bytes.
+//! - [`Authority`], [`tls`]: certificates of any kind, and clients that show what a handshake served.
 //! - [`origin`], [`echo`]: servers behind the proxy, steered by the test.
 //! - [`faults`]: what goes wrong, on purpose: frozen processes, foreign listeners, few descriptors, files that hang.
 //! - [`config`]: pieces of configuration files.
@@ -20,6 +21,7 @@
 )]
 #![allow(clippy::print_stderr, reason = "the test runner captures what a helper says about a failure")]
 
+pub mod authority;
 pub mod config;
 pub mod curl;
 pub mod echo;
@@ -30,6 +32,7 @@ pub mod notify;
 pub mod origin;
 pub mod pattern;
 pub mod proc;
+pub mod tls;
 pub mod tunnel;
 pub mod websocket;
 
@@ -42,8 +45,10 @@ mod ports;
 mod process;
 mod serving;
 mod skip;
+mod stream;
 mod workspace;
 
+pub use authority::{Authority, KeyType, Pair};
 pub use control::{Control, Event, Events};
 pub use deadline::{DEADLINE, Deadline, until};
 pub use ending::EndOnDrop;
@@ -55,6 +60,7 @@ pub use process::{Output, Process, run, signal, wait_for_exit};
 pub use rustix::process::Signal;
 pub use serving::{Serving, operation_of, text_at};
 pub use skip::{have, root, skip};
+pub use tls::TlsClient;
 pub use workspace::Workspace;
 
 /// The path of the binary under test, in a test that cargo runs for the package which builds it.

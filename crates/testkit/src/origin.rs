@@ -26,10 +26,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use crate::deadline::{DEADLINE, Deadline};
 use crate::gate::{Gate, Gates};
 use crate::http::{Connection, Fields, Stream};
 use crate::pattern;
+use crate::tls::Client;
 use crate::websocket::{ACCEPT, CLOSE, read_frame, server_frame};
 
 /// Length of the chunks of `/chunked/N`.
@@ -52,6 +55,8 @@ pub struct Request {
     pub trailers: Fields,
     /// Which of the origin's connections it came over, counted from 1.
     pub connection: usize,
+    /// What the handshake showed, over TLS.
+    pub tls: Option<Client>,
 }
 
 impl Request {
@@ -139,9 +144,11 @@ type Handler = dyn Fn(&Request, &mut Answer<'_>) -> io::Result<Then> + Send + Sy
 struct Shared {
     name: String,
     handler: Option<Box<Handler>>,
+    tls: Option<Arc<ServerConfig>>,
     gates: Gates,
     ended: AtomicBool,
     connections: AtomicUsize,
+    failed_handshakes: AtomicUsize,
     /// Copies of the descriptors of the open connections, by number.
     open: Mutex<BTreeMap<usize, Stream>>,
     requests: Mutex<Vec<Request>>,
@@ -171,7 +178,7 @@ impl Origin {
     /// An origin on a port of its own that answers by path (see the module) and otherwise tells its name.
     #[must_use]
     pub fn start(name: &str) -> Self {
-        Self::tcp(name, None)
+        Self::tcp(name, None, None)
     }
 
     /// An origin whose every answer is the handler's.
@@ -179,14 +186,20 @@ impl Origin {
     pub fn with(
         handler: impl Fn(&Request, &mut Answer<'_>) -> io::Result<Then> + Send + Sync + 'static,
     ) -> Self {
-        Self::tcp("origin", Some(Box::new(handler)))
+        Self::tcp("origin", Some(Box::new(handler)), None)
+    }
+
+    /// As [`Origin::start`], over TLS (see [`crate::tls::origin_config`]).
+    #[must_use]
+    pub fn tls(name: &str, config: Arc<ServerConfig>) -> Self {
+        Self::tcp(name, None, Some(config))
     }
 
     /// An origin on a Unix socket.
     #[must_use]
     pub fn on_unix(name: &str, path: &Path) -> Self {
         let listener = UnixListener::bind(path).expect("Unix socket of an origin");
-        let shared = Shared::new(name, None);
+        let shared = Shared::new(name, None, None);
         let inner = Arc::clone(&shared);
         let acceptor = thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -198,10 +211,10 @@ impl Origin {
         Self { place: Place::Unix(path.to_owned()), shared, acceptor: Some(acceptor) }
     }
 
-    fn tcp(name: &str, handler: Option<Box<Handler>>) -> Self {
+    fn tcp(name: &str, handler: Option<Box<Handler>>, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("port of an origin");
         let address = listener.local_addr().expect("address of an origin");
-        let shared = Shared::new(name, handler);
+        let shared = Shared::new(name, handler, tls);
         let inner = Arc::clone(&shared);
         let acceptor = thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -253,6 +266,12 @@ impl Origin {
         self.shared.connections.load(Ordering::Acquire)
     }
 
+    /// How many handshakes failed.
+    #[must_use]
+    pub fn failed_handshakes(&self) -> usize {
+        self.shared.failed_handshakes.load(Ordering::Acquire)
+    }
+
     /// Cuts every connection that is open, and goes on accepting.
     pub fn cut(&self) {
         for stream in self.shared.open.lock().unwrap().values() {
@@ -277,13 +296,15 @@ impl Drop for Origin {
 }
 
 impl Shared {
-    fn new(name: &str, handler: Option<Box<Handler>>) -> Arc<Self> {
+    fn new(name: &str, handler: Option<Box<Handler>>, tls: Option<Arc<ServerConfig>>) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
             handler,
+            tls,
             gates: Gates::default(),
             ended: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            failed_handshakes: AtomicUsize::new(0),
             open: Mutex::default(),
             requests: Mutex::default(),
             came: Condvar::new(),
@@ -296,17 +317,16 @@ impl Shared {
             return false;
         }
         let number = self.connections.fetch_add(1, Ordering::AcqRel) + 1;
-        let copy = match &stream {
-            Stream::Tcp(stream) => stream.try_clone().map(Stream::Tcp),
-            Stream::Unix(stream) => stream.try_clone().map(Stream::Unix),
-        };
-        self.open.lock().unwrap().extend(copy.map(|copy| (number, copy)));
+        self.open.lock().unwrap().extend(stream.descriptor().map(|copy| (number, copy)));
         let shared = Arc::clone(self);
         thread::spawn(move || {
-            if let Ok(mut connection) = Connection::over(stream) {
-                // How the proxy ends its connections is its business: an error ends this one.
-                let then = shared.serve(&mut connection, number).unwrap_or(Then::Close);
-                end(connection, then);
+            match shared.greet(stream) {
+                Ok((mut connection, client)) => {
+                    // How the proxy ends its connections is its business: an error ends this one.
+                    let then = shared.serve(&mut connection, number, client.as_ref()).unwrap_or(Then::Close);
+                    end(connection, then);
+                }
+                Err(_) => drop(shared.failed_handshakes.fetch_add(1, Ordering::AcqRel)),
             }
             // The last copy goes: only now is the descriptor closed, and a reset sent if one was asked for.
             shared.open.lock().unwrap().remove(&number);
@@ -314,9 +334,27 @@ impl Shared {
         true
     }
 
-    fn serve(&self, connection: &mut Connection, number: usize) -> io::Result<Then> {
+    /// The handshake, where there is one.
+    fn greet(&self, stream: Stream) -> io::Result<(Connection, Option<Client>)> {
+        let (config, mut stream) = match (&self.tls, stream) {
+            (Some(config), Stream::Tcp(stream)) => (config, stream),
+            (_, stream) => return Ok((Connection::over(stream)?, None)),
+        };
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        let mut server = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+        while server.is_handshaking() {
+            server.complete_io(&mut stream)?;
+        }
+        let client = Client::of(&server);
+        let stream = Stream::TlsServer(Box::new(StreamOwned::new(server, stream)));
+        Ok((Connection::over(stream)?, Some(client)))
+    }
+
+    fn serve(&self, connection: &mut Connection, number: usize, client: Option<&Client>) -> io::Result<Then> {
         loop {
-            let Some(request) = read_request(connection, number)? else { return Ok(Then::Close) };
+            let Some(mut request) = read_request(connection, number)? else { return Ok(Then::Close) };
+            request.tls = client.cloned();
             self.requests.lock().unwrap().push(request.clone());
             self.came.notify_all();
             let head_only = request.method == "HEAD";
@@ -336,7 +374,10 @@ impl Shared {
     }
 }
 
-fn end(connection: Connection, then: Then) {
+fn end(mut connection: Connection, then: Then) {
+    if then != Then::Reset {
+        let _ = connection.try_say_goodbye();
+    }
     let (stream, _) = connection.into_stream();
     if then == Then::Reset
         && let Stream::Tcp(stream) = &stream
@@ -368,6 +409,7 @@ fn read_request(connection: &mut Connection, number: usize) -> io::Result<Option
         body: Vec::new(),
         trailers: Vec::new(),
         connection: number,
+        tls: None,
     };
     if request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue")) {
         connection.try_send("HTTP/1.1 100 Continue\r\n\r\n")?;
