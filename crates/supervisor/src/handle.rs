@@ -3,9 +3,11 @@
 //! A [`DriverHandle`] can be cloned and sent anywhere. Everything that is asked goes through one queue to
 //! the driver, which alone knows and changes the state.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use handover_api::{Actor, Diff, Event, Generation, Operation, Refused, Status};
+use handover_handoff::Bundle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::protocol::Settings;
@@ -16,14 +18,84 @@ pub(crate) const QUEUE: usize = 64;
 pub const EVENTS_KEPT: usize = 256;
 /// How long whoever asks about the present state waits for the driver.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a difference is waited for: it includes a worker's prepare.
+const DIFF_LIMIT: Duration = Duration::from_secs(40);
+
+/// Under which terms a change is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// It is taken back after this long unless somebody confirms it.
+    pub confirm_within: Option<Duration>,
+    /// Whether it is watched at first, and taken back if it fares badly.
+    pub guard: Guarding,
+}
+
+/// Whether a change is guarded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Guarding {
+    /// If the configuration that it brings says so.
+    #[default]
+    Configured,
+    /// Yes; for this long, or for the configured or usual time if `None`.
+    Asked {
+        /// How long.
+        watch: Option<Duration>,
+    },
+    /// No, whatever the configuration says.
+    No,
+}
+
+/// What an archive gives back: checked against its digests already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The generation's files.
+    pub bundle: Bundle,
+    /// The carried state (keys of session tickets), if the archive has it.
+    pub carried: Option<Carried>,
+}
+
+/// Carried state, at most [`crate::protocol::MAX_CARRIED_BYTES`]. It may be secret: it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Carried(pub Arc<[u8]>);
+
+impl std::fmt::Debug for Carried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Carried({} bytes)", self.0.len())
+    }
+}
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
     /// Serve what is on disk.
-    Reload,
+    Reload {
+        /// Take only certificates and their keys from the disk, and the rest from what serves.
+        certs_only: bool,
+        /// Under which terms.
+        terms: Terms,
+    },
     /// Check what is on disk, and say what would change.
     Validate,
+    /// Serve the bytes of a generation that served before.
+    Rollback {
+        /// Its number; the last one that served before the one that serves now if `None`.
+        to: Option<u64>,
+        /// Under which terms.
+        terms: Terms,
+    },
+    /// Serve what an archive holds.
+    Restore {
+        /// What it holds.
+        restored: Arc<Restored>,
+        /// Check only, and say what would change.
+        dry_run: bool,
+        /// Under which terms.
+        terms: Terms,
+    },
+    /// Keep the change that awaits confirmation, or is guarded.
+    Confirm,
+    /// Take the change back that awaits confirmation, or is guarded.
+    Cancel,
     /// Run one of the server's own actions.
     Action {
         /// Its name.
@@ -45,6 +117,14 @@ pub enum Ask {
         /// How long the drain may take; the configured limit if `None`.
         limit: Option<Duration>,
     },
+}
+
+impl Ask {
+    /// A reload of everything, under the usual terms.
+    #[must_use]
+    pub fn reload() -> Self {
+        Ask::Reload { certs_only: false, terms: Terms::default() }
+    }
 }
 
 /// A request that is to become an operation.
@@ -96,8 +176,28 @@ pub struct ServingConfig {
     /// Its path, or the name of what is built in.
     pub path: String,
     /// Its bytes, as they were read.
-    pub bytes: std::sync::Arc<[u8]>,
+    pub bytes: Arc<[u8]>,
 }
+
+/// What a backup is made of: all of one moment.
+#[derive(Debug, Clone)]
+pub struct BackupParts {
+    /// Name of the server.
+    pub name: String,
+    /// The supervisor's version.
+    pub version: String,
+    /// What serves.
+    pub generation: Generation,
+    /// Its files.
+    pub bundle: Bundle,
+    /// The carried state, if the worker has handed any over.
+    pub carried: Option<Carried>,
+    /// The journal's tail, the newest first: at most [`BACKUP_HISTORY`] operations.
+    pub history: Vec<Operation>,
+}
+
+/// How many operations go into a backup.
+pub const BACKUP_HISTORY: usize = 100;
 
 /// The line to the driver.
 #[derive(Debug, Clone)]
@@ -118,7 +218,9 @@ pub(crate) enum Command {
     History(usize, oneshot::Sender<Vec<Operation>>),
     Generations(oneshot::Sender<Vec<Generation>>),
     Config(oneshot::Sender<Option<ServingConfig>>),
-    Diff(oneshot::Sender<Diff>),
+    Diff(Option<u64>, Actor, oneshot::Sender<Result<Diff, Refused>>),
+    Backup(oneshot::Sender<Option<Box<BackupParts>>>),
+    Certificates(oneshot::Sender<Option<String>>),
     Metrics(oneshot::Sender<String>),
     Connections(oneshot::Sender<Option<String>>),
     ReopenLogs,
@@ -187,12 +289,29 @@ impl DriverHandle {
         self.ask(Command::Config).await
     }
 
-    /// How the files on disk differ from what serves.
+    /// How the files on disk differ from what serves; with `against`, how that generation does: what a rollback to it
+    /// would change. `actor` asks; nothing of it stands in the history.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`]; or there is no such generation, or its bytes are not kept any more.
+    pub async fn diff(&self, against: Option<u64>, actor: Actor) -> Result<Diff, Refused> {
+        self.ask_for(DIFF_LIMIT, |answer| Command::Diff(against, actor, answer)).await?
+    }
+
+    /// All that a backup of what serves needs; `None` if nothing serves.
     ///
     /// # Errors
     /// [`Refused::Unavailable`].
-    pub async fn diff(&self) -> Result<Diff, Refused> {
-        self.ask(Command::Diff).await
+    pub async fn backup(&self) -> Result<Option<BackupParts>, Refused> {
+        Ok(self.ask(Command::Backup).await?.map(|parts| *parts))
+    }
+
+    /// The certificates that the worker serves and presents, a JSON array; `None` without an answer.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn certificates(&self) -> Result<Option<String>, Refused> {
+        self.ask(Command::Certificates).await
     }
 
     /// The metrics of supervisor and worker, Prometheus text with its `# EOF`. Without an answer of the
@@ -237,14 +356,22 @@ impl DriverHandle {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refused> {
+        self.ask_for(ANSWER_LIMIT, command).await
+    }
+
+    async fn ask_for<T>(
+        &self,
+        limit: Duration,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Refused> {
         let (answer, answered) = oneshot::channel();
         let asked = async {
             self.commands.send(command(answer)).await.map_err(|_| gone())?;
             answered.await.map_err(|_| gone())
         };
-        match tokio::time::timeout(ANSWER_LIMIT, asked).await {
+        match tokio::time::timeout(limit, asked).await {
             Ok(result) => result,
-            Err(_) => Err(Refused::Unavailable(format!("no answer within {} s", ANSWER_LIMIT.as_secs()))),
+            Err(_) => Err(Refused::Unavailable(format!("no answer within {} s", limit.as_secs()))),
         }
     }
 }

@@ -220,7 +220,9 @@ pub(crate) fn described(id: String, new: &NewOperation) -> Operation {
 /// What kind of operation a request asks for.
 pub(crate) fn kind_of(ask: &Ask) -> Kind {
     match ask {
-        Ask::Reload => Kind::Reload,
+        Ask::Reload { .. } | Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Confirm | Ask::Cancel => {
+            Kind::Reload
+        }
         Ask::Validate => Kind::DryRun,
         Ask::Action { .. } => Kind::Action,
         Ask::Drain { .. } => Kind::Drain,
@@ -247,7 +249,7 @@ mod tests {
     #[test]
     fn everybody_who_waits_is_answered() {
         let mut operations = Operations::new();
-        let new = NewOperation::new(Ask::Reload, Actor::signal("HUP"));
+        let new = NewOperation::new(Ask::reload(), Actor::signal("HUP"));
         let (admission, mut admitted) = oneshot::channel();
         let key = operations.ask(new, Some(1), Some(admission));
         operations.get_mut(key).unwrap().admit();

@@ -2,19 +2,30 @@
 //!
 //! ```text
 //!   supervisor                                       worker
-//!       │ ── Welcome ─────────────────────────────────▶ │   always first, to an adopted worker too
+//!       │ ── Welcome ─────────────────────────────────▶ │   always first, to an adopted worker too; + carried
 //!       │ ◀───────────────────────────────────── Hello ─│   with `serving`, if it outlived a supervisor
-//!       │ ── Prepare ─────────────────────────────────▶ │   + bundle, if from one
+//!       │ ── Prepare ─────────────────────────────────▶ │   + bundle, if from one; + carried, if restored
 //!       │ ◀────────────────────────────────────── Need ─│   all listeners of the new generation
 //!       │ ── Bound ───────────────────────────────────▶ │   + the sockets (none in a dry run)
 //!       │ ◀────────────────── Prepared | Rejected ──────│   Prepared: + bundle
 //!       │ ── Commit | Abort ──────────────────────────▶ │
 //!       │ ◀───────────────────────────────── Committed ─│
+//!       │ ── Guard ───────────────────────────────────▶ │   only if the change is guarded
+//!       │ ◀──────────────────────────────── GuardEnded ─│   early if it fails
+//!       │ ── EndGuard ────────────────────────────────▶ │   instead, if somebody decides before
+//!
+//!       │ ◀───────────────────────────────────── Carry ─│   + carried: whenever it has changed
+//!       │ ◀─────────────────────────────────────── Ask ─│   a watched file has changed
+//!       │ ── Asked ───────────────────────────────────▶ │   when that reload has ended, or was refused
+//!       │ ── Hold ────────────────────────────────────▶ │   + sockets: kept for the next supervisor
 //! ```
 //!
 //! A candidate that needs no listener may skip `Need`. `Abort` may come at any time and is not answered;
-//! what the worker says about an aborted candidate afterwards is ignored. `Drain`, `Resume`, `Action`, `Report`
-//! and `Ping` carry a number that the answer repeats.
+//! what the worker says about an aborted candidate afterwards is ignored. `Drain`, `Resume`, `Action`, `Report`,
+//! `Guard`, `Ask` and `Ping` carry a number that the answer repeats.
+//!
+//! **Carried state** is what must outlive a worker and is no file: the keys of session tickets, say. To the supervisor
+//! it is opaque bytes in a sealed memory file, at most [`MAX_CARRIED_BYTES`]; it keeps the latest in memory only.
 //!
 //! **When the channel ends** without a `Stop`, the supervisor is gone. The worker then drops a candidate that
 //! was not told to commit, ends no drain, goes on serving, and accepts one connection at the socket that
@@ -31,7 +42,10 @@ use handover_handoff::Channel;
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages. A worker that speaks another one is refused with a reason.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
+
+/// The most bytes of carried state; more of it counts as a broken protocol.
+pub const MAX_CARRIED_BYTES: usize = 1024 * 1024;
 
 /// A worker's end of the channel.
 pub type WorkerChannel = Channel<ToWorker, ToSupervisor>;
@@ -48,6 +62,9 @@ pub enum ToWorker {
         protocol: u16,
         /// The worker's key: it says it again to a later supervisor.
         worker: u64,
+        /// Whether carried state comes with it: that of the worker that this one replaces. A worker that has some
+        /// already (it outlived a supervisor) is never sent any.
+        carried: bool,
     },
     /// Build a candidate. Answered by `Need`, then `Prepared` or `Rejected`.
     Prepare {
@@ -59,6 +76,11 @@ pub enum ToWorker {
         source: Source,
         /// It will be thrown away whatever comes of it.
         dry_run: bool,
+        /// How much of the disk may be taken anew.
+        scope: Scope,
+        /// Whether carried state comes with it, after the bundle: it takes the place of the worker's own when the
+        /// candidate is committed (a backup is being restored).
+        given_carried: bool,
     },
     /// The answer to `Need`, in its order. The sockets of those that are [`BindResult::Bound`] come with it, in
     /// the same order; in a dry run there are no sockets.
@@ -89,6 +111,37 @@ pub enum ToWorker {
     Resume {
         /// Repeated in the answer.
         call: u64,
+    },
+    /// Compare how the generation that was committed last fares with how the one before it did. Answered by
+    /// `GuardEnded`: as soon as a limit is passed, or when the time is over.
+    Guard {
+        /// Repeated in the answer.
+        call: u64,
+        /// For how long, and what is too much.
+        limits: GuardLimits,
+    },
+    /// Somebody has decided about the guarded change, or it is over for another reason: stop comparing. Not answered.
+    EndGuard {
+        /// The guard.
+        call: u64,
+        /// Whether the generation stays.
+        passed: bool,
+    },
+    /// What came of the reload that was asked for by `Ask`. It has ended by now, or has never begun.
+    Asked {
+        /// The call of `Ask`.
+        call: u64,
+        /// Whether what was on the disk when it was asked for serves now. If not, ask again later.
+        done: bool,
+        /// The reload's sentence, or why it was refused.
+        detail: String,
+    },
+    /// Keep these sockets, which come with it in the same order, without accepting from them, and give them to the
+    /// next supervisor in `Hello`: they are needed if an unconfirmed change is taken back. They take the place of
+    /// those of an earlier `Hold`; with none, let go of all. Not answered.
+    Hold {
+        /// What they are.
+        listeners: Vec<ListenerSpec>,
     },
     /// Run one of the actions that `Hello` named. Answered by `ActionDone`.
     Action {
@@ -132,7 +185,8 @@ pub enum ToWorker {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum ToSupervisor {
-    /// The answer to `Welcome`. With `serving`, the descriptors are: the bundle, then `serving.listeners` in order.
+    /// The answer to `Welcome`. With `serving`, the descriptors are: the bundle, then `serving.listeners` in order, then
+    /// `serving.held` in order, then carried state if `serving.carried` says so.
     Hello {
         /// [`PROTOCOL_VERSION`] of the worker.
         protocol: u16,
@@ -163,6 +217,8 @@ pub enum ToSupervisor {
         settings: Box<Settings>,
         /// What is served, for the banner at the start: one or two lines.
         summary: Vec<String>,
+        /// The source's own name for this state, if it has one: `etcd revision 42`, `ETag "a1b2"`.
+        version: Option<String>,
     },
     /// It cannot be served. Nothing of it is kept.
     Rejected {
@@ -170,11 +226,34 @@ pub enum ToSupervisor {
         candidate: u64,
         /// Every reason.
         problems: Vec<Problem>,
+        /// The reason is that its source could not be reached, and says nothing about what is in it.
+        unreachable: bool,
     },
     /// Every thread serves it, and no answer of the one before will follow.
     Committed {
         /// The candidate.
         candidate: u64,
+    },
+    /// How the guarded generation fares.
+    GuardEnded {
+        /// The guard.
+        call: u64,
+        /// Whether it may stay.
+        passed: bool,
+        /// The figures in words, those that decided first:
+        /// `5xx 41 % of 120 requests, was 0.2 % of 4,000; limit: 5 points and 10 requests`.
+        detail: String,
+        /// The figures.
+        figures: GuardFigures,
+    },
+    /// The carried state has changed, and comes with it.
+    Carry,
+    /// Reload, please: what is watched has changed. Answered by `Asked`.
+    Ask {
+        /// Repeated in the answer.
+        call: u64,
+        /// What has changed, in a few words: the operation's comment.
+        why: String,
     },
     /// How far a drain is.
     DrainProgress {
@@ -239,6 +318,15 @@ pub struct Serving {
     pub summary: Vec<String>,
     /// False after a drain.
     pub accepting: bool,
+    /// The source's own name for what it serves (see `Prepared`).
+    #[serde(default)]
+    pub version: Option<String>,
+    /// The sockets that it was told to hold.
+    #[serde(default)]
+    pub held: Vec<ListenerSpec>,
+    /// Whether it has carried state.
+    #[serde(default)]
+    pub carried: bool,
 }
 
 /// Where a candidate's files come from.
@@ -251,6 +339,81 @@ pub enum Source {
     Bundle,
 }
 
+/// How much of the disk a candidate may take anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Everything.
+    #[default]
+    All,
+    /// Certificates, their keys and the authorities for clients' certificates; every other file is taken from what
+    /// serves, whatever is on the disk.
+    Certificates,
+}
+
+/// What a guard looks at: totals since the worker's start, of what a generation's clients and endpoints saw.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Figures {
+    /// Requests that were answered.
+    pub requests: u64,
+    /// Of these, with a status from 500 to 599.
+    pub errors_5xx: u64,
+    /// Connections to endpoints that were tried.
+    pub connects: u64,
+    /// Of these, failed.
+    pub connect_failures: u64,
+    /// TLS handshakes with clients that were begun.
+    pub handshakes: u64,
+    /// Of these, failed.
+    pub handshake_failures: u64,
+}
+
+/// What a guard compared: counts, not totals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuardFigures {
+    /// Of the generation before, in its last seconds.
+    pub before: Figures,
+    /// Of the guarded one.
+    pub after: Figures,
+}
+
+/// When a guarded generation has to go: how much worse it may be than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuardLimits {
+    /// How long it is watched; the same time of the one before is what it is compared with.
+    pub watch: Duration,
+    /// Fewer requests, connects or handshakes than this are no ground to judge their failures by.
+    pub min_requests: u64,
+    /// Percentage points by which the share of answers with 5xx may be higher.
+    pub errors_5xx_points: f64,
+    /// Percentage points by which the share of failed connects to endpoints may be higher.
+    pub connect_failures_points: f64,
+    /// Percentage points by which the share of failed TLS handshakes may be higher.
+    pub handshake_failures_points: f64,
+}
+
+impl GuardLimits {
+    /// What is used where nothing else is said.
+    pub const DEFAULT: Self = Self {
+        watch: Duration::from_secs(10),
+        min_requests: 10,
+        errors_5xx_points: 5.0,
+        connect_failures_points: 5.0,
+        handshake_failures_points: 5.0,
+    };
+    /// The longest time that a generation may be watched.
+    pub const LONGEST_WATCH: Duration = Duration::from_secs(60 * 60);
+}
+
+impl Default for GuardLimits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
 /// What a worker can be asked about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -261,6 +424,8 @@ pub enum Report {
     Connections,
     /// How many connections it has open: a number, or nothing if it does not know.
     ConnectionCount,
+    /// The certificates that it serves and presents, a JSON array; nothing if it has no notion of them.
+    Certificates,
 }
 
 /// An address to listen on, and how.
@@ -329,7 +494,7 @@ pub enum BindResult {
 }
 
 /// What the supervisor must know of a generation's configuration. It takes effect when the generation serves.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     /// Permission bits of the control socket; 0600 if not given.
@@ -340,6 +505,11 @@ pub struct Settings {
     pub roles: Roles,
     /// How many operations the journal keeps.
     pub history: Option<usize>,
+    /// How many generations the journal keeps with all their bytes; 20 if not given.
+    pub generations: Option<usize>,
+    /// Every reload, rollback and restore is guarded like this unless it says otherwise; without it none is that does
+    /// not ask.
+    pub guard: Option<GuardLimits>,
     /// How long connections may take to end, in a drain or stop that names no limit.
     pub drain_limit: Option<Duration>,
     /// How the supervisor logs; as before if not given.

@@ -165,7 +165,10 @@ impl Start<'_> {
         let process = spawn.start()?;
         drop(theirs);
         let worker = Worker::new(self.number, process, ours, self.succession, report)?;
-        worker.send(ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: key.0 }, Vec::new());
+        worker.send(
+            ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: key.0, carried: false },
+            Vec::new(),
+        );
         Ok(worker)
     }
 }
@@ -266,7 +269,7 @@ impl Found {
 /// Asks a worker who it is. An answer, or a channel that stays open without one, proves that the process which its ID
 /// meant when it was taken hold of is the worker.
 fn greet(channel: &SupervisorChannel) -> Result<(ToSupervisor, Vec<OwnedFd>), ChannelError> {
-    let welcome = ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 0 };
+    let welcome = ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 0, carried: false };
     channel.send(&welcome, &[], HELLO_LIMIT)?;
     channel.recv(Some(HELLO_LIMIT))
 }

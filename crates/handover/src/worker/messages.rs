@@ -22,11 +22,15 @@ impl Control {
     /// Does what the supervisor says.
     pub(super) fn handle(&mut self, message: ToWorker, fds: Vec<OwnedFd>) {
         match message {
-            ToWorker::Welcome { protocol, worker } => self.welcome(protocol, worker),
-            ToWorker::Prepare { candidate, generation, source, dry_run } => {
+            ToWorker::Welcome { protocol, worker, .. } => self.welcome(protocol, worker),
+            ToWorker::Prepare { candidate, generation, source, dry_run, .. } => {
                 let from = (source == Source::Bundle).then(|| fds.into_iter().next());
                 self.prepare(candidate, generation, from, dry_run);
             }
+            ToWorker::Guard { .. }
+            | ToWorker::EndGuard { .. }
+            | ToWorker::Asked { .. }
+            | ToWorker::Hold { .. } => {}
             ToWorker::Bound { candidate, results } => self.bound(candidate, results, fds),
             ToWorker::Commit { candidate } => self.commit(candidate),
             ToWorker::Abort { candidate } => self.abort(candidate),
@@ -90,6 +94,9 @@ impl Control {
                 settings: served.settings.clone(),
                 summary: served.summary.clone(),
                 accepting: self.drains.accepting(),
+                version: None,
+                held: Vec::new(),
+                carried: false,
             })
         });
         let fds: Vec<BorrowedFd<'_>> = self.served.iter().flat_map(Served::descriptors).collect();
@@ -164,7 +171,7 @@ impl Control {
         match result {
             Err(problems) => {
                 self.pending = None;
-                self.send(&ToSupervisor::Rejected { candidate, problems }, &[]);
+                self.send(&ToSupervisor::Rejected { candidate, problems, unreachable: false }, &[]);
             }
             Ok(ready) => {
                 let message = ToSupervisor::Prepared {
@@ -173,6 +180,7 @@ impl Control {
                     warnings: ready.warnings.clone(),
                     settings: Box::new(ready.settings.clone()),
                     summary: ready.summary.clone(),
+                    version: None,
                 };
                 let sent = self.try_send(&message, &[ready.memfd.as_fd()]);
                 if let Err(error) = sent {
@@ -180,7 +188,7 @@ impl Control {
                         vec![Problem::new(format!("the supervisor cannot be told of it: {error}"))];
                     self.pending = None;
                     discard_elsewhere(ready);
-                    self.send(&ToSupervisor::Rejected { candidate, problems }, &[]);
+                    self.send(&ToSupervisor::Rejected { candidate, problems, unreachable: false }, &[]);
                 } else if let Some(pending) = self.pending(number) {
                     pending.ready = Some(ready);
                 }

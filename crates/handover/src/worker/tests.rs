@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use handover_handoff::succession::knock;
 use handover_supervisor::protocol::{
-    Address, BindResult, PROTOCOL_VERSION, Report, Serving, Source, SupervisorChannel, ToSupervisor, ToWorker,
+    Address, BindResult, PROTOCOL_VERSION, Report, Scope, Serving, Source, SupervisorChannel, ToSupervisor, ToWorker,
 };
 use tempfile::TempDir;
 
@@ -238,7 +238,7 @@ impl Worker {
 
     /// Introduces a supervisor, and returns what the worker says it serves.
     fn welcome(&mut self) -> Option<(Serving, Vec<OwnedFd>)> {
-        self.say(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 5 });
+        self.say(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 5, carried: false });
         let (hello, fds) = self.hear_with_fds();
         let ToSupervisor::Hello { protocol, version, actions, serving } = hello else { panic!("{hello:?}") };
         assert_eq!(
@@ -274,7 +274,7 @@ impl Worker {
     fn prepare(&self, candidate: u64, script: Script) {
         self.scripts.send(script).unwrap();
         let generation = candidate;
-        self.say(&ToWorker::Prepare { candidate, generation, source: Source::Disk, dry_run: false });
+        self.say(&ToWorker::Prepare { candidate, generation, source: Source::Disk, dry_run: false, scope: Scope::All, given_carried: false });
         assert_eq!(self.happens(), Happened::Began(generation));
     }
 
@@ -343,10 +343,10 @@ fn a_hanging_prepare_does_not_stop_the_worker_from_answering() {
 fn a_panic_in_prepare_is_a_problem_and_the_next_prepare_works() {
     let mut worker = Worker::start();
     worker.prepare(1, Script::Panic);
-    let ToSupervisor::Rejected { candidate: 1, problems } = worker.hear() else { panic!() };
+    let ToSupervisor::Rejected { candidate: 1, problems, .. } = worker.hear() else { panic!() };
     assert_eq!(problems[0].detail, "preparing panicked: scripted");
     worker.prepare(2, Script::Refuse);
-    let ToSupervisor::Rejected { candidate: 2, problems } = worker.hear() else { panic!() };
+    let ToSupervisor::Rejected { candidate: 2, problems, .. } = worker.hear() else { panic!() };
     assert_eq!(problems.len(), 2);
     worker.serve(3);
     worker.stop();
@@ -381,7 +381,7 @@ fn what_cannot_be_bound_is_told_to_the_prepare_and_a_dry_run_gets_no_sockets() {
     assert_eq!(worker.happens(), Happened::Dropped(1));
 
     worker.scripts.send(Script::Ready { file: None, listeners }).unwrap();
-    worker.say(&ToWorker::Prepare { candidate: 2, generation: 2, source: Source::Disk, dry_run: true });
+    worker.say(&ToWorker::Prepare { candidate: 2, generation: 2, source: Source::Disk, dry_run: true, scope: Scope::All, given_carried: false });
     assert!(matches!(worker.hear(), ToSupervisor::Need { candidate: 2, .. }));
     worker.say(&ToWorker::Bound { candidate: 2, results: vec![BindResult::Bound, failed] });
     assert_eq!(worker.happens(), Happened::Began(2));
@@ -399,13 +399,13 @@ fn a_worker_that_is_started_again_prepares_from_the_bundle_and_not_from_the_disk
     std::fs::write(&file, "now").unwrap();
 
     worker.scripts.send(Script::Ready { file: Some(file.clone()), listeners: Vec::new() }).unwrap();
-    let prepare = ToWorker::Prepare { candidate: 2, generation: 2, source: Source::Bundle, dry_run: false };
+    let prepare = ToWorker::Prepare { candidate: 2, generation: 2, source: Source::Bundle, dry_run: false, scope: Scope::All, given_carried: false };
     worker.channel.send(&prepare, &[fds[0].as_fd()], PATIENCE).unwrap();
     let (_, fds) = worker.hear_with_fds();
     assert_eq!(&**Bundle::from_memfd(&fds[0]).unwrap().get(&file).unwrap(), b"then");
 
     // Promised, and not sent.
-    worker.say(&ToWorker::Prepare { candidate: 3, generation: 3, source: Source::Bundle, dry_run: false });
+    worker.say(&ToWorker::Prepare { candidate: 3, generation: 3, source: Source::Bundle, dry_run: false, scope: Scope::All, given_carried: false });
     assert!(matches!(worker.hear(), ToSupervisor::Rejected { candidate: 3, .. }));
     worker.ping();
     worker.stop();
@@ -446,7 +446,7 @@ fn nobody_is_let_in_while_the_supervisor_lives() {
     worker.serve(1);
     let stranger = knock(&worker.directory.path().join("door")).unwrap();
     let stranger = SupervisorChannel::from_socket(stranger).unwrap();
-    stranger.send(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 9 }, &[], PATIENCE).unwrap();
+    stranger.send(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 9, carried: false }, &[], PATIENCE).unwrap();
     worker.ping();
     assert!(stranger.try_recv().unwrap().is_none());
     // Once it is gone, the one that waits is next.

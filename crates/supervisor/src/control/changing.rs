@@ -56,7 +56,7 @@ pub(super) async fn validate(State(app): State<App>, asker: Asker, change: Chang
         (status = 500, description = "The candidate was not ready, or it was rolled back", body = ProblemDetails, content_type = "application/problem+json"),
     ))]
 pub(super) async fn reload(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
-    let ask = if change.query.dry_run { Ask::Validate } else { Ask::Reload };
+    let ask = if change.query.dry_run { Ask::Validate } else { Ask::reload() };
     perform(&app, &asker, change, ask, Role::Operate).await
 }
 
@@ -138,7 +138,11 @@ async fn text_of(body: Body) -> Result<String, Answer> {
 async fn perform(app: &App, asker: &Asker, change: Change, ask: Ask, needs: Role) -> Result<Answer, Answer> {
     let what = match &ask {
         Ask::Validate => "validate".to_owned(),
-        Ask::Reload => "reload".to_owned(),
+        Ask::Reload { .. } => "reload".to_owned(),
+        Ask::Rollback { .. } => "rollback".to_owned(),
+        Ask::Restore { .. } => "restore".to_owned(),
+        Ask::Confirm => "confirm".to_owned(),
+        Ask::Cancel => "cancel".to_owned(),
         Ask::Drain { .. } => "drain".to_owned(),
         Ask::Resume => "resume".to_owned(),
         Ask::Stop { .. } => "stop".to_owned(),

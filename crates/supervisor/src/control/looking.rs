@@ -145,7 +145,7 @@ pub(super) async fn generation(
 ))]
 pub(super) async fn diff(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
     asker.may(Role::Operate, "the configuration's text")?;
-    let diff = app.driver.diff().await?;
+    let diff = app.driver.diff(None, asker.visitor.actor()).await?;
     Ok(Answer::ok(&diff, diff.report()))
 }
 

@@ -70,7 +70,8 @@ impl Driver {
     async fn admit(&mut self) -> (NewOperation, Operation, oneshot::Sender<Operation>) {
         let (new, reply) = self.request().await;
         let kind = match new.ask {
-            Ask::Reload => Kind::Reload,
+            Ask::Reload { .. } => Kind::Reload,
+            Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Confirm | Ask::Cancel => Kind::Reload,
             Ask::Validate => Kind::DryRun,
             Ask::Action { .. } => Kind::Action,
             Ask::Drain { .. } => Kind::Drain,
@@ -180,7 +181,7 @@ async fn a_reload_is_answered_in_one_sentence_with_200() {
     let mut server = server();
     let answer = server.ask(text(Call::post("/v1/reload?comment=ticket%2042")));
     let (new, operation, done) = server.driver.admit().await;
-    assert_eq!(new.ask, Ask::Reload);
+    assert_eq!(new.ask, Ask::reload());
     assert_eq!(new.comment.as_deref(), Some("ticket 42"));
     assert_eq!(new.actor.pid, Some(std::process::id()));
     assert_eq!(new.actor.uid, Some(rustix::process::geteuid().as_raw()));

@@ -87,6 +87,8 @@ impl Driver {
                     generation: generation.0,
                     source: source.0,
                     dry_run,
+                    scope: protocol::Scope::All,
+                    given_carried: false,
                 }
             }
             Message::Commit { candidate } => ToWorker::Commit { candidate: candidate.0 },

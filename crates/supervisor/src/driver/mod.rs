@@ -285,7 +285,7 @@ impl Driver {
     fn signal(&mut self, arrived: Arrived) {
         use crate::handle::Ask;
         match arrived {
-            Arrived::Hangup => self.ask_by_signal(Ask::Reload, Actor::signal("HUP")),
+            Arrived::Hangup => self.ask_by_signal(Ask::reload(), Actor::signal("HUP")),
             Arrived::End(name) => {
                 let limit = self.drain_limit();
                 self.ask_by_signal(Ask::Stop { now: false, limit }, Actor::signal(name));

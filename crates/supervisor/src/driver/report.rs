@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_api::{Diff, Generation, JournalStatus, Operation, Status, WorkerStatus};
+use handover_api::{Diff, Generation, JournalStatus, Operation, Refused, Status, WorkerStatus};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Driver;
-use crate::handle::ServingConfig;
+use crate::handle::{BACKUP_HISTORY, BackupParts, ServingConfig};
 use crate::metrics;
 use crate::protocol::{Report, ToWorker};
 
@@ -126,13 +126,13 @@ impl Driver {
         })
     }
 
-    pub(super) fn diff(&self, answer: oneshot::Sender<Diff>) {
+    pub(super) fn diff(&self, answer: oneshot::Sender<Result<Diff, Refused>>) {
         let Some(serving) = &self.serving else {
-            let _ = answer.send(Diff { same: true, ..Diff::default() });
+            let _ = answer.send(Ok(Diff { same: true, ..Diff::default() }));
             return;
         };
         let (drift, generation) = (Arc::clone(&serving.loaded.drift), serving.generation.0);
-        tokio::task::spawn_blocking(move || answer.send(drift.diff(Some(generation))));
+        tokio::task::spawn_blocking(move || answer.send(Ok(drift.diff(Some(generation)))));
     }
 
     pub(super) fn metrics(&mut self, answer: oneshot::Sender<String>) {
@@ -153,6 +153,31 @@ impl Driver {
     pub(super) fn connections(&mut self, answer: oneshot::Sender<Option<String>>) {
         let worker = self.report(Report::Connections);
         tokio::spawn(async move { answer.send(worker.wait().await) });
+    }
+
+    pub(super) fn certificates(&mut self, answer: oneshot::Sender<Option<String>>) {
+        let worker = self.report(Report::Certificates);
+        tokio::spawn(async move { answer.send(worker.wait().await) });
+    }
+
+    /// What serves, with the journal's tail.
+    pub(super) fn backup(&self, answer: oneshot::Sender<Option<Box<BackupParts>>>) {
+        let (Some(generation), Some(serving)) = (self.generation(), &self.serving) else {
+            let _ = answer.send(None);
+            return;
+        };
+        let mut parts = Box::new(BackupParts {
+            name: self.parts.options.name.clone(),
+            version: self.parts.options.version.clone(),
+            generation,
+            bundle: serving.loaded.drift.bundle().clone(),
+            carried: None,
+            history: Vec::new(),
+        });
+        self.parts.scribe.later(move |journal| {
+            parts.history = journal.history(BACKUP_HISTORY);
+            let _ = answer.send(Some(parts));
+        });
     }
 
     /// Asks the worker that serves.

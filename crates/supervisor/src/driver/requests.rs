@@ -23,7 +23,9 @@ impl Driver {
             Command::Config(answer) => {
                 let _ = answer.send(self.config());
             }
-            Command::Diff(answer) => self.diff(answer),
+            Command::Diff(_, _, answer) => self.diff(answer),
+            Command::Backup(answer) => self.backup(answer),
+            Command::Certificates(answer) => self.certificates(answer),
             Command::Metrics(answer) => self.metrics(answer),
             Command::Connections(answer) => self.connections(answer),
             Command::ReopenLogs => self.reopen_logs(),
@@ -37,7 +39,10 @@ impl Driver {
 
     /// Looks the ID up, and asks the journal for room. Ending and serving again are never refused for want of room.
     fn request(&mut self, new: NewOperation, admission: Option<Admission>) {
-        let needs_room = matches!(new.ask, Ask::Reload | Ask::Action { .. });
+        let needs_room = matches!(
+            new.ask,
+            Ask::Reload { .. } | Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Action { .. }
+        );
         if !needs_room && new.id.is_none() {
             return self.admit(new, admission);
         }
@@ -73,7 +78,7 @@ impl Driver {
             Ok(()) => self.admit(new, admission),
             Err(error) => {
                 let why = Refused::Journal(error.to_string());
-                if new.ask == Ask::Reload && new.actor.signal.is_some() {
+                if matches!(new.ask, Ask::Reload { .. }) && new.actor.signal.is_some() {
                     self.tell_of_refused_signal(&why);
                 }
                 self.refuse_request(&new, why, admission);
@@ -106,7 +111,11 @@ impl Driver {
     fn admit(&mut self, mut new: NewOperation, admission: Option<Admission>) {
         let drain_limit = self.drain_limit();
         let request = match &mut new.ask {
-            Ask::Reload => Request::Reload { dry_run: false },
+            Ask::Reload { .. } => Request::Reload { dry_run: false },
+            Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Confirm | Ask::Cancel => {
+                let why = Refused::Unavailable("this is not built yet".to_owned());
+                return self.refuse_request(&new, why, admission);
+            }
             Ask::Validate => Request::Reload { dry_run: true },
             Ask::Action { name, .. } => {
                 let known = self.known_actions();

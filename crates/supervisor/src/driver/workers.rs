@@ -39,11 +39,11 @@ impl Driver {
                     self.step(Event::Need { worker: key, candidate });
                 }
             }
-            ToSupervisor::Prepared { candidate, changes, warnings, settings, summary } => {
+            ToSupervisor::Prepared { candidate, changes, warnings, settings, summary, .. } => {
                 let prepared = Prepared { changes, warnings, settings: *settings, summary, loaded: None };
                 self.prepared(key, CandidateKey(candidate), prepared, descriptors.into_iter().next());
             }
-            ToSupervisor::Rejected { candidate, problems } => {
+            ToSupervisor::Rejected { candidate, problems, .. } => {
                 self.rejected(key, CandidateKey(candidate), problems);
             }
             ToSupervisor::Committed { candidate } => {
@@ -81,6 +81,7 @@ impl Driver {
                 self.pings.unanswered = 0;
                 self.parts.notifier.feed_watchdog();
             }
+            ToSupervisor::GuardEnded { .. } | ToSupervisor::Carry | ToSupervisor::Ask { .. } => {}
             ToSupervisor::Stopping { losses } => self.lose_connections(&losses),
         }
     }

@@ -92,7 +92,7 @@ impl Worker {
     fn hear(&mut self, message: ToWorker, fds: Vec<OwnedFd>) -> Option<ExitCode> {
         match message {
             ToWorker::Welcome { worker, .. } => self.hello(worker),
-            ToWorker::Prepare { candidate, generation, source, dry_run } => {
+            ToWorker::Prepare { candidate, generation, source, dry_run, .. } => {
                 self.prepare(candidate, generation, source, dry_run, fds)
             }
             ToWorker::Bound { candidate, results } => self.bound(candidate, &results, fds),
@@ -116,12 +116,17 @@ impl Worker {
                     Report::Metrics => format!("fake_facts {}\n", self.facts.lines().count()),
                     Report::Connections => "[]".to_owned(),
                     Report::ConnectionCount => "7".to_owned(),
+                    Report::Certificates => String::new(),
                 };
                 self.say(&ToSupervisor::Reported { call, body }, &[]);
             }
             ToWorker::Ping { call } => self.say(&ToSupervisor::Pong { call }, &[]),
             ToWorker::Facts { metrics } => self.facts = metrics,
-            ToWorker::ReopenLogs => {}
+            ToWorker::ReopenLogs
+            | ToWorker::Guard { .. }
+            | ToWorker::EndGuard { .. }
+            | ToWorker::Asked { .. }
+            | ToWorker::Hold { .. } => {}
             ToWorker::CloseListeners => {
                 self.acceptor = None;
                 self.serving.as_mut().into_iter().for_each(|serving| serving.sockets.clear());
@@ -141,6 +146,9 @@ impl Worker {
                 settings: settings(),
                 summary: vec!["fake".to_owned()],
                 accepting: self.acceptor.is_some(),
+                version: None,
+                held: Vec::new(),
+                carried: false,
             })
         });
         if serving.is_none() {
@@ -172,7 +180,8 @@ impl Worker {
             std::process::exit(7);
         }
         if !problems.is_empty() {
-            return self.say(&ToSupervisor::Rejected { candidate: number, problems }, &[]);
+            return self
+                .say(&ToSupervisor::Rejected { candidate: number, problems, unreachable: false }, &[]);
         }
         let specs: Vec<ListenerSpec> = values(&text, "listen").map(|listen| spec(&listen)).collect();
         self.say(&ToSupervisor::Need { candidate: number, listeners: specs.clone() }, &[]);
@@ -191,7 +200,8 @@ impl Worker {
         let problems: Vec<Problem> = failed.collect();
         if !problems.is_empty() {
             self.candidate = None;
-            return self.say(&ToSupervisor::Rejected { candidate: number, problems }, &[]);
+            return self
+                .say(&ToSupervisor::Rejected { candidate: number, problems, unreachable: false }, &[]);
         }
         assert_eq!(fds.len(), if candidate.dry_run { 0 } else { results.len() });
         candidate.sockets = fds;
@@ -206,6 +216,7 @@ impl Worker {
             warnings: Vec::new(),
             settings: Box::new(settings()),
             summary: vec!["fake".to_owned()],
+            version: None,
         };
         let bundle = candidate.bundle.to_memfd().unwrap();
         self.say(&prepared, &[bundle.as_fd()]);
