@@ -3,7 +3,9 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
@@ -13,20 +15,84 @@ pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// How often a file that was written to while it was read is read again.
 const ATTEMPTS: usize = 3;
 
+/// What tells one state of a file from another without reading it (stat(2)): whose inode, how long, written and
+/// changed when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// That of the file that the path leads to now; `None` if there is none.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().as_ref().map(Self::of)
+    }
+
+    /// Seconds since 1970 of the last change, as the file system has it.
+    pub(crate) fn changed_at(&self) -> i64 {
+        self.changed.0
+    }
+}
+
+/// One look at a path: what stood there, and when that was.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) path: PathBuf,
+    /// The state in which it was read, or could not be read; `None` if nothing was there.
+    pub(crate) stamp: Option<Stamp>,
+    /// What was read.
+    pub(crate) bytes: Option<Arc<[u8]>>,
+    /// When.
+    pub(crate) at: SystemTime,
+}
+
+/// [`read`], and what is to be remembered of it.
+pub(crate) fn look(path: &Path) -> (io::Result<Arc<[u8]>>, Seen) {
+    let at = SystemTime::now();
+    let seen = |stamp, bytes| Seen { path: path.to_owned(), stamp, bytes, at };
+    // Taken before: if it is read on the way from one state to the next, the next one is news.
+    let before = Stamp::at(path);
+    match read_stamped(path) {
+        Ok((bytes, stamp)) => {
+            let bytes = Arc::<[u8]>::from(bytes);
+            (Ok(Arc::clone(&bytes)), seen(Some(stamp), Some(bytes)))
+        }
+        Err(error) => (Err(error), seen(before, None)),
+    }
+}
+
 /// The bytes of a regular file.
 ///
 /// Never blocks on something that is no file (a FIFO has no end, a device may have side effects), and never gives a
 /// mixture of what stood in the file before and after somebody wrote to it.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_stamped(path).map(|(bytes, _)| bytes)
+}
+
+fn read_stamped(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
     for _ in 0..ATTEMPTS {
-        if let Some(bytes) = attempt(path)? {
-            return Ok(bytes);
+        if let Some(read) = attempt(path)? {
+            return Ok(read);
         }
     }
     Err(io::Error::other(format!("the file was written to while it was read, {ATTEMPTS} times in a row")))
 }
 
-fn attempt(path: &Path) -> io::Result<Option<Vec<u8>>> {
+fn attempt(path: &Path) -> io::Result<Option<(Vec<u8>, Stamp)>> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
     let mut file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -49,12 +115,8 @@ fn attempt(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let after = file.metadata()?;
     // Files of /proc and /sys say that they are empty.
     let whole = length == after.len() || after.len() == 0;
-    Ok((whole && stamp(&before) == stamp(&after)).then_some(bytes))
-}
-
-/// What changes when somebody writes to a file.
-fn stamp(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
-    (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec())
+    let stamp = Stamp::of(&after);
+    Ok((whole && Stamp::of(&before) == stamp).then_some((bytes, stamp)))
 }
 
 fn too_large() -> io::Error {

@@ -19,25 +19,27 @@
 
 mod drain;
 mod files;
+pub mod guard;
 mod host;
 pub mod logging;
 mod prepare;
 mod server;
 mod service;
 mod types;
+pub mod watch;
 mod worker;
 
 pub use drain::{Drain, DrainEnd, LONGEST_DRAIN};
 pub use files::MAX_FILE_BYTES;
 pub use host::{HostOptions, host};
-pub use prepare::{BindError, Bound, Prepare};
+pub use prepare::{BindError, Bound, GivenTop, Prepare};
 pub use server::{
     Call, Context, LISTEN_VARIABLE_PREFIX, LoadError, Reloadable, Server, Tracked, TrackedStream,
 };
 pub use service::{Candidate, Service};
 pub use types::{
-    Address, Change, ChangeKind, Grant, ListenerSpec, LogSettings, LogTarget, Losses, Problem, Roles,
-    Settings, What,
+    Address, Change, ChangeKind, Figures, Grant, GuardFigures, GuardLimits, ListenerSpec, LogSettings,
+    LogTarget, Losses, Problem, Roles, Settings, What,
 };
 pub use worker::WorkerHandle;
 

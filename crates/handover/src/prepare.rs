@@ -1,5 +1,12 @@
 //! What a [`crate::Service`] may use while it prepares: files, each read once and recorded into the
 //! generation's bundle, and listeners, which the supervisor holds and lends.
+//!
+//! ```text
+//!                        read, read_top         read_certificate
+//!   everything           disk                   disk
+//!   only certificates    what serves            disk
+//!   from a bundle        bundle                 bundle
+//! ```
 
 use std::fmt;
 use std::io;
@@ -11,21 +18,58 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use handover_handoff::Bundle;
 use handover_handoff::bundle::BundleError;
 
-use crate::files;
+use crate::files::{self, Seen};
 use crate::types::ListenerSpec;
+
+#[cfg(test)]
+mod tests;
 
 /// The context of one prepare.
 pub struct Prepare {
     generation: u64,
     dry_run: bool,
     base: PathBuf,
-    /// Where files come from: the disk, or the bundle of a generation that was served before.
-    from: Option<Bundle>,
+    origin: Origin,
     /// What was read.
     bundle: Bundle,
     notes: Option<Notes>,
+    /// What was looked for on the disk, found or not, for the watch.
+    seen: Vec<Seen>,
+    version: Option<String>,
+    unreachable: bool,
     called_off: CalledOff,
     binder: Box<Binder>,
+}
+
+/// Where what is prepared comes from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Origin {
+    /// The bundle of a generation that was served before: all files come from it. Else from the disk.
+    pub(crate) from: Option<Arc<Bundle>>,
+    /// What serves, if only certificates are read anew.
+    pub(crate) serving: Option<Arc<Bundle>>,
+    /// The state that outlives workers.
+    pub(crate) carried: Option<Arc<[u8]>>,
+}
+
+/// What a prepare leaves behind.
+#[derive(Debug, Default)]
+pub(crate) struct Finished {
+    pub(crate) bundle: Bundle,
+    pub(crate) seen: Vec<Seen>,
+    pub(crate) version: Option<String>,
+    pub(crate) unreachable: bool,
+}
+
+/// The top-level file of a generation that was served before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenTop {
+    /// Its path, or the name of what is no file.
+    pub name: PathBuf,
+    /// What was in it.
+    pub bytes: Arc<[u8]>,
+    /// False for what is built into the program, or came from elsewhere than a file.
+    pub on_disk: bool,
 }
 
 /// Asks for listeners; `None` if there is nobody to ask any more.
@@ -70,6 +114,14 @@ impl CalledOff {
     }
 }
 
+/// What a file is to the generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Top,
+    Certificate,
+    Other,
+}
+
 /// Which files were read since somebody began to take notes.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
@@ -84,11 +136,23 @@ impl Prepare {
         generation: u64,
         dry_run: bool,
         base: PathBuf,
-        from: Option<Bundle>,
+        origin: Origin,
         called_off: CalledOff,
         binder: Box<Binder>,
     ) -> Self {
-        Self { generation, dry_run, base, from, bundle: Bundle::new(), notes: None, called_off, binder }
+        Self {
+            generation,
+            dry_run,
+            base,
+            origin,
+            bundle: Bundle::new(),
+            notes: None,
+            seen: Vec::new(),
+            version: None,
+            unreachable: false,
+            called_off,
+            binder,
+        }
     }
 
     /// A prepare without a supervisor, for tests of a service: files come from the disk, and `binder` stands in
@@ -100,7 +164,7 @@ impl Prepare {
         mut binder: impl FnMut(&[ListenerSpec]) -> Vec<Result<Bound, BindError>> + Send + 'static,
     ) -> Self {
         let binder = Box::new(move |specs: &[ListenerSpec]| Some(binder(specs)));
-        Self::new(generation, dry_run, base.to_owned(), None, CalledOff::default(), binder)
+        Self::new(generation, dry_run, base.to_owned(), Origin::default(), CalledOff::default(), binder)
     }
 
     /// Number of the generation that is prepared (for a dry run, the number that it would get).
@@ -133,6 +197,42 @@ impl Prepare {
         self.base = self.absolute(base);
     }
 
+    /// True if only certificates are to be read anew (`handover reload --certs`): [`Prepare::read`] then gives the
+    /// bytes that serve, and only [`Prepare::read_certificate`] looks at the disk.
+    #[must_use]
+    pub fn is_certificates_only(&self) -> bool {
+        self.origin.serving.is_some()
+    }
+
+    /// The state that was handed to [`WorkerHandle::carry`](crate::WorkerHandle::carry) last, by this worker or the
+    /// one before it, or that comes with a backup that is being restored. `None` at the first start.
+    #[must_use]
+    pub fn carried(&self) -> Option<&[u8]> {
+        self.origin.carried.as_deref()
+    }
+
+    /// Says what the source itself calls this state of things: `etcd revision 42`, `ETag "a1b2"`. It is shown with the
+    /// generation.
+    pub fn set_version(&mut self, version: impl Into<String>) {
+        self.version = Some(version.into());
+    }
+
+    /// Says that the source could not be reached: call it before returning the problem that says so. A server that
+    /// starts then serves the last generation that was good.
+    pub fn unreachable(&mut self) {
+        self.unreachable = true;
+    }
+
+    /// The top-level file that must be used, if it is not to be had from where it came from at first: because a
+    /// generation is served again, or because only certificates are read anew. Enter it with
+    /// [`Prepare::read_top`] or [`Prepare::built_in_top`] all the same.
+    #[must_use]
+    pub fn given_top(&self) -> Option<GivenTop> {
+        let bundle = self.origin.from.as_ref().or(self.origin.serving.as_ref())?;
+        let (name, file) = bundle.files().next().filter(|(name, _)| Some(*name) == bundle.top())?;
+        Some(GivenTop { name: name.to_owned(), bytes: Arc::clone(&file.bytes), on_disk: file.on_disk })
+    }
+
     /// The bytes of a file, read once: a second read of the same path gives the same bytes. They come from
     /// the disk, or, when a worker is started again, from the bundle of the generation that serves.
     ///
@@ -140,7 +240,7 @@ impl Prepare {
     /// As from the system; `InvalidInput` for what is no regular file, `FileTooLarge` beyond the limits of one file
     /// and of all, [`MAX_FILE_BYTES`](crate::MAX_FILE_BYTES) and [`handover_handoff::bundle::MAX_BUNDLE_BYTES`].
     pub fn read(&mut self, path: &Path) -> io::Result<Arc<[u8]>> {
-        self.note(path, |prepare, path| prepare.fetch(path, false))
+        self.note(path, |prepare, path| prepare.fetch(path, Sort::Other))
     }
 
     /// Like [`Prepare::read`], for the top-level file: the one that `handover config` shows. Call it first.
@@ -148,17 +248,27 @@ impl Prepare {
     /// # Errors
     /// As [`Prepare::read`].
     pub fn read_top(&mut self, path: &Path) -> io::Result<Arc<[u8]>> {
-        self.note(path, |prepare, path| prepare.fetch(path, true))
+        self.note(path, |prepare, path| prepare.fetch(path, Sort::Top))
     }
 
-    /// The top-level "file" of a program that has it built in. A worker that is started again gets the bytes that
-    /// serve, which may be those of the program's version before.
+    /// Like [`Prepare::read`], for a certificate, its key, or authorities for clients' certificates: read anew also
+    /// when only certificates are.
+    ///
+    /// # Errors
+    /// As [`Prepare::read`].
+    pub fn read_certificate(&mut self, path: &Path) -> io::Result<Arc<[u8]>> {
+        self.note(path, |prepare, path| prepare.fetch(path, Sort::Certificate))
+    }
+
+    /// The top-level "file" of a program that has it built in, or has it from elsewhere than a file. A worker that is
+    /// started again gets the bytes that serve, which may be those of the program's version before.
     ///
     /// # Errors
     /// `FileTooLarge` beyond the limit of all files.
     pub fn built_in_top(&mut self, name: &str, bytes: &[u8]) -> io::Result<Arc<[u8]>> {
-        let kept = self.from.as_ref().and_then(|from| from.get(Path::new(name)).cloned());
-        let bytes = kept.unwrap_or_else(|| Arc::from(bytes));
+        let given = self.origin.from.as_ref().or(self.origin.serving.as_ref());
+        let given = given.and_then(|bundle| bundle.get(Path::new(name)).cloned());
+        let bytes = given.unwrap_or_else(|| Arc::from(bytes));
         self.bundle.insert_built_in_top(name, Arc::clone(&bytes)).map_err(over_limit)?;
         Ok(bytes)
     }
@@ -202,6 +312,26 @@ impl Prepare {
         self.bundle
     }
 
+    /// All that it leaves behind.
+    pub(crate) fn finish(self) -> Finished {
+        let Self { bundle, seen, version, unreachable, .. } = self;
+        Finished { bundle, seen, version, unreachable }
+    }
+
+    /// Takes over the files of what serves that were not read: they belong to what is not prepared anew.
+    ///
+    /// # Errors
+    /// `FileTooLarge` beyond the limit of all files.
+    pub(crate) fn keep_the_rest(&mut self) -> io::Result<()> {
+        let Some(serving) = self.origin.serving.clone() else { return Ok(()) };
+        for (path, file) in serving.files() {
+            if self.bundle.get(path).is_none() {
+                self.bundle.insert(path, Arc::clone(&file.bytes)).map_err(over_limit)?;
+            }
+        }
+        Ok(())
+    }
+
     fn note(
         &mut self,
         path: &Path,
@@ -218,22 +348,31 @@ impl Prepare {
         result
     }
 
-    fn fetch(&mut self, path: &Path, top: bool) -> io::Result<Arc<[u8]>> {
+    fn fetch(&mut self, path: &Path, sort: Sort) -> io::Result<Arc<[u8]>> {
         if self.is_cancelled() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the change was called off"));
         }
+        let top = sort == Sort::Top;
         let known = self.bundle.get(path).cloned();
-        let bytes = match (known, &self.from) {
+        let given = self.origin.from.as_ref();
+        let given = given.or(self.origin.serving.as_ref().filter(|_| sort != Sort::Certificate));
+        let bytes = match (known, given) {
             (Some(bytes), _) if !top => return Ok(bytes),
             (Some(bytes), _) => bytes,
-            (None, None) => Arc::from(files::read(path)?),
-            (None, Some(from)) => from.get(path).cloned().ok_or_else(|| {
+            (None, None) => self.read_disk(path)?,
+            (None, Some(given)) => given.get(path).cloned().ok_or_else(|| {
                 io::Error::new(io::ErrorKind::NotFound, "not among the files of the generation that serves")
             })?,
         };
         let insert = if top { Bundle::insert_top } else { Bundle::insert };
         insert(&mut self.bundle, path, Arc::clone(&bytes)).map_err(over_limit)?;
         Ok(bytes)
+    }
+
+    fn read_disk(&mut self, path: &Path) -> io::Result<Arc<[u8]>> {
+        let (read, seen) = files::look(path);
+        self.seen.push(seen);
+        read
     }
 
     /// `path` seen from the base, without `.` components, so that one file has one name.
@@ -248,66 +387,12 @@ impl fmt::Debug for Prepare {
             .field("generation", &self.generation)
             .field("dry_run", &self.dry_run)
             .field("base", &self.base)
-            .field("from_bundle", &self.from.is_some())
+            .field("from_bundle", &self.origin.from.is_some())
+            .field("only_certificates", &self.is_certificates_only())
             .finish_non_exhaustive()
     }
 }
 
 fn over_limit(error: BundleError) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn alone(base: &Path) -> Prepare {
-        Prepare::stand_alone(1, false, base, |specs| specs.iter().map(|_| Ok(Bound::OnlyChecked)).collect())
-    }
-
-    #[test]
-    fn a_file_is_read_once_under_all_its_names() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("a"), "first").unwrap();
-        let mut prepare = alone(directory.path());
-        assert_eq!(&*prepare.read(Path::new("a")).unwrap(), b"first");
-        std::fs::write(directory.path().join("a"), "second").unwrap();
-        assert_eq!(&*prepare.read(Path::new("./a")).unwrap(), b"first");
-        assert_eq!(&*prepare.read(&directory.path().join("a")).unwrap(), b"first");
-        assert_eq!(prepare.into_bundle().files().count(), 1);
-    }
-
-    #[test]
-    fn a_generation_that_is_served_again_reads_its_bundle_and_not_the_disk() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("a");
-        std::fs::write(&path, "then").unwrap();
-        let mut prepare = alone(directory.path());
-        prepare.read_top(&path).unwrap();
-        let bundle = prepare.into_bundle();
-        std::fs::write(&path, "now").unwrap();
-        std::fs::write(directory.path().join("new"), "new").unwrap();
-
-        let from = Some(bundle.clone());
-        let base = directory.path().to_owned();
-        let mut again = Prepare::new(2, false, base, from, CalledOff::default(), Box::new(|_| None));
-        assert_eq!(&*again.read_top(Path::new("a")).unwrap(), b"then");
-        assert_eq!(again.read(Path::new("new")).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(again.into_bundle(), bundle);
-    }
-
-    #[test]
-    fn nothing_is_read_or_bound_once_nobody_waits_for_it() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("a"), "first").unwrap();
-        let called_off = CalledOff::default();
-        let binder = Box::new(|specs: &[ListenerSpec]| {
-            Some(specs.iter().map(|_| Ok(Bound::OnlyChecked)).collect::<Vec<_>>())
-        });
-        let base = directory.path().to_owned();
-        let mut prepare = Prepare::new(1, false, base, None, called_off.clone(), binder);
-        called_off.set();
-        assert!(prepare.is_cancelled());
-        assert!(prepare.read(Path::new("a")).is_err());
-    }
 }

@@ -13,7 +13,8 @@
 
 use crate::drain::Drain;
 use crate::prepare::Prepare;
-use crate::types::{Change, Losses, Problem, Settings};
+use crate::types::{Change, Figures, Losses, Problem, Settings};
+use crate::watch::Watch;
 use crate::worker::WorkerHandle;
 
 /// What a worker serves. The proxy implements it; embedders use [`crate::Server`], which implements it
@@ -65,6 +66,18 @@ pub trait Service: Send + Sync + 'static {
         sum_of(&self.metrics(), "handover_open_connections")
     }
 
+    /// The totals that a guarded change is judged by; `None` if this service has none, and then a guard sees only whether
+    /// the worker lives. It is asked for once a second and must be cheap.
+    fn figures(&self) -> Option<Figures> {
+        None
+    }
+
+    /// A JSON array of the certificates that are served and presented, for `GET /v1/certificates`; empty if
+    /// this service has no notion of them.
+    fn certificates(&self) -> String {
+        String::new()
+    }
+
     /// Takes the supervisor's own Prometheus text, for a metrics listener that serves both.
     fn facts(&self, _metrics: String) {}
 
@@ -110,6 +123,11 @@ pub trait Candidate: Send {
     /// Lines for the banner that the supervisor prints at start, e.g. `http://127.0.0.1:8080 → 3 routes`.
     fn summary(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What is to be watched while this generation serves, so that it is reloaded by itself; `None` for nothing.
+    fn watch(&self) -> Option<Watch> {
+        None
     }
 
     /// Switches to this generation. Cannot fail; returns when every thread has switched, so that no answer

@@ -10,6 +10,7 @@ use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
@@ -18,7 +19,7 @@ use handover_handoff::Bundle;
 use super::errands::Errands;
 use super::mailbox::Post;
 use super::{Notice, Number};
-use crate::prepare::{BindError, Binder, Bound, CalledOff, Prepare};
+use crate::prepare::{BindError, Binder, Bound, CalledOff, Origin, Prepare};
 use crate::service::{Candidate, Service};
 use crate::types::{Change, ListenerSpec, Problem, Settings};
 
@@ -78,7 +79,8 @@ impl Pending {
         let spawned = thread::Builder::new().name("prepare".to_owned()).spawn(move || {
             let result = read_bundle(from).and_then(|from| {
                 let binder = binder(number, post.clone());
-                let cx = Prepare::new(generation, dry_run, base, from, called_off.clone(), binder);
+                let origin = Origin { from: from.map(Arc::new), ..Origin::default() };
+                let cx = Prepare::new(generation, dry_run, base, origin, called_off.clone(), binder);
                 prepare(&*service, cx)
             });
             match result {

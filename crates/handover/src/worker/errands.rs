@@ -44,7 +44,7 @@ impl Errands {
         let report = move || match what {
             Report::Metrics => service.metrics(),
             Report::Connections => service.connections(),
-            Report::Certificates => String::new(),
+            Report::Certificates => service.certificates(),
             Report::ConnectionCount => {
                 service.open_connections().map_or_else(String::new, |count| count.to_string())
             }

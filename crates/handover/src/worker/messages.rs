@@ -12,7 +12,7 @@ use handover_supervisor::protocol::{
 use super::candidates::{Binding, Order, Pending, Ready, discard_elsewhere, panic_text};
 use super::control::{Control, Served};
 use super::{Notice, Number};
-use crate::prepare::{BindError, Bound, CalledOff, Prepare};
+use crate::prepare::{BindError, Bound, CalledOff, Origin, Prepare};
 use crate::types::{Losses, Problem};
 
 /// Actions that may run at the same time.
@@ -74,6 +74,7 @@ impl Control {
                 self.carry_out(todo, Losses::default());
             }
             Notice::Failed { why } => self.fail(&why),
+            Notice::Carry { .. } | Notice::AskReload { .. } => {}
         }
     }
 
@@ -240,7 +241,8 @@ impl Control {
         self.actions += 1;
         let generation = self.served.as_ref().map_or(0, |served| served.generation);
         let nothing = Box::new(|_: &[ListenerSpec]| None);
-        let files = Prepare::new(generation, false, self.base.clone(), None, CalledOff::default(), nothing);
+        let (base, origin) = (self.base.clone(), Origin::default());
+        let files = Prepare::new(generation, false, base, origin, CalledOff::default(), nothing);
         self.errands.action(self.number(call), name, body, files);
     }
 

@@ -107,6 +107,19 @@ impl WorkerHandle {
     pub fn fail(&self, why: &str) {
         self.post.send(Notice::Failed { why: why.to_owned() });
     }
+
+    /// Hands over what must outlive this process and is in no file, say the keys of session tickets: the next worker, and
+    /// a backup, get these bytes, see [`Prepare::carried`](crate::Prepare::carried). Call it whenever they have changed;
+    /// the last ones count. At most [`MAX_CARRIED_BYTES`](handover_supervisor::protocol::MAX_CARRIED_BYTES).
+    pub fn carry(&self, bytes: Vec<u8>) {
+        self.post.send(Notice::Carry { bytes });
+    }
+
+    /// Asks for a reload, because of `why`, in a few words. It is an operation like any other; if something else is under
+    /// way, it is asked for again.
+    pub fn ask_reload(&self, why: &str) {
+        self.post.send(Notice::AskReload { why: why.to_owned() });
+    }
 }
 
 impl fmt::Debug for WorkerHandle {
@@ -139,4 +152,8 @@ pub(crate) enum Notice {
     Resumed,
     /// The service cannot go on.
     Failed { why: String },
+    /// State that outlives this process has changed.
+    Carry { bytes: Vec<u8> },
+    /// Somebody wants a reload.
+    AskReload { why: String },
 }

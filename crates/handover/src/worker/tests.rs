@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 
 use handover_handoff::succession::knock;
 use handover_supervisor::protocol::{
-    Address, BindResult, PROTOCOL_VERSION, Report, Scope, Serving, Source, SupervisorChannel, ToSupervisor, ToWorker,
+    Address, BindResult, PROTOCOL_VERSION, Report, Scope, Serving, Source, SupervisorChannel, ToSupervisor,
+    ToWorker,
 };
 use tempfile::TempDir;
 
@@ -274,7 +275,14 @@ impl Worker {
     fn prepare(&self, candidate: u64, script: Script) {
         self.scripts.send(script).unwrap();
         let generation = candidate;
-        self.say(&ToWorker::Prepare { candidate, generation, source: Source::Disk, dry_run: false, scope: Scope::All, given_carried: false });
+        self.say(&ToWorker::Prepare {
+            candidate,
+            generation,
+            source: Source::Disk,
+            dry_run: false,
+            scope: Scope::All,
+            given_carried: false,
+        });
         assert_eq!(self.happens(), Happened::Began(generation));
     }
 
@@ -381,7 +389,14 @@ fn what_cannot_be_bound_is_told_to_the_prepare_and_a_dry_run_gets_no_sockets() {
     assert_eq!(worker.happens(), Happened::Dropped(1));
 
     worker.scripts.send(Script::Ready { file: None, listeners }).unwrap();
-    worker.say(&ToWorker::Prepare { candidate: 2, generation: 2, source: Source::Disk, dry_run: true, scope: Scope::All, given_carried: false });
+    worker.say(&ToWorker::Prepare {
+        candidate: 2,
+        generation: 2,
+        source: Source::Disk,
+        dry_run: true,
+        scope: Scope::All,
+        given_carried: false,
+    });
     assert!(matches!(worker.hear(), ToSupervisor::Need { candidate: 2, .. }));
     worker.say(&ToWorker::Bound { candidate: 2, results: vec![BindResult::Bound, failed] });
     assert_eq!(worker.happens(), Happened::Began(2));
@@ -399,13 +414,27 @@ fn a_worker_that_is_started_again_prepares_from_the_bundle_and_not_from_the_disk
     std::fs::write(&file, "now").unwrap();
 
     worker.scripts.send(Script::Ready { file: Some(file.clone()), listeners: Vec::new() }).unwrap();
-    let prepare = ToWorker::Prepare { candidate: 2, generation: 2, source: Source::Bundle, dry_run: false, scope: Scope::All, given_carried: false };
+    let prepare = ToWorker::Prepare {
+        candidate: 2,
+        generation: 2,
+        source: Source::Bundle,
+        dry_run: false,
+        scope: Scope::All,
+        given_carried: false,
+    };
     worker.channel.send(&prepare, &[fds[0].as_fd()], PATIENCE).unwrap();
     let (_, fds) = worker.hear_with_fds();
     assert_eq!(&**Bundle::from_memfd(&fds[0]).unwrap().get(&file).unwrap(), b"then");
 
     // Promised, and not sent.
-    worker.say(&ToWorker::Prepare { candidate: 3, generation: 3, source: Source::Bundle, dry_run: false, scope: Scope::All, given_carried: false });
+    worker.say(&ToWorker::Prepare {
+        candidate: 3,
+        generation: 3,
+        source: Source::Bundle,
+        dry_run: false,
+        scope: Scope::All,
+        given_carried: false,
+    });
     assert!(matches!(worker.hear(), ToSupervisor::Rejected { candidate: 3, .. }));
     worker.ping();
     worker.stop();
@@ -446,7 +475,9 @@ fn nobody_is_let_in_while_the_supervisor_lives() {
     worker.serve(1);
     let stranger = knock(&worker.directory.path().join("door")).unwrap();
     let stranger = SupervisorChannel::from_socket(stranger).unwrap();
-    stranger.send(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 9, carried: false }, &[], PATIENCE).unwrap();
+    stranger
+        .send(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 9, carried: false }, &[], PATIENCE)
+        .unwrap();
     worker.ping();
     assert!(stranger.try_recv().unwrap().is_none());
     // Once it is gone, the one that waits is next.

@@ -1,0 +1,54 @@
+//! Reloading by itself when what is served from has changed.
+//!
+//! ```text
+//!   something changed ─▶ wait until it is still (settle) ─▶ differs from what was read last? ─▶ ask for a reload
+//!         ▲                                                                                        │
+//!         └── what was refused is tried again, at growing intervals; so is what was rejected ◀─────┘
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is to be watched beside the files that were read, and how patiently.
+#[derive(Clone)]
+pub struct Watch {
+    /// How long nothing may change before a reload is asked for.
+    pub settle: Duration,
+    /// How soon what could not be served is tried again; the interval doubles up to [`LONGEST_RETRY`].
+    pub retry: Duration,
+    /// A source that is no file.
+    pub source: Option<Arc<dyn Source>>,
+}
+
+/// The longest interval between two attempts.
+pub const LONGEST_RETRY: Duration = Duration::from_secs(5 * 60);
+
+/// Something that is no file and can be watched: a key in a datastore, say.
+pub trait Source: Send + Sync {
+    /// What it is, for messages: without anything secret.
+    fn name(&self) -> String;
+
+    /// Waits until it differs from what was read of it last, and says in a few words what happened. `Ok(None)` if that
+    /// is not the case yet: return so after half a minute at the latest.
+    ///
+    /// # Errors
+    /// Why it cannot be watched at the moment, in one sentence. It is tried again later.
+    fn wait(&self) -> Result<Option<String>, String>;
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { settle: Duration::from_millis(500), retry: Duration::from_secs(10), source: None }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("settle", &self.settle)
+            .field("retry", &self.retry)
+            .field("source", &self.source.as_ref().map(|source| source.name()))
+            .finish()
+    }
+}
