@@ -15,7 +15,8 @@ Exit codes:
    10  rejected: what served still serves
    11  the candidate was not ready: what served still serves
    12  rolled back: what served still serves
-   13  another operation runs, or --if-match names what no longer serves
+   13  another operation runs or a change awaits confirmation (or, for confirm and cancel, none does),
+       or --if-match names what no longer serves
    14  applied, and connections were cut
   124  the time is over and the outcome unknown: ask with 'handover show ID'
 'handover diff' exits 0 if nothing differs, and 1 if something does.";
@@ -78,10 +79,30 @@ Exits with 0 after a stop, 10 if the configuration is wrong, 13 if another serve
 Examples:
   handover reload
   handover reload --dry-run          only say what it would do
+  handover reload --certs            certificates and keys only; the rest stays as it serves
+  handover reload --confirm-within 10m   goes back by itself unless 'handover confirm' comes in time
+  handover reload --guard            watch it at first, and go back if it fares worse than before
   handover reload --if-match 7 --comment 'ticket 42'
   handover reload --detach           do not wait; ask with 'handover show ID'
   curl --fail --unix-socket \"$HANDOVER_CONTROL\" -X POST http://localhost/v1/reload")]
     Reload(Reload),
+    /// Keep the change that goes back by itself otherwise; ends a guard's watch, too.
+    #[command(after_help = "\
+Examples:
+  handover reload --confirm-within 10m
+  handover confirm --comment 'looks good'")]
+    Confirm(Confirm),
+    /// Go back at once from the change that awaits confirmation, or that a guard watches.
+    #[command(after_help = "Example:\n  handover cancel")]
+    Cancel(Cancel),
+    /// Serve a generation that served before, byte for byte; the files on disk stay as they are.
+    #[command(after_help = "\
+Examples:
+  handover rollback                  the one before
+  handover rollback 7                'handover generations' lists those that are kept
+  handover diff --against 7          what that would change
+The next reload or start serves the files on disk again; 'handover serve --generation last' does not.")]
+    Rollback(Rollback),
     /// Say everything that is wrong with a configuration, and change nothing.
     #[command(after_help = "\
 Examples:
@@ -112,8 +133,16 @@ Examples:
     Show(Show),
     /// List the generations that were served, or show one with its files.
     Generations(Generations),
-    /// Show how the files on disk differ from what serves.
-    Diff,
+    /// Show how the files on disk, or another generation, differ from what serves.
+    #[command(after_help = "\
+Examples:
+  handover diff                      what a reload would change
+  handover diff --against 7          what a rollback to generation 7 would change
+Exits with 0 if nothing differs, and 1 if something does.")]
+    Diff(Diff),
+    /// List the certificates that serve: for whom, from whom, until when.
+    #[command(visible_alias = "certs")]
+    Certificates,
     /// Print the configuration that serves, byte for byte.
     Config,
     /// List the connections that are open.
@@ -122,6 +151,24 @@ Examples:
     Metrics,
     /// Print what happens, as it happens.
     Events,
+
+    /// Write what serves into one file: all its files, its ticket keys, the end of its history.
+    #[command(after_help = "\
+Examples:
+  handover backup site.backup
+  handover backup site.backup.age --encrypt              asks for a passphrase
+  handover backup site.backup --without-keys             nothing in it is secret
+The file is made with mode 0600. 'handover restore FILE --dry-run' says what is in it.")]
+    Backup(Backup),
+    /// Serve what a backup holds, as a reload of it.
+    #[command(after_help = "\
+Examples:
+  handover restore site.backup --dry-run                 what it would change
+  handover restore site.backup --confirm-within 10m
+  handover restore site.backup --write                   then put its files in their places, too
+  handover restore site.backup --into /tmp/site          unpack it; needs no server
+An encrypted one is recognised by itself.")]
+    Restore(Restore),
 
     /// Print the JSON schema of the configuration.
     #[command(after_help = "Example:\n  handover schema > handover.schema.json")]
@@ -174,11 +221,118 @@ pub(crate) struct Operate {
     pub(crate) idempotency_key: Option<String>,
 }
 
+/// Under which terms a change is made.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Terms {
+    /// Go back by itself after this time unless 'handover confirm' comes; again, while one is awaited: a new time.
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub(crate) confirm_within: Option<Duration>,
+    /// Watch it at first, for this time or the configured one, and go back if it fares worse than what was before.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = positive_duration)]
+    #[allow(clippy::option_option, reason = "not given, given, given with a time")]
+    pub(crate) guard: Option<Option<Duration>>,
+    /// Do not watch it, whatever the configuration says.
+    #[arg(long, conflicts_with = "guard")]
+    pub(crate) no_guard: bool,
+}
+
+/// A duration that is no slip: nothing can be confirmed within no time.
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("it must be longer than nothing: write 30s, 10m or 1h".to_owned()),
+        time => Ok(time),
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Reload {
     /// Only say what it would do.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["certs", "confirm_within", "guard", "no_guard"])]
     pub(crate) dry_run: bool,
+    /// Read only certificates and their keys anew; everything else stays as it serves.
+    #[arg(long)]
+    pub(crate) certs: bool,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Confirm {
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// Number of the generation; the one that served before this one if it is not given.
+    #[arg(value_name = "GENERATION")]
+    pub(crate) to: Option<u64>,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// Compare with this generation instead of the files on disk.
+    #[arg(long, value_name = "GENERATION")]
+    pub(crate) against: Option<u64>,
+}
+
+/// Where a passphrase comes from: never from the command line, which others can see.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Passphrase {
+    /// File whose first line is the passphrase; without it, it is asked for on the terminal.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// The file to write.
+    pub(crate) file: PathBuf,
+    /// Leave private keys and ticket keys out: a restore then takes the private keys from the disk.
+    #[arg(long)]
+    pub(crate) without_keys: bool,
+    /// Encrypt it to a passphrase (age).
+    #[arg(long)]
+    pub(crate) encrypt: bool,
+    #[command(flatten)]
+    pub(crate) passphrase: Passphrase,
+    /// Replace the file if it is there.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The backup.
+    pub(crate) file: PathBuf,
+    /// Only say what is in it and what it would change.
+    #[arg(long, conflicts_with_all = ["write", "confirm_within", "guard", "no_guard"])]
+    pub(crate) dry_run: bool,
+    /// When it serves, write its files to their places on disk, too: else the next reload brings the old ones back.
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Unpack its files below this directory, and ask no server.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["write", "dry_run", "confirm_within", "guard", "no_guard"])]
+    pub(crate) into: Option<PathBuf>,
+    /// Replace files that are there (with --into).
+    #[arg(long, requires = "into")]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) passphrase: Passphrase,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
     #[command(flatten)]
     pub(crate) operate: Operate,
 }
@@ -299,6 +453,19 @@ mod tests {
     }
 
     #[test]
+    fn a_guard_has_a_time_or_not_and_a_number_after_it_is_no_time() {
+        let guard = |line: &str| match parse(line).unwrap().verb {
+            Verb::Reload(reload) => (reload.terms.guard, None),
+            Verb::Rollback(rollback) => (rollback.terms.guard, rollback.to),
+            _ => panic!("{line}"),
+        };
+        assert_eq!(guard("reload"), (None, None));
+        assert_eq!(guard("reload --guard"), (Some(None), None));
+        assert_eq!(guard("reload --guard=30s"), (Some(Some(Duration::from_secs(30))), None));
+        assert_eq!(guard("rollback --guard 3"), (Some(None), Some(3)));
+    }
+
+    #[test]
     fn what_makes_no_sense_is_a_usage_error() {
         for line in [
             "",
@@ -307,6 +474,16 @@ mod tests {
             "reload --detach --timeout 1s",
             "reload --timeout soon",
             "reload --if-match latest",
+            "reload --dry-run --confirm-within 1s",
+            "reload --guard 10s",
+            "reload --guard --no-guard",
+            "reload --confirm-within 0",
+            "rollback last",
+            "restore a --into b --write",
+            "restore a --force",
+            "restore",
+            "backup",
+            "backup a --passphrase secret",
             "stop --now --limit 1s",
             "serve --threads 0",
             "status -o yaml",

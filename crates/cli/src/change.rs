@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use handover_api::{Call, ClientError, ExitCode as Code, Operation, OperationState, percent_encoded};
 
-use crate::args::{Action, Drain, Operate, Reload, Resume, Stop, Validate};
+use crate::args::{Action, Cancel, Confirm, Drain, Operate, Reload, Resume, Rollback, Stop, Terms, Validate};
 use crate::local;
 use crate::output::note;
 use crate::progress::with_progress;
@@ -18,11 +18,43 @@ use crate::session::{Session, seen_from_here};
 const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) fn reload(session: &Session, reload: &Reload) -> ExitCode {
-    let mut call = Call::post("/v1/reload");
+    let mut call = under(Call::post("/v1/reload"), &reload.terms);
     if reload.dry_run {
         call = call.query("dry_run", "true");
     }
+    if reload.certs {
+        call = call.query("certs", "true");
+    }
     operate(session, if reload.dry_run { "validation" } else { "reload" }, call, &reload.operate)
+}
+
+pub(crate) fn confirm(session: &Session, confirm: &Confirm) -> ExitCode {
+    operate(session, "confirm", Call::post("/v1/confirm"), &confirm.operate)
+}
+
+pub(crate) fn cancel(session: &Session, cancel: &Cancel) -> ExitCode {
+    operate(session, "cancel", Call::post("/v1/cancel"), &cancel.operate)
+}
+
+pub(crate) fn rollback(session: &Session, rollback: &Rollback) -> ExitCode {
+    let mut call = under(Call::post("/v1/rollback"), &rollback.terms);
+    if let Some(to) = rollback.to {
+        call = call.query("to", &to.to_string());
+    }
+    operate(session, "rollback", call, &rollback.operate)
+}
+
+/// Adds the terms of a change to its request.
+pub(crate) fn under(mut call: Call, terms: &Terms) -> Call {
+    if let Some(within) = terms.confirm_within {
+        call = call.query("confirm_within", &milliseconds(within));
+    }
+    match terms.guard {
+        _ if terms.no_guard => call.query("guard", "false"),
+        None => call,
+        Some(None) => call.query("guard", "true"),
+        Some(Some(watch)) => call.query("guard", &milliseconds(watch)),
+    }
 }
 
 pub(crate) fn validate(session: &Session, validate: &Validate) -> ExitCode {

@@ -4,16 +4,18 @@ use std::process::ExitCode;
 
 use comfy_table::{Cell, ContentArrangement, Table, presets};
 use handover_api::{
-    Call, ClientError, Diff, ExitCode as Code, Generation, Operation, OperationState, Status, human_ms,
-    percent_encoded,
+    Call, Certificate, ClientError, Diff, ExitCode as Code, Generation, Operation, OperationState, Status,
+    human_ms, percent_encoded,
 };
 
-use crate::args::{Generations, History, Show};
+use crate::args::{self, Generations, History, Show};
 use crate::output::note;
 use crate::session::{Session, seen_from_here};
 
 /// Characters of a sentence that a table shows.
 const CELL_CHARACTERS: usize = 60;
+/// Names of a certificate that a table shows.
+const NAMES_IN_A_CELL: usize = 3;
 
 pub(crate) fn status(session: &Session) -> ExitCode {
     shown(session, Call::get("/v1/status"), |status: Status| (status.report(), Code::Success))
@@ -57,10 +59,20 @@ pub(crate) fn generations(session: &Session, generations: &Generations) -> ExitC
     }
 }
 
-pub(crate) fn diff(session: &Session) -> ExitCode {
-    shown(session, Call::get("/v1/diff"), |diff: Diff| {
+pub(crate) fn diff(session: &Session, diff: &args::Diff) -> ExitCode {
+    let mut call = Call::get("/v1/diff");
+    if let Some(against) = diff.against {
+        call = call.query("against", &against.to_string());
+    }
+    shown(session, call, |diff: Diff| {
         let code = if diff.same { Code::Success } else { Code::Differs };
         (diff.report(), code)
+    })
+}
+
+pub(crate) fn certificates(session: &Session) -> ExitCode {
+    shown(session, Call::get("/v1/certificates"), |certificates: Vec<Certificate>| {
+        (certificates_table(&certificates, jiff::Timestamp::now()), Code::Success)
     })
 }
 
@@ -152,6 +164,50 @@ fn history_table(operations: &[Operation]) -> String {
         ]);
     }
     trimmed(&table)
+}
+
+/// For whom, from whom, until when, with what kind of key, and where.
+fn certificates_table(certificates: &[Certificate], now: jiff::Timestamp) -> String {
+    if certificates.is_empty() {
+        return "no certificate serves".to_owned();
+    }
+    let mut table = plain_table();
+    table.set_header(["NAMES", "ISSUER", "NOT AFTER", "LEFT", "KEY", "WHERE"]);
+    for certificate in certificates {
+        table.add_row([
+            several(&certificate.names),
+            certificate.issuer.clone(),
+            certificate.not_after.split('T').next().unwrap_or_default().to_owned(),
+            certificate.days_left(now).map_or_else(String::new, days),
+            certificate.key_type.clone(),
+            places(certificate),
+        ]);
+    }
+    trimmed(&table)
+}
+
+fn days(left: i64) -> String {
+    match left {
+        ..0 => "over".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
+}
+
+/// The first few of them.
+fn several(names: &[String]) -> String {
+    let shown = names.iter().take(NAMES_IN_A_CELL).map(String::as_str).collect::<Vec<_>>().join(" ");
+    match names.len().saturating_sub(NAMES_IN_A_CELL) {
+        0 => shown,
+        more => format!("{shown} +{more}"),
+    }
+}
+
+/// Listeners by their names, services as such.
+fn places(certificate: &Certificate) -> String {
+    let listeners = certificate.listeners.iter().cloned();
+    let services = certificate.services.iter().map(|service| format!("service {service}"));
+    listeners.chain(services).collect::<Vec<_>>().join(", ")
 }
 
 /// One row for each connection, one column for each field of the first: the form is the server's own.

@@ -13,6 +13,7 @@
 //! Exit codes are `handover_api::ExitCode`; sentences are made in `handover_api` too.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod archive;
 mod args;
 mod change;
 mod local;
@@ -36,6 +37,9 @@ fn main() -> ExitCode {
         Verb::Serve(serve) => serve::run(&common, serve),
 
         Verb::Reload(reload) => change::reload(&session, &reload),
+        Verb::Confirm(confirm) => change::confirm(&session, &confirm),
+        Verb::Cancel(cancel) => change::cancel(&session, &cancel),
+        Verb::Rollback(rollback) => change::rollback(&session, &rollback),
         Verb::Validate(validate) => change::validate(&session, &validate),
         Verb::Drain(drain) => change::drain(&session, &drain),
         Verb::Resume(resume) => change::resume(&session, &resume),
@@ -46,11 +50,15 @@ fn main() -> ExitCode {
         Verb::History(history) => look::history(&session, &history),
         Verb::Show(show) => look::show(&session, &show),
         Verb::Generations(generations) => look::generations(&session, &generations),
-        Verb::Diff => look::diff(&session),
+        Verb::Diff(diff) => look::diff(&session, &diff),
+        Verb::Certificates => look::certificates(&session),
         Verb::Config => look::config(&session),
         Verb::Connections => look::connections(&session),
         Verb::Metrics => look::metrics(&session),
         Verb::Events => look::events(&session),
+
+        Verb::Backup(backup) => archive::backup(&session, &backup),
+        Verb::Restore(restore) => archive::restore(&session, &restore),
 
         Verb::Schema => local::schema(session.output()),
         Verb::Example => local::example(session.output()),
