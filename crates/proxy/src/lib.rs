@@ -16,8 +16,10 @@ mod metrics;
 mod reactor;
 pub mod routes;
 mod service;
+pub mod source;
 mod spread;
 mod threads;
 mod upstream;
 
-pub use service::{ConfigSource, ProxyService};
+pub use service::ProxyService;
+pub use source::ConfigSource;

@@ -28,10 +28,9 @@ use crate::conn::Shown;
 use crate::event_loop::{Command, Socket};
 use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
 use crate::metrics::Metrics;
+use crate::source::{self, ConfigSource};
 use crate::threads::{Shared, Threads};
 
-/// The name of the built-in configuration in problems.
-const BUILT_IN: &str = "the built-in configuration";
 /// Idle connections are closed within this time when the server drains, or within a quarter of the time limit.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 /// The most connections that are listed.
@@ -39,19 +38,12 @@ const MOST_SHOWN: usize = 10_000;
 /// How often a drain looks whether anything is left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
-/// Where the configuration comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConfigSource {
-    /// This file; relative paths in it are relative to its directory.
-    File(PathBuf),
-    /// [`config::DEFAULT`].
-    BuiltIn,
-}
-
 /// The proxy.
 #[derive(Debug)]
 pub struct ProxyService {
     source: ConfigSource,
+    /// What relative paths in a configuration that is no file are relative to.
+    base: PathBuf,
     threads: usize,
     plane: OnceLock<Result<Arc<Plane>, String>>,
     worker: Arc<OnceLock<WorkerHandle>>,
@@ -73,7 +65,16 @@ impl ProxyService {
     #[must_use]
     pub fn new(source: ConfigSource) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { source, threads, plane: OnceLock::new(), worker: Arc::default() }
+        let base = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        Self { source, base, threads, plane: OnceLock::new(), worker: Arc::default() }
+    }
+
+    /// Makes relative paths in a configuration that is no file relative to this directory, instead of that in which
+    /// the server was started.
+    #[must_use]
+    pub fn with_base(mut self, base: PathBuf) -> Self {
+        self.base = base;
+        self
     }
 
     /// With so many threads (at least one).
@@ -108,32 +109,12 @@ impl ProxyService {
         };
         self.plane.get_or_init(start).as_ref().map_err(|detail| vec![Problem::new(detail.as_str())])
     }
-
-    fn read(&self, cx: &mut Prepare) -> Result<(String, Arc<[u8]>), Vec<Problem>> {
-        match &self.source {
-            ConfigSource::BuiltIn => match cx.built_in_top(BUILT_IN, config::DEFAULT.as_bytes()) {
-                Ok(text) => Ok((BUILT_IN.to_owned(), text)),
-                Err(error) => Err(vec![Problem::new(format!("cannot be read: {error}")).in_file(BUILT_IN)]),
-            },
-            ConfigSource::File(path) => {
-                let name = path.display().to_string();
-                let text = cx.read_top(path);
-                if let Some(directory) = path.parent() {
-                    cx.set_base(directory);
-                }
-                match text {
-                    Ok(text) => Ok((name, text)),
-                    Err(error) => Err(vec![Problem::new(format!("cannot be read: {error}")).in_file(name)]),
-                }
-            }
-        }
-    }
 }
 
 impl Service for ProxyService {
     fn prepare(&self, cx: &mut Prepare) -> Result<Box<dyn Candidate>, Vec<Problem>> {
         let plane = self.plane()?;
-        let (name, text) = self.read(cx)?;
+        let source::Text { name, bytes: text } = self.source.read(cx, &self.base)?;
         let base = cx.base().to_owned();
         let mut read = |path: &Path| cx.read(path);
         let Checked { config, routes, mut warnings, spans } =
@@ -466,6 +447,7 @@ impl Candidate for Ready {
             history: Some(config.control.history as usize),
             drain_limit: Some(config.drain.timeout),
             log: Some(log_settings(&config.log)),
+            ..Settings::default()
         }
     }
 
