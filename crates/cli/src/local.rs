@@ -25,7 +25,7 @@ pub(crate) fn validate(file: &Path, output: Output) -> ExitCode {
                 .ok()
                 .and_then(|path| path.parent().map(Path::to_owned))
                 .unwrap_or_default();
-            config::parse(&name, &base, &text, &mut |path| read(path), &mut SystemResolver::default())
+            config::parse(&name, &base, &text, &mut |path: &Path| read(path), &mut SystemResolver::default())
         }
         Err(error) => Err(vec![Problem::new(format!("cannot be read: {error}")).in_file(&name)]),
     };

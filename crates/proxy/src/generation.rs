@@ -223,6 +223,7 @@ impl Generation {
                 roles: config::Roles::default(),
                 state: None,
                 history: 0,
+                generations: 0,
             },
             log: config::Log {
                 format: config::LogFormat::Text,
@@ -232,6 +233,9 @@ impl Generation {
             },
             metrics: None,
             drain: config::Drain { timeout: Duration::ZERO },
+            tickets: config::Tickets::default(),
+            watch: None,
+            guard: None,
         };
         Self { config, listeners: Vec::new(), services: Vec::new(), actions: Vec::new() }
     }

@@ -14,7 +14,7 @@
 //! raw ones mirror what can be written (and yield [`schema`]), the validated ones ([`Config`] and what it consists of)
 //! cannot be wrong.
 //!
-//! Files that the configuration names are read through the function given to [`parse`] and nothing else, so that they
+//! Files that the configuration names are read through the [`Files`] given to [`parse`] and nothing else, so that they
 //! become part of the generation; names are resolved through [`Resolve`].
 
 mod address;
@@ -22,6 +22,7 @@ mod check;
 mod decode;
 mod diff;
 mod model;
+mod model_tls;
 mod raw;
 mod resolve;
 mod schema;
@@ -37,6 +38,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use handover_api::Problem;
 use toml::Spanned;
@@ -73,8 +75,70 @@ pub struct Checked {
     pub spans: Spans,
 }
 
-/// Reads a file that the configuration names: from disk, or from a generation's bundle.
-pub type Read<'a> = &'a mut dyn FnMut(&Path) -> io::Result<Arc<[u8]>>;
+/// Where the bytes of files come from that the configuration names: the disk, a generation's bundle, a test's map. Every
+/// function `FnMut(&Path) -> io::Result<Arc<[u8]>>` is one.
+pub trait Files {
+    /// The bytes of a file.
+    ///
+    /// # Errors
+    /// As from the system; what comes is shown to people.
+    fn read(&mut self, path: &Path) -> io::Result<Arc<[u8]>>;
+
+    /// The same for certificates, keys and authorities: `reload --certs` reads those anew, and nothing else.
+    ///
+    /// # Errors
+    /// As [`Files::read`].
+    fn read_certificate(&mut self, path: &Path) -> io::Result<Arc<[u8]>> {
+        self.read(path)
+    }
+
+    /// The permission bits of a key's file, to warn where others can read it; `None` where they say nothing, as in a
+    /// bundle.
+    fn mode(&mut self, path: &Path) -> Option<u32> {
+        let _ = path;
+        None
+    }
+}
+
+impl<F: FnMut(&Path) -> io::Result<Arc<[u8]>>> Files for F {
+    fn read(&mut self, path: &Path) -> io::Result<Arc<[u8]>> {
+        self(path)
+    }
+}
+
+/// When, and beside what, a configuration is checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment<'a> {
+    /// The time that certificates must be valid at.
+    pub now: SystemTime,
+    /// What serves. Certificates whose files did not change are taken from it, and may have expired meanwhile.
+    pub serving: Option<&'a Config>,
+    /// True at a start, and where a generation is to be served again: then an expired certificate is better than none,
+    /// and only warned about.
+    pub lenient: bool,
+}
+
+impl Moment<'_> {
+    /// Now, while nothing serves.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { now: SystemTime::now(), serving: None, lenient: true }
+    }
+}
+
+/// Parses and checks a configuration that is to be served first: [`parse_beside`] nothing.
+///
+/// # Errors
+/// As [`parse_beside`].
+pub fn parse(
+    name: &str,
+    base: &Path,
+    text: &[u8],
+    files: &mut dyn Files,
+    resolve: &mut dyn Resolve,
+) -> Result<Checked, Vec<Problem>> {
+    parse_beside(name, base, text, files, resolve, Moment::start())
+}
 
 /// Parses and checks a configuration.
 ///
@@ -83,12 +147,13 @@ pub type Read<'a> = &'a mut dyn FnMut(&Path) -> io::Result<Arc<[u8]>>;
 ///
 /// # Errors
 /// Every mistake in the file at once, in the order in which they stand there; never an empty list.
-pub fn parse(
+pub fn parse_beside(
     name: &str,
     base: &Path,
     text: &[u8],
-    read: Read<'_>,
+    files: &mut dyn Files,
     resolve: &mut dyn Resolve,
+    moment: Moment<'_>,
 ) -> Result<Checked, Vec<Problem>> {
     if text.len() > MAX_CONFIG_BYTES {
         let detail = format!("the file has {} bytes, and at most {MAX_CONFIG_BYTES} are read", text.len());
@@ -111,7 +176,7 @@ pub fn parse(
     };
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let raw = raw::RawConfig::decode(&root, &mut sink).unwrap_or_default();
-    let outcome = check::check(raw, &mut check::Cx::new(&mut sink, base, read, resolve));
+    let outcome = check::check(raw, &mut check::Cx::new(&mut sink, base, files, resolve, moment));
 
     let beyond = (sink.beyond(Severity::Error), sink.beyond(Severity::Warning));
     let reports = sink.into_reports();

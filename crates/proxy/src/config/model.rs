@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::model_tls::*;
+
 /// Position of a listener in [`Config::listeners`].
 pub type ListenerIndex = usize;
 /// Position of a service in [`Config::services`].
@@ -33,6 +35,12 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// How long connections may take to end when the server stops or a listener goes.
     pub drain: Drain,
+    /// How keys of session tickets change.
+    pub tickets: Tickets,
+    /// How files are watched; `None`: only a reload that is asked for takes effect.
+    pub watch: Option<Watch>,
+    /// How every change is watched for its first seconds; `None`: only where it is asked for.
+    pub guard: Option<Guard>,
 }
 
 /// A named place where connections come in.
@@ -50,6 +58,8 @@ pub struct Listener {
     pub limits: Limits,
     /// Limits on time.
     pub timeouts: Timeouts,
+    /// TLS; `None`: connections are plain.
+    pub tls: Option<ListenerTls>,
 }
 
 /// An address to bind.
@@ -257,6 +267,8 @@ pub struct Service {
     pub response_headers: HeaderEdits,
     /// What the endpoint is told about the client.
     pub forwarded: Forwarded,
+    /// TLS to the endpoints; `None`: connections are plain.
+    pub tls: Option<ServiceTls>,
 }
 
 /// Where a service is reached.
@@ -346,6 +358,8 @@ pub struct Control {
     pub state: Option<PathBuf>,
     /// How many operations the journal keeps.
     pub history: u32,
+    /// How many generations the journal keeps, besides those that are needed.
+    pub generations: u32,
 }
 
 /// Who may do what. A higher role includes the lower ones.
@@ -430,6 +444,53 @@ pub struct Metrics {
 pub struct Drain {
     /// After this time the rest is cut.
     pub timeout: Duration,
+}
+
+/// Reloading by itself when files change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// How long nothing may have changed before the files are read.
+    pub settle: Duration,
+    /// After a reload that was refused: how long until the same files are tried again.
+    pub retry: Duration,
+}
+
+/// Watching a new generation, and going back by itself if it does worse than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard {
+    /// How long, from the commit on.
+    pub watch: Duration,
+    /// Limits hold from so many requests (connects, handshakes) on: one failure of two says nothing.
+    pub requests: u32,
+    /// By how much the share of 5xx responses may rise.
+    pub errors_5xx: Share,
+    /// By how much the share of failed connects to endpoints may rise.
+    pub connect_failures: Share,
+    /// By how much the share of failed TLS handshakes with clients may rise.
+    pub handshake_failures: Share,
+}
+
+/// A share of the whole, in hundredths of a percent, 0 to 10,000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(pub u32);
+
+impl Share {
+    /// In percent (or percentage points): 0.0 to 100.0.
+    #[must_use]
+    pub fn percent(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
+
+/// `5%`, `0.25%`.
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0 / 100, self.0 % 100) {
+            (whole, 0) => write!(f, "{whole}%"),
+            (whole, part) if part % 10 == 0 => write!(f, "{whole}.{}%", part / 10),
+            (whole, part) => write!(f, "{whole}.{part:02}%"),
+        }
+    }
 }
 
 impl fmt::Display for ListenAddress {

@@ -100,7 +100,7 @@ fn fixed(raw: Located<RawFixed>, cx: &mut Cx<'_>) -> Fixed {
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 fn read_body(name: &Located<String>, path: &Path, cx: &mut Cx<'_>) -> Arc<[u8]> {
-    match (cx.read)(path) {
+    match cx.files.read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
             cx.sink.error(name.span, format!("cannot read {}: {error}", path.display()));

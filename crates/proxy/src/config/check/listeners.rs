@@ -127,6 +127,7 @@ fn check_one(
         backlog,
         limits: check_limits(&limits.or_default()),
         timeouts: check_timeouts(&timeouts.or_default()),
+        tls: None,
     };
     Checked { listener, index, is_http }
 }

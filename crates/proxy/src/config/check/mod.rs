@@ -10,7 +10,6 @@ mod services;
 mod settings;
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use handover_http1::HeaderRules;
 use super::model::{Config, HeaderField, ListenerIndex, ServiceIndex};
 use super::raw::{Fields, RawConfig};
 use super::resolve::Resolve;
+use super::{Files, Moment};
 use super::sink::{Located, Sink, Span, suggestion};
 use crate::routes::Routes;
 
@@ -36,8 +36,9 @@ pub(super) struct Cx<'a> {
     pub(super) sink: &'a mut Sink,
     /// What relative paths are relative to.
     pub(super) base: &'a Path,
-    pub(super) read: &'a mut dyn FnMut(&Path) -> io::Result<Arc<[u8]>>,
+    pub(super) files: &'a mut dyn Files,
     pub(super) resolve: &'a mut dyn Resolve,
+    pub(super) moment: Moment<'a>,
     /// Host names that were looked up already: each name is asked for once.
     hosts: HashMap<(String, u16), Result<Vec<SocketAddr>, String>>,
 }
@@ -113,7 +114,18 @@ pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
         cx.sink.warning(name.span, format!("service {:?} is used by no route and no listener", name.value));
     }
     let listeners = listeners.into_iter().map(|checked| checked.listener).collect();
-    let config = Config { listeners, routes, services, control, log, metrics, drain };
+    let config = Config {
+        listeners,
+        routes,
+        services,
+        control,
+        log,
+        metrics,
+        drain,
+        tickets: super::model::Tickets::default(),
+        watch: None,
+        guard: None,
+    };
     let entries = Routes::entries(&config);
     if entries > MAX_TABLE_ENTRIES {
         let detail = format!(
@@ -133,10 +145,11 @@ impl<'a> Cx<'a> {
     pub(super) fn new(
         sink: &'a mut Sink,
         base: &'a Path,
-        read: &'a mut dyn FnMut(&Path) -> io::Result<Arc<[u8]>>,
+        files: &'a mut dyn Files,
         resolve: &'a mut dyn Resolve,
+        moment: Moment<'a>,
     ) -> Self {
-        Self { sink, base, read, resolve, hosts: HashMap::new() }
+        Self { sink, base, files, resolve, moment, hosts: HashMap::new() }
     }
 
     /// Reports what is wrong with a text.

@@ -53,6 +53,7 @@ fn check_one(name: &Located<String>, raw: RawService, cx: &mut Cx<'_>) -> Servic
         request_headers: edits(raw.request_headers.or_default(), cx),
         response_headers: edits(raw.response_headers.or_default(), cx),
         forwarded: forwarded(&raw.forwarded.or_default()),
+        tls: None,
     }
 }
 

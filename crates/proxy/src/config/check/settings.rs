@@ -39,7 +39,7 @@ pub(super) fn control(raw: RawControl, taken: &mut Taken, cx: &mut Cx<'_>) -> Co
         operate: grant(roles.operate, cx),
         read: grant(roles.read, cx),
     };
-    Control { socket, mode, group, roles, state, history }
+    Control { socket, mode, group, roles, state, history, generations: 20 }
 }
 
 fn control_socket(

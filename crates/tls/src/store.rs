@@ -1,0 +1,126 @@
+//! Certificates that are replaced as one set, in one step, while they serve.
+//!
+//! ```text
+//!   prepare:  read ─▶ check ─▶ Prepared ──commit──▶ serves, from the next handshake on
+//!                       │          └────dropped──▶ nothing happened
+//!                       └─▶ everything that is wrong; what serves goes on
+//! ```
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use handover_api::{Certificate, Change};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::certificate::{Certified, Pair};
+use crate::files::Files;
+use crate::problem::{CertificateError, CertificateWarning};
+use crate::resolver::{Resolver, Unknown};
+
+/// Certificates that serve; give it to rustls as the resolver.
+#[derive(Debug)]
+pub struct CertificateStore {
+    current: Arc<ArcSwap<Set>>,
+    unknown: Unknown,
+}
+
+/// What is published.
+#[derive(Debug)]
+struct Set {
+    pairs: Vec<Pair>,
+    certificates: Vec<Arc<Certified>>,
+    resolver: Resolver,
+}
+
+/// A set that is ready to serve.
+#[derive(Debug)]
+#[must_use = "nothing changes before it is committed"]
+pub struct Prepared {
+    into: Arc<ArcSwap<Set>>,
+    set: Arc<Set>,
+    changes: Vec<Change>,
+    warnings: Vec<CertificateWarning>,
+}
+
+impl CertificateStore {
+    /// A store that serves nothing yet: until the first commit every handshake fails.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_unknown(Unknown::Default)
+    }
+
+    /// The same, with a say in what clients get that name an unknown host.
+    #[must_use]
+    pub fn with_unknown(unknown: Unknown) -> Self {
+        let set = Set { pairs: Vec::new(), certificates: Vec::new(), resolver: Resolver::new(&[], 0, unknown) };
+        Self { current: Arc::new(ArcSwap::from_pointee(set)), unknown }
+    }
+
+    /// Reads and checks the certificates that shall serve. Nothing changes before [`Prepared::commit`].
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them.
+    pub fn prepare(
+        &self,
+        wanted: &[Pair],
+        files: &mut dyn Files,
+        now: SystemTime,
+    ) -> Result<Prepared, Vec<CertificateError>> {
+        let _ = (files, now);
+        let resolver = Resolver::new(&[], 0, self.unknown);
+        let set = Arc::new(Set { pairs: wanted.to_vec(), certificates: Vec::new(), resolver });
+        Ok(Prepared { into: Arc::clone(&self.current), set, changes: Vec::new(), warnings: Vec::new() })
+    }
+
+    /// What serves.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<Certificate> {
+        self.current.load().shown()
+    }
+}
+
+impl Default for CertificateStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ResolvesServerCert for CertificateStore {
+    fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current.load().resolver.resolve(client_hello)
+    }
+}
+
+impl Prepared {
+    /// What will be served differently.
+    #[must_use]
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// What is odd, but no reason to refuse it.
+    #[must_use]
+    pub fn warnings(&self) -> &[CertificateWarning] {
+        &self.warnings
+    }
+
+    /// What will serve.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<Certificate> {
+        self.set.shown()
+    }
+
+    /// Serves it: every handshake that begins from now on gets the new set. Cannot fail.
+    pub fn commit(self) {
+        self.into.store(self.set);
+    }
+}
+
+impl Set {
+    fn shown(&self) -> Vec<Certificate> {
+        let both = self.pairs.iter().zip(&self.certificates);
+        both.map(|(pair, certified)| certified.shown(&pair.certificate, &pair.key)).collect()
+    }
+}
