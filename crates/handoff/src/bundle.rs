@@ -8,7 +8,7 @@
 //! the files' bytes one after the other in the index's order. Digests are BLAKE3; they are checked on reading.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::memfd::{self, MemfdError};
+use crate::memfd::{self, MemfdError, Sealed};
 
 /// The first bytes of a bundle's memory file, its layout's version among them.
 const MAGIC: &[u8; 8] = b"HOBUNDL1";
@@ -24,6 +24,8 @@ const MAGIC: &[u8; 8] = b"HOBUNDL1";
 pub const MAX_BUNDLE_BYTES: usize = 256 * 1024 * 1024;
 /// The most files that one generation may name.
 pub const MAX_BUNDLE_FILES: usize = 65_536;
+/// Room for the index of a bundle that is full, at a generous length of path.
+const MAX_INDEX_BYTES: usize = MAX_BUNDLE_FILES * 512;
 
 /// The files of one generation, by the path under which they were read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,14 +102,18 @@ impl Bundle {
     }
 
     fn insert_file(&mut self, path: PathBuf, bytes: Arc<[u8]>, on_disk: bool) -> Result<(), BundleError> {
+        let digest = blake3::hash(&bytes).to_hex().to_string();
+        self.insert_hashed(path, BundleFile { bytes, digest, on_disk })
+    }
+
+    fn insert_hashed(&mut self, path: PathBuf, file: BundleFile) -> Result<(), BundleError> {
         let before = self.files.get(&path).map_or(0, |file| file.bytes.len());
-        let total = self.bytes.saturating_sub(before).saturating_add(bytes.len());
+        let total = self.bytes.saturating_sub(before).saturating_add(file.bytes.len());
         if total > MAX_BUNDLE_BYTES || self.files.len() >= MAX_BUNDLE_FILES {
             return Err(BundleError::TooBig);
         }
-        let digest = blake3::hash(&bytes).to_hex().to_string();
         self.bytes = total;
-        self.files.insert(path, BundleFile { bytes, digest, on_disk });
+        self.files.insert(path, file);
         Ok(())
     }
 
@@ -185,33 +191,39 @@ impl Bundle {
     /// # Errors
     /// It is not sealed, too big, or no whole bundle.
     pub fn from_memfd(file: impl AsFd) -> Result<Self, BundleError> {
-        /// Room for the index of a bundle that is full, at a generous length of path.
-        const MAX_INDEX_BYTES: usize = MAX_BUNDLE_FILES * 512;
-        let bytes = memfd::read_sealed(file, MAX_BUNDLE_BYTES + MAX_INDEX_BYTES)?;
+        Self::from_memfd_like(file, &Bundle::new())
+    }
+
+    /// The same where another bundle is at hand that has mostly the same files: one that has the same path, length
+    /// and digest there is shared with it, and neither read nor hashed.
+    ///
+    /// # Errors
+    /// It is not sealed, too big, or no whole bundle.
+    pub fn from_memfd_like(file: impl AsFd, like: &Bundle) -> Result<Self, BundleError> {
+        let sealed = Sealed::of(file, MAX_BUNDLE_BYTES + MAX_INDEX_BYTES)?;
         let damaged = BundleError::Damaged;
-        let rest = bytes.strip_prefix(MAGIC).ok_or(damaged("it does not start with its magic number"))?;
-        let (digest, rest) =
-            rest.split_first_chunk::<{ blake3::OUT_LEN }>().ok_or(damaged("it has no index"))?;
-        let (length, rest) = rest.split_first_chunk::<8>().ok_or(damaged("it has no index"))?;
-        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
-        let (index, mut rest) = rest.split_at_checked(length).ok_or(damaged("its index is cut short"))?;
-        if blake3::hash(index) != *digest {
-            return Err(damaged("its index does not have its digest"));
-        }
-        let index: Index =
-            serde_json::from_slice(index).map_err(|_| damaged("its index cannot be understood"))?;
+        let (index, mut at) = Index::read(&sealed)?;
         let mut bundle = Bundle::new();
+        let mut unread: Vec<IndexFile> = Vec::new();
+        let mut run = at;
         for file in index.files {
             let length = usize::try_from(file.bytes).unwrap_or(usize::MAX);
-            let (content, after) = rest.split_at_checked(length).ok_or(damaged("a file is cut short"))?;
-            rest = after;
-            let path = PathBuf::from(file.path);
-            bundle.insert_file(path.clone(), Arc::from(content), file.on_disk)?;
-            if bundle.files.get(&path).is_none_or(|kept| kept.digest != file.digest) {
-                return Err(damaged("a file does not have the digest that the index gives it"));
+            let after = at.checked_add(length).filter(|&after| after <= sealed.length);
+            let after = after.ok_or(damaged("a file is cut short"))?;
+            let known = like.files.get(file.path.as_path());
+            match known.filter(|known| known.digest == file.digest && known.bytes.len() == length) {
+                Some(known) => {
+                    bundle.take_run(&sealed, run, at, &mut unread)?;
+                    run = after;
+                    let shared = BundleFile { on_disk: file.on_disk, ..known.clone() };
+                    bundle.insert_hashed(file.path.into(), shared)?;
+                }
+                None => unread.push(file),
             }
+            at = after;
         }
-        if !rest.is_empty() {
+        bundle.take_run(&sealed, run, at, &mut unread)?;
+        if at != sealed.length {
             return Err(damaged("there is more in it than its index says"));
         }
         bundle.top = index.top.map(PathBuf::from);
@@ -219,6 +231,34 @@ impl Bundle {
             return Err(damaged("its top-level file is missing"));
         }
         Ok(bundle)
+    }
+
+    /// Reads files that lie one after the other, in one go, and checks them.
+    fn take_run(
+        &mut self,
+        sealed: &Sealed,
+        from: usize,
+        to: usize,
+        files: &mut Vec<IndexFile>,
+    ) -> Result<(), BundleError> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let damaged = BundleError::Damaged;
+        let bytes = sealed.read(from, to.saturating_sub(from))?;
+        let mut rest = bytes.as_slice();
+        for file in files.drain(..) {
+            let length = usize::try_from(file.bytes).unwrap_or(usize::MAX);
+            let (content, after) = rest.split_at_checked(length).ok_or(damaged("a file is cut short"))?;
+            rest = after;
+            let digest = blake3::hash(content).to_hex().to_string();
+            if digest != file.digest {
+                return Err(damaged("a file does not have the digest that the index gives it"));
+            }
+            let content = BundleFile { bytes: Arc::from(content), digest, on_disk: file.on_disk };
+            self.insert_hashed(file.path.into(), content)?;
+        }
+        Ok(())
     }
 }
 
@@ -236,12 +276,43 @@ struct IndexFile {
     on_disk: bool,
 }
 
+impl Index {
+    /// Reads and checks the index; and where in the file the first file's bytes begin.
+    fn read(sealed: &Sealed) -> Result<(Index, usize), BundleError> {
+        const HEAD: usize = MAGIC.len() + blake3::OUT_LEN + 8;
+        let damaged = BundleError::Damaged;
+        let head = sealed.read(0, sealed.length.min(HEAD))?;
+        let rest = head.strip_prefix(MAGIC).ok_or(damaged("it does not start with its magic number"))?;
+        let (digest, rest) =
+            rest.split_first_chunk::<{ blake3::OUT_LEN }>().ok_or(damaged("it has no index"))?;
+        let (length, _) = rest.split_first_chunk::<8>().ok_or(damaged("it has no index"))?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let end = HEAD.checked_add(length).filter(|&end| end <= sealed.length);
+        let end = end.ok_or(damaged("its index is cut short"))?;
+        let index = sealed.read(HEAD, length)?;
+        if blake3::hash(&index) != *digest {
+            return Err(damaged("its index does not have its digest"));
+        }
+        let index = serde_json::from_slice(&index).map_err(|_| damaged("its index cannot be understood"))?;
+        Ok((index, end))
+    }
+}
+
 /// A path in JSON: as text where it is text, else byte by byte.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum PathText {
     Text(String),
     Bytes(Vec<u8>),
+}
+
+impl PathText {
+    fn as_path(&self) -> &Path {
+        match self {
+            PathText::Text(text) => Path::new(text),
+            PathText::Bytes(bytes) => Path::new(OsStr::from_bytes(bytes)),
+        }
+    }
 }
 
 impl From<&Path> for PathText {
@@ -284,6 +355,28 @@ mod tests {
         assert_eq!(back.digest(), bundle.digest());
         assert_eq!(&back.top_bytes().unwrap()[..], b"listeners = []");
         assert_eq!(back.get(&odd).unwrap()[..], [0, 255, 10]);
+    }
+
+    #[test]
+    fn what_another_bundle_has_is_shared_with_it_and_what_differs_is_read_and_checked() {
+        let before = example();
+        let mut after = example();
+        after.insert(Path::new("/a/empty"), Arc::from(&b"no more"[..])).unwrap();
+        after.insert(Path::new("/b/new"), Arc::from(&b"new"[..])).unwrap();
+        let memfd = after.to_memfd().unwrap();
+        let read = Bundle::from_memfd_like(&memfd, &before).unwrap();
+        assert_eq!(read, after);
+        for (path, shared) in [("/a/body.html", true), ("/z/hello.toml", true), ("/a/empty", false)] {
+            let (old, new) = (before.get(Path::new(path)).unwrap(), read.get(Path::new(path)).unwrap());
+            assert_eq!(Arc::ptr_eq(old, new), shared, "{path}");
+        }
+        let whole = memfd::read_sealed(&memfd, 1 << 20).unwrap();
+        for at in [whole.len() - 1, whole.len() - 4] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            let file = memfd::sealed("test", &bytes).unwrap();
+            assert!(Bundle::from_memfd_like(file, &before).is_err(), "byte {at} changed");
+        }
     }
 
     #[test]

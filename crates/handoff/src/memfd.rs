@@ -64,19 +64,40 @@ pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, MemfdError> {
 /// # Errors
 /// [`MemfdError::NotSealed`], [`MemfdError::TooBig`] above `limit` bytes, [`MemfdError::Io`].
 pub fn read_sealed(file: impl AsFd, limit: usize) -> Result<Vec<u8>, MemfdError> {
-    let file = file.as_fd();
-    let seals = rustix::fs::fcntl_get_seals(file).map_err(|_not_a_memfd| MemfdError::NotSealed)?;
-    if !seals.contains(SEALS) {
-        return Err(MemfdError::NotSealed);
+    let sealed = Sealed::of(file, limit)?;
+    sealed.read(0, sealed.length)
+}
+
+/// A sealed memory file that is read piece by piece.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    file: File,
+    /// In bytes.
+    pub(crate) length: usize,
+}
+
+impl Sealed {
+    /// Checks that it is sealed and not longer than `limit` bytes.
+    pub(crate) fn of(file: impl AsFd, limit: usize) -> Result<Self, MemfdError> {
+        let file = file.as_fd();
+        let seals = rustix::fs::fcntl_get_seals(file).map_err(|_not_a_memfd| MemfdError::NotSealed)?;
+        if !seals.contains(SEALS) {
+            return Err(MemfdError::NotSealed);
+        }
+        let file = file.try_clone_to_owned().map(File::from).map_err(failed("read a memory file"))?;
+        let length = file.metadata().map_err(failed("read a memory file"))?.len();
+        match usize::try_from(length).ok().filter(|&length| length <= limit) {
+            Some(length) => Ok(Self { file, length }),
+            None => Err(MemfdError::TooBig { bytes: length, limit }),
+        }
     }
-    let file = file.try_clone_to_owned().map(File::from).map_err(failed("read a memory file"))?;
-    let length = file.metadata().map_err(failed("read a memory file"))?.len();
-    let Some(wanted) = usize::try_from(length).ok().filter(|&length| length <= limit) else {
-        return Err(MemfdError::TooBig { bytes: length, limit });
-    };
-    let mut bytes = vec![0; wanted];
-    file.read_exact_at(&mut bytes, 0).map_err(failed("read a memory file"))?;
-    Ok(bytes)
+
+    /// `length` bytes from `offset` on. All of them must be there: see [`Sealed::length`].
+    pub(crate) fn read(&self, offset: usize, length: usize) -> Result<Vec<u8>, MemfdError> {
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, offset as u64).map_err(failed("read a memory file"))?;
+        Ok(bytes)
+    }
 }
 
 #[cfg(test)]
