@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_api::{Actor, Diff, Event, Generation, Operation, Refused, Status};
+use handover_api::{Actor, Diff, Event, Generation, Operation, Problem, Refused, Status};
 use handover_handoff::Bundle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -33,7 +33,7 @@ pub struct Terms {
 /// Whether a change is guarded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Guarding {
-    /// If the configuration that it brings says so.
+    /// If the configuration that serves until then says so: a new one cannot take off its own guard.
     #[default]
     Configured,
     /// Yes; for this long, or for the configured or usual time if `None`.
@@ -52,6 +52,10 @@ pub struct Restored {
     pub bundle: Bundle,
     /// The carried state (keys of session tickets), if the archive has it.
     pub carried: Option<Carried>,
+    /// What it is, for the operation's `source`: `the backup of generation 7, made …`.
+    pub source: String,
+    /// What deserves a look, for the operation's warnings: keys that were not in the archive.
+    pub notes: Vec<Problem>,
 }
 
 /// Carried state, at most [`crate::protocol::MAX_CARRIED_BYTES`]. It may be secret: it is not shown.

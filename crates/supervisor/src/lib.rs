@@ -15,6 +15,7 @@
 //! its workers say to each other.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod archive;
 mod banner;
 pub mod control;
 mod control_socket;

@@ -212,6 +212,10 @@ pub(crate) fn described(id: String, new: &NewOperation) -> Operation {
     if let Ask::Action { name, .. } = &new.ask {
         operation.action = Some(name.clone());
     }
+    if let Ask::Restore { restored, .. } = &new.ask {
+        operation.source = Some(restored.source.clone());
+        operation.warnings.clone_from(&restored.notes);
+    }
     operation.comment.clone_from(&new.comment);
     operation.message = operation.sentence();
     operation
