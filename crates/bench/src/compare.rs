@@ -4,12 +4,17 @@
 //! answered meanwhile. On a machine that the load and the origin share it says more than requests per second, which
 //! depend on what is left of the cores. The proxies take turns (A B C A B C …), so that a change of the machine's mood
 //! meets all of them; medians are compared.
+//!
+//! Over TLS all proxies have the same two keys, and the load offers one version, one suite and one group, resumes nothing,
+//! and counts as a failure what is agreed on otherwise. A handshake is counted with the one request after it. The load
+//! takes any signature for a right one there: it needs its share of the cores for itself.
 
 use std::process::Command;
 
 use serde::Serialize;
 
-use crate::load::{self, Mix};
+use crate::load::{self, Mix, Suite};
+use crate::peers::certificates::{self, ECDSA, RSA};
 use crate::peers::{Common, Kind, Peer, Setting, own_origin};
 use crate::{Result, print_json};
 
@@ -30,10 +35,10 @@ pub(crate) struct Options {
     /// Connections at once.
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Threads of the load.
+    /// Threads of the load; over TLS twice as many, for a client's side of a handshake costs about as much as a server's.
     #[arg(long, default_value_t = 1)]
     load_threads: usize,
-    /// Use wrk instead of the load that is built in.
+    /// Use wrk instead of the load that is built in, without TLS: wrk cannot be told on which terms to shake hands.
     #[arg(long)]
     wrk: bool,
     /// Only scenarios whose names contain this.
@@ -45,13 +50,54 @@ struct Scenario {
     name: &'static str,
     path: &'static str,
     fresh: bool,
+    /// Over TLS 1.3 with this suite, asking for this name.
+    tls: Option<(Suite, &'static str)>,
 }
 
-const SCENARIOS: [Scenario; 3] = [
-    Scenario { name: "keep-alive, 128 B", path: "/bytes/128", fresh: false },
-    Scenario { name: "keep-alive, 10 KB", path: "/bytes/10240", fresh: false },
-    Scenario { name: "new connection per request, 128 B", path: "/bytes/128", fresh: true },
+const SCENARIOS: [Scenario; 9] = [
+    Scenario { name: "keep-alive, 128 B", path: SMALL, fresh: false, tls: None },
+    Scenario { name: "keep-alive, 10 KB", path: LARGE, fresh: false, tls: None },
+    Scenario { name: "new connection per request, 128 B", path: SMALL, fresh: true, tls: None },
+    Scenario {
+        name: "TLS handshake and one request, ECDSA P-256",
+        path: SMALL,
+        fresh: true,
+        tls: Some((Suite::Aes128, ECDSA)),
+    },
+    Scenario {
+        name: "TLS handshake and one request, RSA 2048",
+        path: SMALL,
+        fresh: true,
+        tls: Some((Suite::Aes128, RSA)),
+    },
+    Scenario {
+        name: "TLS keep-alive, 128 B, AES-128-GCM",
+        path: SMALL,
+        fresh: false,
+        tls: Some((Suite::Aes128, ECDSA)),
+    },
+    Scenario {
+        name: "TLS keep-alive, 10 KB, AES-128-GCM",
+        path: LARGE,
+        fresh: false,
+        tls: Some((Suite::Aes128, ECDSA)),
+    },
+    Scenario {
+        name: "TLS keep-alive, 128 B, AES-256-GCM",
+        path: SMALL,
+        fresh: false,
+        tls: Some((Suite::Aes256, ECDSA)),
+    },
+    Scenario {
+        name: "TLS keep-alive, 10 KB, AES-256-GCM",
+        path: LARGE,
+        fresh: false,
+        tls: Some((Suite::Aes256, ECDSA)),
+    },
 ];
+
+const SMALL: &str = "/bytes/128";
+const LARGE: &str = "/bytes/10240";
 
 /// One turn of one proxy.
 #[derive(Debug, Clone, Serialize)]
@@ -85,7 +131,7 @@ struct Table {
 /// Compares and prints.
 pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
     let (origin, echo) = own_origin()?;
-    let setting = Setting { origin, echo, routes: 0, tuned: false };
+    let setting = Setting { certificates: certificates::of_both_kinds(), ..Setting::of(origin, echo) };
     let kinds = options.common.kinds();
     let mut peers = Vec::new();
     for kind in &kinds {
@@ -148,6 +194,10 @@ fn compare(options: &Options, scenario: &Scenario, peers: &[(Kind, Peer)]) -> Re
 }
 
 fn turn(options: &Options, scenario: &Scenario, peer: &Peer) -> Result<Turn> {
+    let (target, threads) = match scenario.tls {
+        Some(_) => (peer.https(), options.load_threads * 2),
+        None => (peer.http(), options.load_threads),
+    };
     let mix = |seconds| {
         let connections = if scenario.fresh { 0 } else { options.connections };
         let fresh_loop = if scenario.fresh { options.connections } else { 0 };
@@ -155,13 +205,15 @@ fn turn(options: &Options, scenario: &Scenario, peer: &Peer) -> Result<Turn> {
             path: scenario.path.to_owned(),
             keepalive: connections,
             fresh_loop,
-            threads: options.load_threads,
-            ..Mix::quiet(peer.http(), seconds)
+            threads,
+            tls: scenario.tls.map(|(suite, _)| suite),
+            host: scenario.tls.map_or("localhost", |(_, name)| name).to_owned(),
+            ..Mix::quiet(target, seconds)
         }
     };
     load::run(&mix(options.warm_up))?;
     let before = peer.cpu();
-    let mut turn = if options.wrk {
+    let mut turn = if options.wrk && scenario.tls.is_none() {
         wrk(options, scenario, peer)?
     } else {
         let report = load::run(&mix(options.seconds))?;
@@ -230,17 +282,18 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 fn print(table: &Table) {
     println!("\n### {}\n", table.scenario);
-    println!("| proxy | requests/s | CPU per request | CPU, each turn |");
-    println!("|---|---:|---:|---|");
+    println!("| proxy | requests/s | CPU per request | CPU, each turn | p99 |");
+    println!("|---|---:|---:|---|---:|");
     for line in &table.lines {
         let turns: Vec<String> =
             line.turns.iter().map(|turn| format!("{:.2}", turn.cpu_us_per_request)).collect();
         println!(
-            "| {} | {:.0} | {:.2} µs | {} |",
+            "| {} | {:.0} | {:.2} µs | {} | {:.0} µs |",
             line.proxy,
             line.median_requests_per_second,
             line.median_cpu_us_per_request,
-            turns.join(" ")
+            turns.join(" "),
+            median(line.turns.iter().map(|turn| f64::from(u32::try_from(turn.p99_us).unwrap_or(u32::MAX))))
         );
     }
     let failures: u64 = table.lines.iter().flat_map(|line| &line.turns).map(|turn| turn.failures).sum();

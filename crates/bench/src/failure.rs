@@ -25,6 +25,10 @@ pub(crate) enum Failure {
     /// A request was sent and the connection ended without a byte of a response: the client cannot know whether it
     /// was carried out.
     LostRequest,
+    /// The TLS handshake failed: an alert, a wrong signature, or an end in its middle.
+    Handshake,
+    /// The handshake agreed on another version, suite or group than was wished for, or resumed a session.
+    Terms,
     /// A held connection (WebSocket, TCP) was ended by the other side.
     Cut,
     /// The load tool itself ran out of something (ports, descriptors): the measurement is void.
@@ -33,7 +37,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Every kind, in the order of the report.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Refused,
         Self::Reset,
         Self::Timeout,
@@ -42,6 +46,8 @@ impl Failure {
         Self::ShortBody,
         Self::WrongBytes,
         Self::LostRequest,
+        Self::Handshake,
+        Self::Terms,
         Self::Cut,
         Self::OwnLimit,
     ];
@@ -57,6 +63,8 @@ impl Failure {
             Self::ShortBody => "short_body",
             Self::WrongBytes => "wrong_bytes",
             Self::LostRequest => "lost_request",
+            Self::Handshake => "handshake",
+            Self::Terms => "terms",
             Self::Cut => "cut",
             Self::OwnLimit => "own_limit",
         }

@@ -76,7 +76,7 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
         for kind in options.common.kinds() {
             // The two routes of the templates are there in any case.
             let extra = if *routes > 2 { *routes } else { 0 };
-            let setting = Setting { origin, echo, routes: extra, tuned: false };
+            let setting = Setting { routes: extra, ..Setting::of(origin, echo) };
             let mut peer = Peer::start(kind, &options.common, &setting)?;
             let line = one(options, *routes, &mut peer)?;
             eprintln!("{line:?}");
@@ -144,7 +144,7 @@ fn one(options: &Options, routes: usize, peer: &mut Peer) -> Result<Line> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "microseconds of one run stay far below 2^53")]
-fn ms(us: u64) -> f64 {
+pub(crate) fn ms(us: u64) -> f64 {
     us as f64 / 1000.0
 }
 

@@ -5,6 +5,7 @@
 //! - `compare`: requests per second and CPU per request, alternating between the proxies;
 //! - `reloads`: failures of any kind while each proxy is reloaded once a second under the mix;
 //! - `latency`: from asking for a reload to the first new answer, and old answers after it;
+//! - `renewals`: one certificate of many renewed: from asking to a handshake that shows it, and memory afterwards;
 //! - `memory`: memory and processes during reloads with WebSockets held.
 //!
 //! The proxies' configurations are in `bench/peers/`.
@@ -20,13 +21,16 @@ mod memory;
 mod origin;
 mod peers;
 mod reloads;
+mod renewals;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 /// What goes wrong is told as text: nobody decides by it.
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type Result<T> = std::result::Result<T, Error>;
+/// See [`Result`].
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug, Parser)]
 #[command(name = "handover-bench", about = "Load with faults counted by kind, and proxies side by side")]
@@ -50,6 +54,8 @@ enum What {
     Reloads(reloads::Options),
     /// Measure the time from asking for a reload to the first new answer, and look for old answers after it.
     Latency(latency::Options),
+    /// Renew one certificate of many, and measure the time until a handshake shows it.
+    Renewals(renewals::Options),
     /// Watch memory and processes during reloads with WebSockets held.
     Memory(memory::Options),
 }
@@ -85,6 +91,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         What::Compare(options) => compare::run(options, arguments.json),
         What::Reloads(options) => reloads::run(options, arguments.json),
         What::Latency(options) => latency::run(options, arguments.json),
+        What::Renewals(options) => renewals::run(options, arguments.json),
         What::Memory(options) => memory::run(options, arguments.json),
     }
 }

@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
     let (origin, echo) = own_origin()?;
     let mut lines = Vec::new();
     for kind in options.common.kinds() {
-        let setting = Setting { origin, echo, routes: options.routes, tuned: false };
+        let setting = Setting { routes: options.routes, ..Setting::of(origin, echo) };
         let mut peer = Peer::start(kind, &options.common, &setting)?;
         lines.push(one(options, &mut peer)?);
     }

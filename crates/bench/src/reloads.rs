@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use handover_testkit::{Authority, Pair};
 use serde::Serialize;
 
-use crate::load::{self, Mix, Report, counts};
+use crate::load::{self, Mix, Report, Suite, counts};
+use crate::peers::certificates::ECDSA;
 use crate::peers::{Common, Peer, Setting, own_origin};
 use crate::{Result, print_json};
 
@@ -35,6 +37,9 @@ pub(crate) struct Options {
     /// New connections a second.
     #[arg(long, default_value_t = 200)]
     fresh_rate: usize,
+    /// Speak TLS (all but the raw TCP), and change certificate and key from each reload to the next.
+    #[arg(long)]
+    tls: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +57,7 @@ struct Line {
 /// Runs and prints.
 pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
     let (origin, echo) = own_origin()?;
+    let pairs = if options.tls { alternating() } else { Vec::new() };
     let mut lines = Vec::new();
     for kind in options.common.kinds() {
         for tuned in [false, true] {
@@ -59,9 +65,10 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
                 eprintln!("{} tuned: SKIPPED, {why}", kind.name());
                 continue;
             }
-            let setting = Setting { origin, echo, routes: 0, tuned };
+            let certificates = pairs.iter().take(1).cloned().collect::<Vec<_>>().into();
+            let setting = Setting { tuned, certificates, ..Setting::of(origin, echo) };
             let mut peer = Peer::start(kind, &options.common, &setting)?;
-            let line = one(options, &mut peer)?;
+            let line = one(options, &pairs, &mut peer)?;
             eprintln!("\n{}: {} reloads\n{}\n", line.proxy, line.reloads, line.load);
             lines.push(line);
         }
@@ -79,9 +86,16 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn one(options: &Options, peer: &mut Peer) -> Result<Line> {
+/// Two pairs for the same name, with different keys.
+fn alternating() -> Vec<Pair> {
+    let authority = Authority::new("bench");
+    vec![authority.pair(&[ECDSA]), authority.pair(&[ECDSA])]
+}
+
+fn one(options: &Options, pairs: &[Pair], peer: &mut Peer) -> Result<Line> {
     let every = Duration::from_millis(options.every_ms);
     let reloading = every * u32::try_from(options.count).unwrap_or(u32::MAX);
+    let target = if options.tls { peer.https() } else { peer.http() };
     let mix = Mix {
         keepalive: options.keepalive,
         pause_ms: 5,
@@ -92,7 +106,10 @@ fn one(options: &Options, peer: &mut Peer) -> Result<Line> {
         upload: options.held,
         tcp: if peer.tcp().is_some() { options.held } else { 0 },
         tcp_target: peer.tcp(),
-        ..Mix::quiet(peer.http(), reloading.as_secs_f64() + 2.0 * options.margin)
+        tls: options.tls.then_some(Suite::Aes128),
+        tls_checked: true,
+        host: if options.tls { ECDSA } else { "localhost" }.to_owned(),
+        ..Mix::quiet(target, reloading.as_secs_f64() + 2.0 * options.margin)
     };
     if peer.tcp().is_none() {
         eprintln!("{}: no TCP in its mix (nginx: libnginx-mod-stream is not installed)", peer.name);
@@ -106,6 +123,9 @@ fn one(options: &Options, peer: &mut Peer) -> Result<Line> {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         peer.settle();
         peer.write(number + 1)?;
+        if let Some(pair) = pairs.iter().cycle().nth(usize::try_from(number % 2)?) {
+            peer.put(0, pair)?;
+        }
         if let Some(operation) = peer.reload()? {
             answered += 1;
             answer_ms.extend(operation.get("ms").and_then(serde_json::Value::as_f64));

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use super::wire::{Tls, Wire};
 use crate::failure::Failure;
 
 /// What is read at once; a response of 10 KB and its head fit.
@@ -74,7 +75,7 @@ impl Patience {
 
 /// A connection.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Wire,
     patience: Patience,
     buffer: Vec<u8>,
     filled: usize,
@@ -82,11 +83,19 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects; every later wait lasts at most `limit`.
-    pub(crate) async fn connect(target: SocketAddr, limit: Duration) -> Result<Self, Failure> {
+    /// Connects, over TLS with this name if so wished; every wait lasts at most `limit`.
+    pub(crate) async fn connect(
+        target: SocketAddr,
+        tls: Option<(&Tls, &str)>,
+        limit: Duration,
+    ) -> Result<Self, Failure> {
         let connect = tokio::time::timeout(limit, TcpStream::connect(target)).await;
         let stream = connect.map_err(|_| Failure::Timeout)?.map_err(|error| Failure::of_connect(&error))?;
         stream.set_nodelay(true).map_err(|_| Failure::Reset)?;
+        let stream = match tls {
+            Some((tls, name)) => tls.handshake(stream, name, limit).await?,
+            None => Wire::Plain(stream),
+        };
         let patience = Patience(Box::pin(tokio::time::sleep(limit)));
         Ok(Self { stream, patience, buffer: vec![0; BUFFER_BYTES], filled: 0, limit })
     }
@@ -101,7 +110,7 @@ impl Client {
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let deadline = Instant::now() + self.limit;
         let Self { stream, patience, .. } = self;
-        match patience.within(deadline, stream.write_all(bytes)).await {
+        match patience.within(deadline, write(stream, bytes)).await {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Timeout),
             // An early answer may stand in the receive queue, but a request sent in part is a failed one.
@@ -165,7 +174,19 @@ impl Client {
     /// Waits, and watches the connection meanwhile: false if the server ended it, or sent what nobody asked for.
     pub(crate) async fn rest(&mut self, time: Duration) -> bool {
         let mut byte = [0];
-        tokio::time::timeout(time, self.stream.peek(&mut byte)).await.is_err()
+        match &mut self.stream {
+            Wire::Plain(stream) => tokio::time::timeout(time, stream.peek(&mut byte)).await.is_err(),
+            // What comes may be a ticket, which is nothing to the reader.
+            wire @ Wire::Tls(_) => tokio::time::timeout(time, wire.read(&mut byte)).await.is_err(),
+        }
+    }
+
+    /// Ends a connection that is not used again, as a well-behaved client does: TLS has a goodbye (close_notify).
+    pub(crate) async fn end(mut self) {
+        if let Wire::Tls(stream) = &mut self.stream {
+            // The server may have gone first, and nobody waits for anything.
+            let _ = tokio::time::timeout(self.limit, stream.shutdown()).await;
+        }
     }
 
     async fn head(&mut self, deadline: Instant) -> Result<Head, Failure> {
@@ -202,6 +223,11 @@ impl Client {
         self.buffer.copy_within(length..self.filled, 0);
         self.filled -= length;
     }
+}
+
+async fn write(wire: &mut Wire, bytes: &[u8]) -> io::Result<()> {
+    wire.write_all(bytes).await?;
+    wire.flush().await
 }
 
 fn in_response(error: io::Error) -> Failure {

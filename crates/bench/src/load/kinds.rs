@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::client::{Client, Expect};
 use super::tally::Tally;
+use super::wire::Tls;
 use super::{Mix, Tallies};
 use crate::failure::Failure;
 
@@ -35,10 +36,11 @@ struct Shared {
     tally: RefCell<Tally>,
     request: Vec<u8>,
     body: Option<Vec<u8>>,
+    tls: Option<Tls>,
 }
 
 impl Shared {
-    fn new(mix: &Mix, until: Instant, last: bool) -> Rc<Self> {
+    fn new(mix: &Mix, until: Instant, last: bool, tls: Option<Tls>) -> Rc<Self> {
         let close = if last { "Connection: close\r\n" } else { "" };
         let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n{close}\r\n", mix.path, mix.host).into_bytes();
         let length = mix.path.strip_prefix("/bytes/").and_then(|length| length.parse().ok());
@@ -48,6 +50,7 @@ impl Shared {
             tally: RefCell::default(),
             request,
             body: length.map(pattern::bytes),
+            tls,
         })
     }
 
@@ -64,12 +67,13 @@ impl Shared {
     }
 
     async fn connect(&self) -> Option<Client> {
-        self.connect_to(self.mix.target).await
+        self.connect_to(self.mix.target, self.tls.as_ref()).await
     }
 
-    async fn connect_to(&self, target: std::net::SocketAddr) -> Option<Client> {
+    async fn connect_to(&self, target: std::net::SocketAddr, tls: Option<&Tls>) -> Option<Client> {
         self.tally.borrow_mut().connects += 1;
-        match Client::connect(target, Duration::from_millis(self.mix.limit_ms)).await {
+        let tls = tls.map(|tls| (tls, self.mix.host.as_str()));
+        match Client::connect(target, tls, Duration::from_millis(self.mix.limit_ms)).await {
             Ok(client) => Some(client),
             Err(failure) => {
                 self.failed(failure);
@@ -95,13 +99,13 @@ impl Shared {
 }
 
 /// Runs one thread's share until the end and gives its counts.
-pub(super) async fn run(mix: Mix, until: Instant) -> Tallies {
+pub(super) async fn run(mix: Mix, tls: Option<Tls>, until: Instant) -> Tallies {
     let mut all: Vec<(&'static str, Rc<Shared>)> = Vec::new();
     let mut tasks = JoinSet::new();
     let pause = Duration::from_millis(mix.pause_ms);
     let idle = Duration::from_millis(mix.idle_every_ms);
     let mut kind = |name, count: usize, last: bool| {
-        let shared = Shared::new(&mix, until, last);
+        let shared = Shared::new(&mix, until, last, tls.clone());
         if count > 0 {
             all.push((name, Rc::clone(&shared)));
         }
@@ -163,6 +167,7 @@ async fn fresh_loop(shared: Rc<Shared>) {
         let due = Instant::now();
         if let Some(mut client) = shared.connect().await {
             shared.ask(&mut client, due).await;
+            client.end().await;
         }
     }
 }
@@ -192,6 +197,7 @@ async fn fresh(shared: Rc<Shared>) {
 async fn one_fresh(shared: Rc<Shared>, due: Instant) {
     if let Some(mut client) = shared.connect().await {
         shared.ask(&mut client, due).await;
+        client.end().await;
     }
 }
 
@@ -211,7 +217,7 @@ async fn held_websocket(shared: Rc<Shared>) {
 async fn held_tcp(shared: Rc<Shared>) {
     let Some(target) = shared.mix.tcp_target else { return shared.failed(Failure::OwnLimit) };
     while !shared.over() {
-        if let Some(mut client) = shared.connect_to(target).await {
+        if let Some(mut client) = shared.connect_to(target, None).await {
             hold(&shared, &mut client, MESSAGE, MESSAGE).await;
         }
     }

@@ -14,6 +14,8 @@
 //! A connection that the server ends between two requests is counted as `closed` and is no failure. One that it ends
 //! after a request was sent and before a byte of the response came is a failure: a lost request.
 //!
+//! All but `tcp` speak TLS if so wished: full handshakes, on terms that are checked.
+//!
 //! Each thread runs one single-threaded runtime with its share of the clients and its own counts.
 
 mod client;
@@ -22,6 +24,7 @@ mod report;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,6 +36,8 @@ use std::time::{Duration, Instant};
 use report::Part;
 pub(crate) use report::{Report, counts};
 use tally::Tally;
+pub(crate) use wire::Suite;
+use wire::Tls;
 
 /// What to do, and for how long.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,7 +51,13 @@ pub(crate) struct Mix {
     /// What is asked for; /bytes/N of the origin is checked byte for byte.
     #[arg(long, default_value = "/bytes/128")]
     pub(crate) path: String,
-    /// The Host field.
+    /// Speak TLS 1.3 with this suite, X25519, and no resumption; what is agreed on otherwise is a failure.
+    #[arg(long)]
+    pub(crate) tls: Option<Suite>,
+    /// Check that the server has the key of its certificate, which may be anybody's.
+    #[arg(long)]
+    pub(crate) tls_checked: bool,
+    /// The Host field, and the name that is asked for over TLS.
     #[arg(long, default_value = "localhost")]
     pub(crate) host: String,
     /// Connections that send one request after the other.
@@ -100,6 +111,8 @@ impl Mix {
             target,
             tcp_target: None,
             path: "/bytes/128".to_owned(),
+            tls: None,
+            tls_checked: false,
             host: "localhost".to_owned(),
             keepalive: 0,
             pause_ms: 0,
@@ -157,7 +170,8 @@ pub(crate) fn start(mix: &Mix) -> Running {
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let tasks = tokio::task::LocalSet::new();
-                Ok(tasks.block_on(&runtime, kinds::run(share, until)))
+                let tls = share.tls.map(|suite| Tls::new(suite, share.tls_checked)).transpose()?;
+                Ok(tasks.block_on(&runtime, kinds::run(share, tls, until)))
             })
         })
         .collect();

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use handover_testkit::origin::{Answer, Origin, Request, Then};
-use handover_testkit::{Port, pattern};
+use handover_testkit::{Authority, Port, pattern, tls};
 
-use super::{Mix, Part, run};
+use super::{Mix, Part, Suite, run};
 
 const SECONDS: f64 = 0.3;
 
@@ -117,6 +117,43 @@ fn every_kind_of_load_is_served_by_the_origin_itself() {
     assert_eq!(report.failures(), BTreeMap::new(), "{report}");
     let idle: Vec<_> = report.parts.iter().filter(|(_, part)| part.ok == 0).map(|(name, _)| *name).collect();
     assert_eq!((report.parts.len(), idle), (8, vec![]), "{report}");
+}
+
+/// A TLS origin with a pair for `localhost`.
+fn secure_origin() -> Origin {
+    let pair = Authority::new("root").pair(&["localhost"]);
+    Origin::tls("origin", tls::origin_config(&pair, None))
+}
+
+#[test]
+fn handshakes_and_kept_connections_over_tls_are_counted_and_on_the_terms_that_were_wished_for() {
+    let origin = secure_origin();
+    for suite in [Suite::Aes128, Suite::Aes256, Suite::Chacha20] {
+        let mix = Mix {
+            tls: Some(suite),
+            tls_checked: true,
+            keepalive: 1,
+            pause_ms: 5,
+            idle: 1,
+            idle_every_ms: 20,
+            fresh_loop: 1,
+            ..Mix::quiet(origin.address(), SECONDS)
+        };
+        let report = run(&mix).unwrap();
+        assert_eq!(report.failures(), BTreeMap::new(), "{report}");
+        let (kept, fresh) = (&report.parts["keepalive"], &report.parts["fresh_loop"]);
+        assert!(kept.ok > 1 && kept.connects == 1 && fresh.ok > 1 && fresh.connects >= fresh.ok, "{report}");
+    }
+    assert_eq!(origin.failed_handshakes(), 0);
+}
+
+#[test]
+fn a_failed_handshake_has_its_own_kind() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = silent.local_addr().unwrap();
+    std::thread::spawn(move || silent.incoming().for_each(drop));
+    let mix = Mix { tls: Some(Suite::Aes128), keepalive: 1, ..Mix::quiet(target, SECONDS) };
+    assert_eq!(kinds(&run(&mix).unwrap().parts["keepalive"]), ["handshake"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Kind, Setting};
+use super::{Kind, Setting, certificates};
 use crate::Result;
 
 const HANDOVER: &str = include_str!("../../../../bench/peers/handover.toml");
@@ -28,6 +28,7 @@ pub(super) struct Filled<'a> {
     pub(super) setting: &'a Setting,
     pub(super) threads: usize,
     pub(super) http: SocketAddr,
+    pub(super) https: SocketAddr,
     pub(super) tcp: SocketAddr,
     pub(super) version: u64,
     pub(super) directory: &'a Path,
@@ -53,6 +54,7 @@ impl Filled<'_> {
             .replace("@TUNED@", &self.tuned())
             .replace("@MODULES@", &modules)
             .replace("@STREAM@", &stream)
+            .replace("@TLS@", &self.tls()?)
             .replace("@ROUTES@", &self.routes()?))
     }
 
@@ -75,6 +77,51 @@ impl Filled<'_> {
             }
             _ => String::new(),
         }
+    }
+
+    /// A listener with a certificate for each name, as each proxy's manual advises for many of them.
+    fn tls(&self) -> Result<String> {
+        let (mut text, https) = (String::new(), self.https);
+        let names = self.setting.certificates.iter().map(|pair| &pair.names[0]).enumerate();
+        let directory = certificates::directory(self.directory);
+        let directory = directory.display();
+        match self.kind {
+            _ if self.setting.certificates.is_empty() => {}
+            Kind::Handover => {
+                write!(
+                    text,
+                    "[listeners.secure]\naddress = \"{https}\"\n[listeners.secure.tls]\ncertificates = [\n"
+                )?;
+                for (number, _) in names {
+                    writeln!(
+                        text,
+                        "  {{ certificate = \"{directory}/{number}.pem\", key = \"{directory}/{number}.key\" }},"
+                    )?;
+                }
+                text.push_str("]\n");
+            }
+            Kind::Nginx => {
+                text.push_str(
+                    "    server_names_hash_max_size 131072;\n    server_names_hash_bucket_size 128;\n",
+                );
+                for (number, name) in names {
+                    let backlog = if number == 0 { " backlog=4096" } else { "" };
+                    write!(
+                        text,
+                        "    server {{\n        listen {https} ssl{backlog};\n        server_name {name};\n        \
+                         ssl_certificate {directory}/{number}.pem;\n        ssl_certificate_key {directory}/{number}.key;\n        \
+                         location / {{ proxy_pass http://origin; }}\n    }}\n"
+                    )?;
+                }
+            }
+            Kind::Haproxy => write!(
+                text,
+                "frontend secure\n    bind {https} ssl crt {directory}\n    option forwardfor\n    \
+                 http-request set-header X-Forwarded-Proto https\n    \
+                 http-request set-header X-Forwarded-Host %[req.hdr(host)]\n    default_backend origin\n"
+            )?,
+        }
+        Ok(text)
     }
 
     /// Routes that are looked up and lead to the same origin: as each proxy's manual advises for many of them.
@@ -145,12 +192,13 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let directory = std::env::temp_dir();
         for kind in [Kind::Handover, Kind::Nginx, Kind::Haproxy] {
-            let setting = Setting { origin: address, echo: address, routes: 0, tuned: true };
+            let setting = Setting { tuned: true, ..Setting::of(address, address) };
             let filled = Filled {
                 kind,
                 setting: &setting,
                 threads: 2,
                 http: address,
+                https: address,
                 tcp: address,
                 version: 1,
                 directory: &directory,

@@ -1,13 +1,15 @@
 //! The proxies that are compared: the same work, each in its own configuration language, run the same way.
 
+pub(crate) mod certificates;
 mod config;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
-use handover_testkit::{Handover, Port, Process, Signal, Workspace, http, proc};
+use handover_testkit::{Handover, Pair, Port, Process, Signal, Workspace, http, proc};
 
 use crate::Result;
 
@@ -47,6 +49,15 @@ pub(crate) struct Setting {
     pub(crate) routes: usize,
     /// With the settings that make reloads lose less, where there are such.
     pub(crate) tuned: bool,
+    /// The pairs of a listener that speaks TLS; without any there is no such listener.
+    pub(crate) certificates: Arc<Vec<Pair>>,
+}
+
+impl Setting {
+    /// No further routes, nothing tuned, no TLS.
+    pub(crate) fn of(origin: SocketAddr, echo: SocketAddr) -> Self {
+        Self { origin, echo, routes: 0, tuned: false, certificates: Arc::default() }
+    }
 }
 
 /// A running proxy.
@@ -55,6 +66,7 @@ pub(crate) struct Peer {
     kind: Kind,
     process: Running,
     http: Port,
+    https: Port,
     tcp: Option<Port>,
     setting: Setting,
     threads: usize,
@@ -137,19 +149,23 @@ impl Peer {
     /// Starts a proxy that answers `v1` at `/version`, and waits until it does.
     pub(crate) fn start(kind: Kind, common: &Common, setting: &Setting) -> Result<Self> {
         let workspace = Workspace::new();
-        let (http, tcp) = (Port::claim(), Port::claim());
+        let (http, https, tcp) = (Port::claim(), Port::claim(), Port::claim());
         let has_tcp = kind != Kind::Nginx || config::nginx_stream_module().is_some();
         let filled = config::Filled {
             kind,
             setting,
             threads: common.threads,
             http: http.address(),
+            https: https.address(),
             tcp: tcp.address(),
             version: 1,
             directory: workspace.root(),
         };
         // nginx's workers belong to another user when its master is root.
         workspace.mode("", 0o755);
+        for (number, pair) in setting.certificates.iter().enumerate() {
+            certificates::put(kind, workspace.root(), number, pair)?;
+        }
         let text = filled.text()?;
         let process = match kind {
             Kind::Handover => {
@@ -168,6 +184,7 @@ impl Peer {
             kind,
             process,
             http,
+            https,
             tcp: has_tcp.then_some(tcp),
             setting: setting.clone(),
             threads: common.threads,
@@ -182,6 +199,11 @@ impl Peer {
         self.http.address()
     }
 
+    /// Where it answers HTTP over TLS, if it has certificates.
+    pub(crate) fn https(&self) -> SocketAddr {
+        self.https.address()
+    }
+
     /// Where it passes TCP, if it can.
     pub(crate) fn tcp(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().map(Port::address)
@@ -194,6 +216,7 @@ impl Peer {
             setting: &self.setting,
             threads: self.threads,
             http: self.http.address(),
+            https: self.https.address(),
             tcp: self.tcp.as_ref().map_or(self.http.address(), Port::address),
             version,
             directory: self.workspace.root(),
@@ -219,6 +242,11 @@ impl Peer {
                 Ok(None)
             }
         }
+    }
+
+    /// Whether it answers a reload with the outcome.
+    pub(crate) fn answers(&self) -> bool {
+        self.kind == Kind::Handover
     }
 
     /// Waits until it is able to take a reload: HAProxy's master forgets a signal that comes before it has said that
@@ -353,6 +381,7 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use handover_testkit::{Authority, TlsClient};
 
     /// handover's own reload is tested end to end elsewhere.
     #[test]
@@ -364,7 +393,8 @@ mod tests {
                 continue;
             }
             for tuned in [false, true] {
-                let setting = Setting { origin, echo, routes: 20, tuned };
+                let certificates = certificates::of_both_kinds();
+                let setting = Setting { routes: 20, tuned, certificates, ..Setting::of(origin, echo) };
                 let mut peer = Peer::start(kind, &common, &setting).unwrap();
                 peer.settle();
                 peer.write(2).unwrap();
@@ -373,6 +403,25 @@ mod tests {
                 let mut client = http::Connection::open(peer.http());
                 assert_eq!(client.get("/r/7/x").text(), "origin\n", "{}", peer.name);
                 assert!(peer.memory().resident > 0 && peer.processes() > 1);
+                for (name, pair) in
+                    [certificates::ECDSA, certificates::RSA].iter().zip(&*setting.certificates)
+                {
+                    let (served, response) = TlsClient::curious(name).get(peer.https(), "/bytes/10");
+                    assert_eq!(
+                        (served.serial, response.body.len()),
+                        (pair.serial, 10),
+                        "{}: {name}",
+                        peer.name
+                    );
+                }
+                let next = Authority::new("next").pair(&[certificates::ECDSA]);
+                peer.settle();
+                peer.put(0, &next).unwrap();
+                peer.reload().unwrap();
+                let client = TlsClient::curious(certificates::ECDSA);
+                handover_testkit::until("the new certificate is served", || {
+                    (client.serial(peer.https()) == next.serial).then_some(())
+                });
             }
         }
     }
