@@ -11,6 +11,15 @@ const HANDOVER: &str = include_str!("../../../../bench/peers/handover.toml");
 const NGINX: &str = include_str!("../../../../bench/peers/nginx.conf");
 const HAPROXY: &str = include_str!("../../../../bench/peers/haproxy.cfg");
 
+/// The load's WebSockets go to the first name.
+const NGINX_WEBSOCKET: &str = "        location = /ws {
+            proxy_pass http://origin;
+            proxy_set_header Connection \"upgrade\";
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Host $http_host;
+            proxy_read_timeout 1h;
+        }
+";
 /// Where distributions put nginx's stream module.
 const STREAM_MODULES: [&str; 2] =
     ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx/modules/ngx_stream_module.so"];
@@ -110,8 +119,12 @@ impl Filled<'_> {
                         text,
                         "    server {{\n        listen {https} ssl{backlog};\n        server_name {name};\n        \
                          ssl_certificate {directory}/{number}.pem;\n        ssl_certificate_key {directory}/{number}.key;\n        \
-                         location / {{ proxy_pass http://origin; }}\n    }}\n"
+                         location / {{ proxy_pass http://origin; }}\n"
                     )?;
+                    if number == 0 {
+                        text.push_str(NGINX_WEBSOCKET);
+                    }
+                    text.push_str("    }\n");
                 }
             }
             Kind::Haproxy => write!(
