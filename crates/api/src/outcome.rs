@@ -15,6 +15,10 @@ pub(crate) enum KindSchema {
     Start,
     Reload,
     DryRun,
+    Rollback,
+    Restore,
+    Confirm,
+    Cancel,
     Action,
     Drain,
     Resume,
@@ -59,6 +63,12 @@ pub(crate) enum CauseSchema {
     DrainForced,
     ActionFailed,
     SupervisorDied,
+    NotConfirmed,
+    GuardFailed,
+    Cancelled,
+    Pending,
+    Extended,
+    Unreachable,
 }
 
 /// What the server as a whole is doing.
@@ -86,6 +96,10 @@ mod tests {
             Kind::Start => KindSchema::Start,
             Kind::Reload => KindSchema::Reload,
             Kind::DryRun => KindSchema::DryRun,
+            Kind::Rollback => KindSchema::Rollback,
+            Kind::Restore => KindSchema::Restore,
+            Kind::Confirm => KindSchema::Confirm,
+            Kind::Cancel => KindSchema::Cancel,
             Kind::Action => KindSchema::Action,
             Kind::Drain => KindSchema::Drain,
             Kind::Resume => KindSchema::Resume,
@@ -124,6 +138,12 @@ mod tests {
             Cause::DrainForced => CauseSchema::DrainForced,
             Cause::ActionFailed => CauseSchema::ActionFailed,
             Cause::SupervisorDied => CauseSchema::SupervisorDied,
+            Cause::NotConfirmed => CauseSchema::NotConfirmed,
+            Cause::GuardFailed => CauseSchema::GuardFailed,
+            Cause::Cancelled => CauseSchema::Cancelled,
+            Cause::Pending => CauseSchema::Pending,
+            Cause::Extended => CauseSchema::Extended,
+            Cause::Unreachable => CauseSchema::Unreachable,
         }
     }
 

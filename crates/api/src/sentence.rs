@@ -53,7 +53,9 @@ impl Operation {
                 format!("{word}: adopted the worker that was running, {serves}, in {took}")
             }
             Kind::Start => format!("{word}: {serves}, started in {took}"),
-            Kind::Reload | Kind::DryRun => {
+            Kind::Confirm => format!("{word}: {serves} and stays, in {took}"),
+            Kind::Cancel => format!("{word}: {serves} again, in {took}"),
+            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::DryRun => {
                 let changes = summarize_changes(&self.changes);
                 format!("{word}: {serves}, {changes}, {}, in {took}", self.losses)
             }
@@ -87,7 +89,13 @@ impl Operation {
                 let took = human_ms(self.ms);
                 format!("unchanged: adopted the worker that was running, {serves}, in {took}")
             }
-            Kind::Start | Kind::Resume | Kind::Stop => {
+            Kind::Rollback
+            | Kind::Restore
+            | Kind::Confirm
+            | Kind::Cancel
+            | Kind::Start
+            | Kind::Resume
+            | Kind::Stop => {
                 format!("unchanged: {} had nothing to do; {serves}", self.title())
             }
         }

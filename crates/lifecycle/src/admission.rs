@@ -29,7 +29,31 @@ pub enum Request {
     Reload {
         /// Do everything except commit, and bind nothing.
         dry_run: bool,
+        /// Read only certificates and their keys anew.
+        certs_only: bool,
+        /// Under which terms it stays.
+        terms: Terms,
     },
+    /// Serve a generation that was served before, under its own number.
+    Rollback {
+        /// Which. The driver has resolved it, and knows that its bytes are kept.
+        to: GenerationNumber,
+        /// Do everything except commit, and bind nothing.
+        dry_run: bool,
+        /// Under which terms it stays.
+        terms: Terms,
+    },
+    /// Serve the bundle that came with the request.
+    Restore {
+        /// Do everything except commit, and bind nothing.
+        dry_run: bool,
+        /// Under which terms it stays.
+        terms: Terms,
+    },
+    /// The change that awaits confirmation, or is guarded, stays.
+    Confirm,
+    /// The change that awaits confirmation, or is guarded, is taken back.
+    Cancel,
     /// Run an embedder's own action in the worker. The driver keeps its name and body.
     Action,
     /// Accept nothing more and let connections end.
@@ -48,6 +72,15 @@ pub enum Request {
     },
 }
 
+/// Under which terms a change stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// It is taken back after this time unless it is confirmed.
+    pub confirm: Option<Duration>,
+    /// It is watched for this time first, and taken back if it does badly.
+    pub guard: Option<Duration>,
+}
+
 /// What an operation is, without its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,8 +89,16 @@ pub enum Kind {
     Start,
     /// A reload.
     Reload,
-    /// A reload that changes nothing (`validate`).
+    /// A reload, rollback or restore that changes nothing (`validate`).
     DryRun,
+    /// A generation that served before; also the supervisor's own when nobody confirms a change.
+    Rollback,
+    /// The bundle of an archive.
+    Restore,
+    /// A confirmation.
+    Confirm,
+    /// A cancellation.
+    Cancel,
     /// An embedder's action.
     Action,
     /// A drain.
@@ -68,6 +109,11 @@ pub enum Kind {
     Stop,
 }
 
+impl Terms {
+    /// None: what is committed stays.
+    pub const NONE: Self = Self { confirm: None, guard: None };
+}
+
 impl Kind {
     /// The word used in JSON, in the journal and in metrics.
     #[must_use]
@@ -76,6 +122,10 @@ impl Kind {
             Self::Start => "start",
             Self::Reload => "reload",
             Self::DryRun => "dry_run",
+            Self::Rollback => "rollback",
+            Self::Restore => "restore",
+            Self::Confirm => "confirm",
+            Self::Cancel => "cancel",
             Self::Action => "action",
             Self::Drain => "drain",
             Self::Resume => "resume",
@@ -85,12 +135,23 @@ impl Kind {
 }
 
 impl Request {
+    /// A reload of everything, without terms.
+    pub const RELOAD: Self = Self::Reload { dry_run: false, certs_only: false, terms: Terms::NONE };
+    /// The same as a dry run.
+    pub const VALIDATE: Self = Self::Reload { dry_run: true, certs_only: false, terms: Terms::NONE };
+
     /// What kind of operation it is.
     #[must_use]
     pub const fn kind(self) -> Kind {
         match self {
-            Self::Reload { dry_run: false } => Kind::Reload,
-            Self::Reload { dry_run: true } => Kind::DryRun,
+            Self::Reload { dry_run: true, .. }
+            | Self::Rollback { dry_run: true, .. }
+            | Self::Restore { dry_run: true, .. } => Kind::DryRun,
+            Self::Reload { .. } => Kind::Reload,
+            Self::Rollback { .. } => Kind::Rollback,
+            Self::Restore { .. } => Kind::Restore,
+            Self::Confirm => Kind::Confirm,
+            Self::Cancel => Kind::Cancel,
             Self::Action => Kind::Action,
             Self::Drain { .. } => Kind::Drain,
             Self::Resume => Kind::Resume,
@@ -187,6 +248,23 @@ pub enum Refusal {
         /// What it is.
         kind: Kind,
     },
+    /// Another change awaits confirmation.
+    #[error("pending: {generation} awaits confirmation for another {} s, then {back_to} serves again", left.as_secs())]
+    Pending {
+        /// The generation on probation.
+        generation: GenerationNumber,
+        /// The generation that serves again if nobody confirms.
+        back_to: GenerationNumber,
+        /// The time left.
+        left: Duration,
+    },
+    /// There is nothing to confirm or cancel.
+    #[error("nothing awaits confirmation")]
+    NothingPending,
+    /// A signal's reload that waited for the end of a probation, and the change was taken back: what is on the disk
+    /// would bring it again.
+    #[error("the change that this waited for was taken back, and what is on the disk would bring it again")]
+    TakenBack,
     /// The server is drained, and a reload would change what nobody serves.
     #[error("drained: resume first")]
     Drained,
@@ -225,8 +303,10 @@ pub fn admit(now: &Situation, asked: &Asked) -> Admission {
             Some(active) if !active.ended => Admission::Preempt(active.operation),
             _ => Admission::Start,
         },
-        Request::Reload { dry_run: false } => admit_reload(now, asked.caller),
-        Request::Reload { dry_run: true } | Request::Action => admit_in_worker(now),
+        Request::Reload { dry_run: false, .. } => admit_reload(now, asked.caller),
+        Request::Reload { dry_run: true, .. } | Request::Action => admit_in_worker(now),
+        Request::Rollback { .. } | Request::Restore { .. } => Admission::Refuse(Refusal::NoWorker),
+        Request::Confirm | Request::Cancel => Admission::Refuse(Refusal::NothingPending),
         Request::Drain { .. } => admit_drain(now),
         Request::Resume => admit_resume(now),
     }

@@ -4,16 +4,24 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Asked, CallKey, CandidateKey, GenerationNumber, OperationKey, Refusal, Verdict, WorkerKey};
+use crate::{
+    Asked, CallKey, CandidateKey, GenerationNumber, Kind, OperationKey, Refusal, Verdict, WorkerKey,
+};
 
 /// Something that happened. Events about a worker, candidate or call that the machine no longer
 /// knows are ignored: late, repeated and stray ones do no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Begin: start a worker with the configuration on disk. The first event, or [`Event::Adopted`] is.
+    /// Begin: start a worker. The first event, or [`Event::Adopted`] is.
     Start {
         /// The operation under which the start is recorded.
         operation: OperationKey,
+        /// What it is to serve: the disk, or a generation whose bytes the journal has.
+        source: Source,
+        /// The change that was not confirmed when the supervisor before this one ended, with the time that was left
+        /// of it by now (zero if it is over): if the disk still has its very bytes, it is served for that time only,
+        /// or not at all.
+        pending: Option<Pending>,
     },
     /// Begin with a worker that an earlier supervisor left behind, and that serves. It has dropped any
     /// candidate that it was not told to commit, and finished the commit that it was told. An orphan that does not
@@ -27,6 +35,9 @@ pub enum Event {
         generation: GenerationNumber,
         /// Whether it accepts connections; if not (it was drained), it is told to resume.
         accepting: bool,
+        /// The change that was not confirmed when the supervisor before this one ended. Looked at only if this worker
+        /// serves it: then the time goes on, and if it is over, the server goes back at once.
+        pending: Option<Pending>,
     },
     /// Somebody asks for something. Answered in the same step by exactly one of
     /// [`Effect::Started`], [`Effect::Joined`], [`Effect::Deferred`], [`Effect::Refuse`].
@@ -79,7 +90,8 @@ pub enum Event {
         worker: WorkerKey,
         /// Which candidate.
         candidate: CandidateKey,
-        /// Whether it equals the generation that the server is held to, byte for byte.
+        /// Whether it equals, byte for byte, the generation that candidates are compared with:
+        /// [`crate::View::compared_with`].
         unchanged: bool,
     },
     /// The worker refused the configuration; it keeps nothing of the candidate.
@@ -88,6 +100,8 @@ pub enum Event {
         worker: WorkerKey,
         /// Which candidate.
         candidate: CandidateKey,
+        /// Whether nothing is wrong with the configuration: the store that has it could not be reached.
+        unreachable: bool,
     },
     /// Every thread of the worker serves the candidate.
     Committed {
@@ -95,6 +109,15 @@ pub enum Event {
         worker: WorkerKey,
         /// Which candidate.
         candidate: CandidateKey,
+    },
+    /// The worker has judged the new generation, or says that it does not watch it (any more).
+    GuardEnded {
+        /// Which worker.
+        worker: WorkerKey,
+        /// Which guard.
+        call: CallKey,
+        /// Whether the new generation does as well as the one before.
+        passed: bool,
     },
     /// The worker accepts nothing and has no connection left.
     Drained {
@@ -121,15 +144,15 @@ pub enum Event {
         /// Whether it says that it succeeded.
         ok: bool,
     },
-    /// The intent and the generation's bytes are written. Not synced: a crash of the process loses nothing of them, a
-    /// crash of the system may lose both together with the commit that they came before.
+    /// What [`Effect::WriteIntent`], [`Effect::Pending`] or [`Effect::WriteConfirm`] asked for is written. Not synced:
+    /// a crash of the process loses nothing of it, a crash of the system may lose it together with what follows.
     IntentWritten {
         /// Whose.
         operation: OperationKey,
         /// For which generation.
         generation: GenerationNumber,
     },
-    /// They are not.
+    /// It is not.
     IntentFailed {
         /// Whose.
         operation: OperationKey,
@@ -151,6 +174,15 @@ pub enum Event {
 /// Something that the driver must do, in the order given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// The machine begins an operation that nobody asked for: the server goes back to the confirmed generation. The
+    /// key is the machine's own (see [`OperationKey::OWN`]); make an entry for it, as asked for by the supervisor.
+    /// [`Effect::Started`] follows.
+    Own {
+        /// Its key.
+        operation: OperationKey,
+        /// What it is.
+        kind: Kind,
+    },
     /// The request was admitted and begins now. Note in the journal that it began.
     Started {
         /// Which.
@@ -198,7 +230,7 @@ pub enum Effect {
     },
     /// Bind what the worker needs and does not get from what is held, send it to the worker, then
     /// report [`Event::Bound`], also when some could not be bound. A dry run only looks.
-    /// Until [`Effect::Serve`] or [`Effect::Release`] names the candidate, both its listeners and the serving ones stay open.
+    /// Until [`Effect::LetGo`] or [`Effect::Release`], both its listeners and all others that are held stay open.
     Bind {
         /// For which worker.
         worker: WorkerKey,
@@ -213,14 +245,47 @@ pub enum Effect {
         worker: WorkerKey,
     },
     /// Write the candidate's bytes and the intent to serve it (the outcome is what is synced), then report
-    /// `IntentWritten` or `IntentFailed`. Its bundle is kept at hand from now on, for a restart.
+    /// `IntentWritten` or `IntentFailed`. Its bundle is kept at hand from now on, for a restart; so is that of
+    /// `back_to`, until [`Effect::LetGo`].
     WriteIntent {
         /// Whose.
         operation: OperationKey,
         /// Which candidate.
         candidate: CandidateKey,
-        /// The number that it gets.
+        /// The number that it gets; in a rollback the number that it has.
         generation: GenerationNumber,
+        /// The generation that the server goes back to if this one does not stay.
+        back_to: Option<GenerationNumber>,
+        /// The time in which it must be confirmed. Written down as a time of the wall clock, counted from now:
+        /// should the supervisor die before [`Effect::Pending`], that is the deadline.
+        confirm: Option<Duration>,
+    },
+    /// From now on this change awaits confirmation (or does so for longer than before). Write it down, with the wall
+    /// clock's time at which it is over, then report `IntentWritten` or `IntentFailed`; and show it.
+    Pending {
+        /// The operation that made the change, or moved its deadline.
+        operation: OperationKey,
+        /// The generation that serves on probation.
+        generation: GenerationNumber,
+        /// The generation that serves again if nobody confirms.
+        back_to: GenerationNumber,
+        /// The time left, from now.
+        left: Duration,
+    },
+    /// Write down that this generation is confirmed, then report `IntentWritten` or `IntentFailed`.
+    WriteConfirm {
+        /// The operation that confirms it.
+        operation: OperationKey,
+        /// Which.
+        generation: GenerationNumber,
+    },
+    /// Nothing awaits confirmation any more: show it no longer. Write it down, unless it was confirmed (that is written
+    /// already); nothing waits for that.
+    PendingOver {
+        /// The generation that was on probation.
+        generation: GenerationNumber,
+        /// What became of it.
+        how: PendingEnd,
     },
     /// Write and sync this outcome, then report `OutcomeWritten` or `OutcomeFailed`.
     WriteOutcome {
@@ -238,8 +303,9 @@ pub enum Effect {
         /// Whether the outcome is in the journal. If not, the journal cannot be written: say so.
         recorded: bool,
     },
-    /// This generation serves, and workers that restart get its bundle. The candidate's listeners are
-    /// the listeners now: close all others that are held.
+    /// This generation serves, and workers that restart get its bundle. The candidate's listeners are the
+    /// listeners now. Those that only the generation before has refuse connections, but their ports and that
+    /// generation's bundle stay held until [`Effect::LetGo`]: the server may go back to it.
     Serve {
         /// By which worker.
         worker: WorkerKey,
@@ -248,6 +314,9 @@ pub enum Effect {
         /// Under which number.
         generation: GenerationNumber,
     },
+    /// What serves is final, no longer guarded or on probation: close all listeners that are held and that it does not
+    /// have, and forget the bundles of other generations.
+    LetGo,
     /// Close what was bound for this candidate alone, now or when its binding ends; forget its bundle.
     Release {
         /// Which.
@@ -274,6 +343,8 @@ pub enum Message {
         source: Source,
         /// Whether it will be thrown away whatever happens.
         dry_run: bool,
+        /// Only certificates and their keys are read anew; everything else is as it serves.
+        certs_only: bool,
     },
     /// Serve the candidate: cannot fail.
     Commit {
@@ -284,6 +355,22 @@ pub enum Message {
     Abort {
         /// Which.
         candidate: CandidateKey,
+    },
+    /// Compare how the new generation does with how the one before did, then answer: early if it fails.
+    Guard {
+        /// Repeated in the answer.
+        call: CallKey,
+        /// The operation whose terms say what is watched and what is too much.
+        operation: OperationKey,
+        /// How long.
+        watch: Duration,
+    },
+    /// The guard is over: somebody has decided.
+    EndGuard {
+        /// Which.
+        call: CallKey,
+        /// Whether the new generation stays.
+        passed: bool,
     },
     /// Stop accepting and let connections end; cut those left after `limit`, then answer.
     Drain {
@@ -316,8 +403,38 @@ pub enum Message {
 pub enum Source {
     /// The files as they are now.
     Disk,
-    /// The bundle of this generation, as it was read then.
+    /// The bundle of this generation, as it was read then. It is at hand, or in the journal; if it can no longer be read,
+    /// report `Rejected` in the worker's place.
     Generation(GenerationNumber),
+    /// The bundle that came with the request, of a restore: the driver has it.
+    Given,
+}
+
+/// A change that awaits confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The generation on probation.
+    pub generation: GenerationNumber,
+    /// The generation that serves again if nobody confirms.
+    pub back_to: GenerationNumber,
+    /// The time left. Zero if it is over.
+    pub left: Duration,
+}
+
+/// What became of a change that awaited confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PendingEnd {
+    /// It stays.
+    Confirmed,
+    /// It was taken back by an operator.
+    Cancelled,
+    /// It was taken back because nobody confirmed it in time. A start does not serve it from the disk.
+    NotConfirmed,
+    /// It was taken back because its workers died one after the other.
+    WorkersDied,
+    /// A start found something else on the disk.
+    Replaced,
 }
 
 /// The steps that an operator sees in an operation.
@@ -336,6 +453,12 @@ pub enum StepName {
     Commit,
     /// The worker died while switching: another one finds out which generation can be served.
     Settle,
+    /// The new generation is watched.
+    Guard,
+    /// The generation before is brought back.
+    GoBack,
+    /// The confirmation, or the new deadline, is written into the journal.
+    Confirm,
     /// The embedder's action runs.
     Action,
     /// Connections end.

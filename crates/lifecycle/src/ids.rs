@@ -30,6 +30,12 @@ key!(
     OperationKey,
     "operation"
 );
+impl OperationKey {
+    /// From here on keys are the machine's own, for operations that it begins by itself
+    /// ([`crate::Effect::Own`]). The driver's are below.
+    pub const OWN: Self = Self(1 << 63);
+}
+
 key!(
     /// One worker process. Never used twice, not even by the next supervisor.
     WorkerKey,

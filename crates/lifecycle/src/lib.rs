@@ -21,12 +21,12 @@ mod recovery;
 mod view;
 
 pub use admission::{
-    Active, Admission, Asked, Caller, Kind, Refusal, Request, Situation, WorkerState, admit,
+    Active, Admission, Asked, Caller, Kind, Refusal, Request, Situation, Terms, WorkerState, admit,
 };
-pub use event::{Effect, Event, Exit, Message, Notice, Source, StepName};
+pub use event::{Effect, Event, Exit, Message, Notice, Pending, PendingEnd, Source, StepName};
 pub use ids::{CallKey, CandidateKey, GenerationNumber, OperationKey, WorkerKey};
 pub use limits::Limits;
 pub use machine::Machine;
 pub use outcome::{Cause, Outcome, Verdict};
 pub use recovery::{Recovered, Unfinished};
-pub use view::{OperationView, Phase, Role, Stage, View, WorkerView};
+pub use view::{OperationView, PendingView, Phase, Role, Stage, View, WorkerView};

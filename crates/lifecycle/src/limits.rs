@@ -29,6 +29,12 @@ pub struct Limits {
     pub resume: Duration,
     /// How long an embedder's own action may take.
     pub action: Duration,
+    /// The longest time in which a change may have to be confirmed.
+    pub confirm_longest: Duration,
+    /// The longest time for which a new generation may be guarded.
+    pub guard_longest: Duration,
+    /// How much later than its guard's time a worker may answer before it counts as hung.
+    pub guard_grace: Duration,
     /// How long one write of the journal may take.
     pub journal: Duration,
     /// The pause before a failed write of an outcome is tried again.
@@ -58,6 +64,9 @@ impl Limits {
         kill: Duration::from_secs(5),
         resume: Duration::from_secs(5),
         action: Duration::from_secs(30),
+        confirm_longest: Duration::from_secs(7 * 24 * 60 * 60),
+        guard_longest: Duration::from_secs(60 * 60),
+        guard_grace: Duration::from_secs(5),
         journal: Duration::from_secs(5),
         journal_retry: Duration::from_millis(100),
         journal_attempts: 3,
@@ -83,6 +92,9 @@ impl Limits {
             kill: bounded(self.kill),
             resume: bounded(self.resume),
             action: bounded(self.action),
+            confirm_longest: bounded(self.confirm_longest),
+            guard_longest: bounded(self.guard_longest),
+            guard_grace: bounded(self.guard_grace),
             journal: bounded(self.journal),
             journal_retry: bounded(self.journal_retry),
             journal_attempts: self.journal_attempts.max(1),

@@ -170,8 +170,8 @@ impl Machine {
 
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Start { operation } => self.begin_start(operation),
-            Event::Adopted { operation, worker, generation, accepting } => {
+            Event::Start { operation, .. } => self.begin_start(operation),
+            Event::Adopted { operation, worker, generation, accepting, .. } => {
                 self.begin_adopted(operation, worker, generation, accepting);
             }
             Event::Request { operation, asked } => self.request(operation, &asked),
@@ -183,8 +183,9 @@ impl Machine {
             Event::Need { worker, candidate } => self.need(worker, candidate),
             Event::Bound { worker, candidate } => self.bound(worker, candidate),
             Event::Prepared { worker, candidate, unchanged } => self.prepared(worker, candidate, unchanged),
-            Event::Rejected { worker, candidate } => self.rejected(worker, candidate),
+            Event::Rejected { worker, candidate, .. } => self.rejected(worker, candidate),
             Event::Committed { worker, candidate } => self.committed(worker, candidate),
+            Event::GuardEnded { .. } => {}
             Event::Drained { worker, call, clean } => self.drained(worker, call, clean),
             Event::Resumed { worker, call } => self.resumed(worker, call),
             Event::ActionDone { worker, call, ok } => self.action_done(worker, call, ok),
@@ -261,6 +262,8 @@ impl Machine {
                 .filter(|load| load.step == LoadStep::Committing)
                 .map(|load| load.generation),
             held_to: self.held_to,
+            compared_with: self.held_to,
+            pending: None,
             workers: self
                 .workers
                 .iter()

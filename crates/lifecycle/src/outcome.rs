@@ -116,6 +116,18 @@ pub enum Cause {
     ActionFailed,
     /// The supervisor died during the operation; its successor found this out.
     SupervisorDied,
+    /// Nobody confirmed the change in time.
+    NotConfirmed,
+    /// The guard found that the new generation does worse than its limits allow, or its worker died under guard.
+    GuardFailed,
+    /// Somebody cancelled the change.
+    Cancelled,
+    /// Another change awaits confirmation, and what is on the disk is not that one.
+    Pending,
+    /// The deadline for the confirmation was moved.
+    Extended,
+    /// The store that has the configuration could not be reached.
+    Unreachable,
 }
 
 impl fmt::Display for Cause {
@@ -138,6 +150,12 @@ impl fmt::Display for Cause {
             Self::DrainForced => "connections were cut when the time for draining was over",
             Self::ActionFailed => "the action failed",
             Self::SupervisorDied => "the supervisor died meanwhile",
+            Self::NotConfirmed => "nobody confirmed the change in time",
+            Self::GuardFailed => "the new generation did worse than the guard's limits allow",
+            Self::Cancelled => "it was cancelled",
+            Self::Pending => "another change awaits confirmation, and what is on the disk is not that one",
+            Self::Extended => "the deadline for the confirmation was moved",
+            Self::Unreachable => "the store that has the configuration could not be reached",
         })
     }
 }

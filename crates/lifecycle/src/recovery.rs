@@ -10,6 +10,9 @@ pub struct Recovered {
     /// Keys of workers, candidates and calls are counted from here. It must be higher than any that an
     /// earlier supervisor used (the time in milliseconds will do).
     pub keys_from: u64,
+    /// The newest generation that was confirmed, or needed no confirmation, and whose bytes the journal still has: what
+    /// a start serves if its store cannot be reached.
+    pub last_good: Option<GenerationNumber>,
     /// Operations that began and have no outcome.
     pub unfinished: Vec<Unfinished>,
 }
@@ -21,7 +24,7 @@ pub struct Unfinished {
     pub operation: OperationKey,
     /// What it was.
     pub kind: Kind,
-    /// The generation that it meant to serve, if that was written down.
+    /// The generation that it meant to serve, or confirmed, if that was written down.
     pub intent: Option<GenerationNumber>,
 }
 
@@ -34,11 +37,15 @@ impl Unfinished {
     #[must_use]
     pub fn verdict(&self, adopted: Option<GenerationNumber>) -> Verdict {
         let outcome = match (self.kind, self.intent, adopted) {
-            (Kind::Start | Kind::Reload, Some(intent), Some(serving)) if intent == serving => {
+            (Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore, Some(intent), Some(serving))
+                if intent == serving =>
+            {
                 Outcome::Applied
             }
-            (Kind::Start | Kind::Reload, Some(_), None) => Outcome::Unknown,
-            (Kind::Start | Kind::Reload, _, _) | (Kind::DryRun, _, _) => Outcome::NotReady,
+            (Kind::Confirm, Some(_), _) => Outcome::Applied,
+            (Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore, Some(_), None) => Outcome::Unknown,
+            (Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore, _, _)
+            | (Kind::DryRun | Kind::Confirm | Kind::Cancel, _, _) => Outcome::NotReady,
             (Kind::Drain | Kind::Stop, _, Some(_)) => Outcome::RolledBack,
             (Kind::Drain | Kind::Stop, _, None) | (Kind::Action | Kind::Resume, _, _) => Outcome::Unknown,
         };

@@ -98,6 +98,17 @@ pub struct OperationView {
     pub step: StepName,
 }
 
+/// The change that awaits confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingView {
+    /// The generation on probation.
+    pub generation: GenerationNumber,
+    /// The generation that serves again if nobody confirms.
+    pub back_to: GenerationNumber,
+    /// When that is, on the machine's clock (the `now` of [`crate::Machine::step`]). Past while it goes back.
+    pub until: Duration,
+}
+
 /// A picture of the machine between two steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -110,6 +121,11 @@ pub struct View {
     pub committing: Option<GenerationNumber>,
     /// The generation that the server is held to: what a restarted worker gets.
     pub held_to: Option<GenerationNumber>,
+    /// The generation that candidates are compared with, to see whether they are unchanged: the one that the server is
+    /// held to, or, at a start, the one that was not confirmed.
+    pub compared_with: Option<GenerationNumber>,
+    /// The change that awaits confirmation.
+    pub pending: Option<PendingView>,
     /// All workers.
     pub workers: Vec<WorkerView>,
     /// The active operation, or the one whose outcome is being written.

@@ -170,9 +170,9 @@ fn situation(text: &str) -> Situation {
 fn asked(text: &str) -> (Asked, bool) {
     let mut words = text.split(',').map(str::trim);
     let (request, caller) = match words.next().unwrap() {
-        "reload" => (Request::Reload { dry_run: false }, Caller::Waiting),
-        "HUP" => (Request::Reload { dry_run: false }, Caller::Signal),
-        "dry run" => (Request::Reload { dry_run: true }, Caller::Waiting),
+        "reload" => (Request::RELOAD, Caller::Waiting),
+        "HUP" => (Request::RELOAD, Caller::Signal),
+        "dry run" => (Request::VALIDATE, Caller::Waiting),
         "action" => (Request::Action, Caller::Waiting),
         "drain" => (Request::Drain { limit: None }, Caller::Waiting),
         "resume" => (Request::Resume, Caller::Waiting),
@@ -198,6 +198,8 @@ fn answer(admission: Admission) -> String {
         Admission::Refuse(refusal) => format!(
             "refuse: {}",
             match refusal {
+                Refusal::Pending { .. } | Refusal::NothingPending | Refusal::TakenBack =>
+                    "pending".to_owned(),
                 Refusal::Busy { running, kind } => {
                     assert_eq!(running, RUNNING);
                     format!("busy with {}", kind.as_str())

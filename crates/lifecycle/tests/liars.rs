@@ -61,7 +61,7 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
     let generation = GenerationNumber(rng.below(6));
     let yes = rng.chance(500);
     match rng.below(24) {
-        0 => Event::Start { operation },
+        0 => Event::Start { operation, source: Source::Disk, pending: None },
         1 => Event::Adopted { operation, worker, generation, accepting: yes },
         2..5 => Event::WorkerReady { worker },
         5 => Event::WorkerNotStarted { worker },
@@ -70,7 +70,7 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
         8 => Event::Need { worker, candidate },
         9 => Event::Bound { worker, candidate },
         10..13 => Event::Prepared { worker, candidate, unchanged: rng.chance(200) },
-        13 => Event::Rejected { worker, candidate },
+        13 => Event::Rejected { worker, candidate, unreachable: false },
         14 => Event::Committed { worker, candidate },
         15 => Event::Drained { worker, call, clean: yes },
         16 => Event::Resumed { worker, call },
@@ -82,8 +82,8 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
         22 => Event::Tick,
         _ => {
             let request = match rng.below(8) {
-                0..3 => Request::Reload { dry_run: false },
-                3 => Request::Reload { dry_run: true },
+                0..3 => Request::RELOAD,
+                3 => Request::VALIDATE,
                 4 => Request::Action,
                 5 => Request::Drain { limit: yes.then_some(Duration::MAX) },
                 6 => Request::Resume,
@@ -114,7 +114,10 @@ fn no_order_of_events_panics_spins_or_grows() {
         let mut rng = Rng::new(seed);
         let mut machine = Machine::new(Limits::DEFAULT, Recovered { keys_from: 100, ..Recovered::default() });
         let (mut now, mut known) = (Duration::ZERO, Known::default());
-        known.learn(&machine.step(now, Event::Start { operation: OperationKey(0) }));
+        known.learn(
+            &machine
+                .step(now, Event::Start { operation: OperationKey(0), source: Source::Disk, pending: None }),
+        );
         for _ in 0..EVENTS {
             now += if rng.chance(50) { rng.millis(0, 60_000) } else { rng.millis(0, 20) };
             let event = some_event(&mut rng, &mut known);

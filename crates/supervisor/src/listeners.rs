@@ -4,8 +4,17 @@
 //!                    bind                      serve
 //!   (nothing) ──────────────▶ of a candidate ─────────▶ of the generation that serves
 //!       ▲                          │ release                 │ the next one serves
-//!       └──────────────────────────┴─────────────────────────┘ closed, and its path unlinked
+//!       │                          │                         ▼
+//!       └──────────────────────────┴───────────────────── kept: rests until the change is final
+//!         closed, and its path unlinked        let go        (serve again: it listens again)
 //! ```
+//!
+//! As long as a change may be taken back, what only the generation before it had is **kept**, so that going back cannot
+//! fail for want of a port. Clients must be refused meanwhile and not left waiting: a TCP socket of ours *rests*.
+//! shutdown(2) ends its listening and keeps its port; listen(2) begins again. (Tried on Linux only. For the port
+//! to be kept it must have been asked for by its number in bind(2), which [`sockets::listen_tcp`] sees to, and
+//! `SO_REUSEADDR` must be off meanwhile, or another process could listen there.) A Unix socket cannot listen again after a
+//! shutdown, and one from the service manager is also the manager's: whoever connects to these waits.
 //!
 //! A socket that several of them need (the serving generation, a candidate, the one after a crash) is one
 //! socket, held by all of them, and closed when the last lets go. So a generation that fails to bind a port takes none
@@ -13,10 +22,11 @@
 //!
 //! Sockets that the service manager passed are used by the generations that name them (`passed.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use handover_api::ListenerStatus;
 use handover_handoff::inherit::Inherited;
@@ -38,6 +48,8 @@ pub(crate) struct Held {
     actual: String,
     file: Option<SocketFile>,
     inherited: bool,
+    /// Whether it was told not to listen.
+    rests: AtomicBool,
 }
 
 impl Drop for Held {
@@ -51,7 +63,29 @@ impl Drop for Held {
 impl Held {
     fn new(spec: ListenerSpec, socket: Arc<OwnedFd>, file: Option<SocketFile>, inherited: bool) -> Arc<Self> {
         let actual = sockets::local_address(&socket).unwrap_or_else(|| spec.address.to_string());
-        Arc::new(Held { spec, socket, actual, file, inherited })
+        Arc::new(Held { spec, socket, actual, file, inherited, rests: AtomicBool::new(false) })
+    }
+
+    /// Refuses connections from now on, and keeps its port.
+    fn rest(&self) {
+        if self.inherited
+            || !matches!(self.spec.address, Address::Tcp(_))
+            || self.rests.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        if let Err(error) = sockets::rest(&*self.socket) {
+            tracing::warn!("{} cannot refuse connections meanwhile: {error}", self.actual);
+        }
+    }
+
+    /// Listens again, if it rests.
+    fn wake(&self, backlog: u32) -> std::io::Result<()> {
+        if self.rests.load(Ordering::Relaxed) {
+            sockets::wake(&*self.socket, backlog)?;
+            self.rests.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Whether this is the socket for `spec`. With port 0 the kernel's choice is kept for as long as the name is.
@@ -73,6 +107,8 @@ pub(crate) type Binding = (BindResult, Option<(ListenerSpec, Arc<Held>)>);
 pub(crate) struct Listeners {
     serving: Vec<(ListenerSpec, Arc<Held>)>,
     candidates: BTreeMap<CandidateKey, Vec<(ListenerSpec, Arc<Held>)>>,
+    /// Of the generation before, as long as it may have to serve again.
+    kept: Vec<(ListenerSpec, Arc<Held>)>,
     passed: Arc<[Arc<Passed>]>,
 }
 
@@ -83,22 +119,27 @@ impl Listeners {
         Listeners { passed: passed.collect(), ..Listeners::default() }
     }
 
-    /// Takes over what an earlier supervisor held, from the worker that got it from it.
-    pub(crate) fn adopt(&mut self, listeners: Vec<(ListenerSpec, OwnedFd)>) {
-        self.serving = listeners
-            .into_iter()
-            .map(|(spec, socket)| {
-                // The manager passes it to every supervisor that it starts; its file is the manager's.
-                if let Some(passed) = self.passed.iter().find(|passed| passed.is(&socket)) {
-                    return (spec.clone(), Held::new(spec, passed.socket.clone(), None, true));
-                }
-                let file = match &spec.address {
-                    Address::Unix { path, .. } => SocketFile::of(path).ok(),
-                    Address::Tcp(_) | Address::Abstract(_) => None,
-                };
-                (spec.clone(), Held::new(spec, Arc::new(socket), file, false))
-            })
-            .collect();
+    /// Takes over what an earlier supervisor held, from the worker that got it from it: what serves, and what was
+    /// kept.
+    pub(crate) fn adopt(
+        &mut self,
+        serving: Vec<(ListenerSpec, OwnedFd)>,
+        kept: Vec<(ListenerSpec, OwnedFd)>,
+    ) {
+        let taken_over = |(spec, socket): (ListenerSpec, OwnedFd)| {
+            // The manager passes it to every supervisor that it starts; its file is the manager's.
+            if let Some(passed) = self.passed.iter().find(|passed| passed.is(&socket)) {
+                return (spec.clone(), Held::new(spec, passed.socket.clone(), None, true));
+            }
+            let file = match &spec.address {
+                Address::Unix { path, .. } => SocketFile::of(path).ok(),
+                Address::Tcp(_) | Address::Abstract(_) => None,
+            };
+            (spec.clone(), Held::new(spec, Arc::new(socket), file, false))
+        };
+        self.serving = serving.into_iter().map(&taken_over).collect();
+        self.kept = kept.into_iter().map(&taken_over).collect();
+        self.kept.iter().for_each(|(_, held)| held.rest());
     }
 
     /// What will bind these listeners; to be called where it may block.
@@ -111,6 +152,7 @@ impl Listeners {
             .serving
             .iter()
             .chain(self.candidates.values().flatten())
+            .chain(&self.kept)
             .map(|(_, held)| held.clone())
             .collect();
         let passed = Arc::clone(&self.passed);
@@ -122,6 +164,11 @@ impl Listeners {
                     // Taken out, with its other references, so that two listeners never share one.
                     let held = free.swap_remove(found);
                     free.retain(|other| !Arc::ptr_eq(other, &held));
+                    if !dry_run && let Err(error) = held.wake(spec.backlog) {
+                        let errno = error.raw_os_error().unwrap_or(0);
+                        let detail = format!("cannot listen on {} again: {error}", spec.address);
+                        return (BindResult::Failed { errno, detail }, None);
+                    }
                     return (BindResult::Bound, (!dry_run).then_some((spec, held)));
                 }
                 bind_new(spec, &all, dry_run, &known, &passed)
@@ -136,34 +183,56 @@ impl Listeners {
         self.candidates.insert(candidate, held);
     }
 
-    /// The candidate serves: its listeners are the listeners now, and all others that no candidate needs are closed.
+    /// The candidate serves: its listeners are the listeners now. Those of the generation before are kept, and rest.
     pub(crate) fn serve(&mut self, candidate: CandidateKey) {
         let Some(listeners) = self.candidates.remove(&candidate) else { return };
         for (spec, held) in &listeners {
-            if spec.backlog != held.spec.backlog
-                && let Err(error) = sockets::set_backlog(&*held.socket, spec.backlog)
-            {
+            // Always: what they are now may be another generation's.
+            if let Err(error) = sockets::set_backlog(&*held.socket, spec.backlog) {
                 tracing::warn!("cannot set the backlog of {}: {error}", spec.address);
             }
             if let (Address::Unix { path, mode }, Some(_)) = (&spec.address, &held.file)
-                && held.spec.address != spec.address
                 && let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(*mode))
             {
                 tracing::warn!("cannot set the mode of {}: {error}", spec.address);
             }
         }
-        self.serving = listeners;
+        let before = std::mem::replace(&mut self.serving, listeners);
+        self.kept.extend(before);
+        let serving: HashSet<*const Held> = self.serving.iter().map(|(_, held)| Arc::as_ptr(held)).collect();
+        self.kept.retain(|(_, held)| !serving.contains(&Arc::as_ptr(held)));
+        self.rest_kept();
+    }
+
+    /// What serves is final: what only the generation before had is closed.
+    pub(crate) fn let_go(&mut self) {
+        self.kept.clear();
+    }
+
+    /// What is kept, for the worker to hold on to if this process dies.
+    pub(crate) fn kept(&self) -> (Vec<ListenerSpec>, Vec<Arc<OwnedFd>>) {
+        self.kept.iter().map(|(spec, held)| (spec.clone(), held.socket.clone())).unzip()
     }
 
     /// The candidate is gone: what was bound for it alone is closed.
     pub(crate) fn release(&mut self, candidate: CandidateKey) {
         self.candidates.remove(&candidate);
+        self.rest_kept();
+    }
+
+    /// What is kept rests, unless a candidate is about to serve it again.
+    fn rest_kept(&self) {
+        let needed: HashSet<*const Held> =
+            self.candidates.values().flatten().map(|(_, held)| Arc::as_ptr(held)).collect();
+        let resting = self.kept.iter().filter(|(_, held)| !needed.contains(&Arc::as_ptr(held)));
+        resting.for_each(|(_, held)| held.rest());
     }
 
     /// Everything is closed.
     pub(crate) fn close(&mut self) {
         self.serving.clear();
         self.candidates.clear();
+        self.kept.clear();
         self.passed = Arc::default();
     }
 
@@ -179,7 +248,7 @@ impl Listeners {
 
     /// Closes the passed sockets that nothing wants, and says which.
     pub(crate) fn close_unwanted(&mut self) -> Vec<String> {
-        let held = || self.serving.iter().chain(self.candidates.values().flatten());
+        let held = || self.serving.iter().chain(self.candidates.values().flatten()).chain(&self.kept);
         let is_wanted = |passed: &Passed| held().any(|(_, held)| Arc::ptr_eq(&held.socket, &passed.socket));
         let (wanted, unwanted): (Vec<_>, Vec<_>) =
             self.passed.iter().cloned().partition(|passed| is_wanted(passed));
@@ -212,7 +281,7 @@ fn bind_new(
         Err(unbound) => {
             let detail = match known.iter().find(|held| excludes(&unbound, &spec, held)) {
                 Some(held) => format!(
-                    "cannot listen on {} while listener {} of the generation that serves has {}: remove that one \
+                    "cannot listen on {} while listener {} of this server has {}: remove that one \
                      with a reload of its own first",
                     spec.address, held.spec.name, held.actual
                 ),
@@ -341,7 +410,76 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         bind(&mut listeners, FIRST, vec![]);
         listeners.serve(FIRST);
+        assert!(path.exists(), "kept until the change is final");
+        listeners.let_go();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_may_be_needed_again_refuses_meanwhile_and_serves_again_without_a_bind() {
+        let mut listeners = Listeners::default();
+        // With a port of the kernel's choice, and with a port that was asked for.
+        let fixed = TcpListener::bind(any()).unwrap().local_addr().unwrap();
+        bind(&mut listeners, FIRST, vec![tcp("web", any()), tcp("old", any()), tcp("fixed", fixed)]);
+        listeners.serve(FIRST);
+        let old = [address(&listeners, 1), fixed];
+        bind(&mut listeners, SECOND, vec![tcp("web", any())]);
+        listeners.serve(SECOND);
+        for address in old {
+            assert!(TcpStream::connect(address).is_err(), "refused, not left waiting");
+            assert!(TcpListener::bind(address).is_err(), "nobody else can have the port");
+        }
+        // A candidate that takes them back and fails, then one that serves.
+        for third in [CandidateKey(3), CandidateKey(4)] {
+            assert!(old.iter().all(|address| TcpStream::connect(address).is_err()));
+            drop(bind(
+                &mut listeners,
+                third,
+                vec![tcp("web", any()), tcp("old", any()), tcp("fixed", fixed)],
+            ));
+            if third == CandidateKey(3) {
+                listeners.release(third);
+            } else {
+                listeners.serve(third);
+            }
+        }
+        listeners.let_go();
+        for address in old {
+            TcpStream::connect(address).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_let_go_frees_its_port() {
+        let mut listeners = Listeners::default();
+        bind(&mut listeners, FIRST, vec![tcp("web", any())]);
+        listeners.serve(FIRST);
+        let address = address(&listeners, 0);
+        bind(&mut listeners, SECOND, vec![]);
+        listeners.serve(SECOND);
+        assert_eq!(listeners.kept().0.len(), 1);
+        listeners.let_go();
+        TcpListener::bind(address).unwrap();
+    }
+
+    #[test]
+    fn kept_sockets_of_an_earlier_supervisor_listen_again() {
+        let mut first = Listeners::default();
+        bind(&mut first, FIRST, vec![tcp("old", any())]);
+        first.serve(FIRST);
+        let old = address(&first, 0);
+        bind(&mut first, SECOND, vec![]);
+        first.serve(SECOND);
+        let (specs, sockets) = first.kept();
+        let held = specs.into_iter().zip(sockets.iter().map(|socket| socket.try_clone().unwrap())).collect();
+        drop(first);
+        let mut next = Listeners::default();
+        next.adopt(Vec::new(), held);
+        assert!(TcpStream::connect(old).is_err());
+        bind(&mut next, CandidateKey(3), vec![tcp("old", any())]);
+        next.serve(CandidateKey(3));
+        assert_eq!(address(&next, 0), old);
+        TcpStream::connect(old).unwrap();
     }
 
     #[test]
@@ -404,7 +542,7 @@ mod tests {
         let (web, address) = passed("web");
         let worker_has = web.socket.try_clone().unwrap();
         let mut listeners = Listeners::new(vec![web]);
-        listeners.adopt(vec![(tcp("web", address), worker_has)]);
+        listeners.adopt(vec![(tcp("web", address), worker_has)], Vec::new());
         assert_eq!(listeners.close_unwanted(), [""; 0]);
         assert!(listeners.status()[0].inherited);
     }

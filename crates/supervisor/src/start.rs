@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use handover_api::Outcome;
 use handover_handoff::inherit::{self, InheritError, Inherited};
 use handover_handoff::process::{self, Executable};
-use handover_lifecycle::{Event, Exit, GenerationNumber, Machine, Recovered, Unfinished};
+use handover_lifecycle::{Event, Exit, GenerationNumber, Machine, Recovered, Source, Unfinished};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::control;
@@ -158,7 +158,7 @@ async fn live(options: Options) -> Result<Over, StartError> {
     let mut driver = Driver::new(parts, machine, operations, inputs, from_workers);
     let begin = match found {
         Some(found) => driver.adopt(found, known).map_err(StartError::io("watch the worker"))?,
-        None => Event::Start { operation: driver.own_start() },
+        None => Event::Start { operation: driver.own_start(), source: Source::Disk, pending: None },
     };
     let server = tokio::spawn(control::serve(socket, handle));
     let queues = Queues { commands: requests, inputs: taken_inputs, workers: said, signals };
@@ -209,6 +209,7 @@ fn recovered(journal: &Journal, operations: &mut Operations) -> Recovered {
     Recovered {
         last_generation: GenerationNumber(journal.last_generation()),
         keys_from: u64::try_from(since.as_millis()).unwrap_or(0),
+        last_good: None,
         unfinished,
     }
 }

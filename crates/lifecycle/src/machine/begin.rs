@@ -93,7 +93,8 @@ impl Machine {
 
     fn begin_request(&mut self, operation: OperationKey, request: Request) {
         match request {
-            Request::Reload { dry_run } => self.begin_reload(operation, dry_run),
+            Request::Reload { dry_run, .. } => self.begin_reload(operation, dry_run),
+            Request::Rollback { .. } | Request::Restore { .. } | Request::Confirm | Request::Cancel => {}
             Request::Action => self.begin_action(operation),
             Request::Drain { limit } => self.begin_drain(operation, limit),
             Request::Resume => self.begin_resume(operation),

@@ -50,7 +50,7 @@ impl Machine {
     fn load(&mut self, worker: WorkerKey, owner: Option<OperationKey>, source: Source, dry_run: bool) {
         let candidate = CandidateKey(self.key());
         let generation = match source {
-            Source::Disk => self.last_generation.next(),
+            Source::Disk | Source::Given => self.last_generation.next(),
             Source::Generation(generation) => generation,
         };
         let by = self.after(self.limits.prepare);
@@ -62,7 +62,7 @@ impl Machine {
         }
         self.emit(Effect::Send {
             worker,
-            message: Message::Prepare { candidate, generation, source, dry_run },
+            message: Message::Prepare { candidate, generation, source, dry_run, certs_only: false },
         });
     }
 
@@ -108,12 +108,18 @@ impl Machine {
         match (owner, source) {
             _ if dry_run => self.end_load(worker, Outcome::Unchanged, Cause::DryRun),
             (Some(_), Source::Disk) if unchanged => self.prepared_unchanged(worker),
-            (Some(operation), Source::Disk) => {
+            (Some(operation), Source::Disk | Source::Given) => {
                 load.step = LoadStep::Journaling;
                 load.by = journal_by;
                 self.last_generation = generation;
                 self.progress(operation, StepName::Journal);
-                self.emit(Effect::WriteIntent { operation, candidate, generation });
+                self.emit(Effect::WriteIntent {
+                    operation,
+                    candidate,
+                    generation,
+                    back_to: None,
+                    confirm: None,
+                });
             }
             (_, Source::Generation(_)) | (None, _) => self.commit(worker),
         }
@@ -175,6 +181,7 @@ impl Machine {
         let made = Some(generation).filter(|_| self.held_to != Some(generation));
         self.held_to = Some(generation);
         self.emit(Effect::Serve { worker, candidate, generation });
+        self.emit(Effect::LetGo);
         if self.resolve(worker, Awaited::Commit(candidate), Outcome::Applied, Cause::Done, made) {
             return;
         }

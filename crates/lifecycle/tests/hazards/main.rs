@@ -234,7 +234,7 @@ fn hazard_14_a_reload_that_has_not_begun_to_read_is_joined() {
 #[test]
 fn hazard_16_a_stray_signal_is_harmless_in_every_state() {
     let mut server = Server::new();
-    server.tell(Event::Start { operation: OperationKey(0) });
+    server.tell(Event::Start { operation: OperationKey(0), source: Source::Disk, pending: None });
     let (hup, effects) = server.hup();
     assert_eq!(effects, [Effect::Deferred { request: OperationKey(hup) }]);
     server.start_worker();
@@ -418,7 +418,7 @@ fn a_drain_waits_for_a_worker_that_is_just_told_to_serve() {
 #[test]
 fn a_start_that_fails_ends_the_process_after_its_answer() {
     let mut server = Server::new();
-    server.tell(Event::Start { operation: OperationKey(0) });
+    server.tell(Event::Start { operation: OperationKey(0), source: Source::Disk, pending: None });
     server.start_worker();
     server.rejected();
     server.journal(true);
@@ -498,13 +498,15 @@ fn an_orphaned_worker_is_adopted_and_what_was_unfinished_gets_its_outcome() {
     let reload = |key, intent| Unfinished { operation: OperationKey(key), kind: Kind::Reload, intent };
     let unfinished =
         vec![reload(91, Some(GenerationNumber(4))), reload(92, Some(GenerationNumber(5))), reload(93, None)];
-    let recovered = Recovered { last_generation: GenerationNumber(5), keys_from: 1000, unfinished };
+    let recovered =
+        Recovered { last_generation: GenerationNumber(5), keys_from: 1000, last_good: None, unfinished };
     let mut server = Server::recovered(recovered);
     let effects = server.tell(Event::Adopted {
         operation: OperationKey(0),
         worker: WorkerKey(7),
         generation: GenerationNumber(4),
         accepting: true,
+        pending: None,
     });
     assert!(!has(&effects, |effect| matches!(effect, Effect::StartWorker { .. } | Effect::Send { .. })));
     for operation in [91, 92, 93, 0] {
@@ -524,7 +526,7 @@ fn an_orphaned_worker_is_adopted_and_what_was_unfinished_gets_its_outcome() {
 fn an_adopted_server_is_never_given_up() {
     let mut server = Server::recovered(Recovered { keys_from: 1000, ..Recovered::default() });
     let (operation, worker, generation) = (OperationKey(0), WorkerKey(7), GenerationNumber(4));
-    server.tell(Event::Adopted { operation, worker, generation, accepting: false });
+    server.tell(Event::Adopted { operation, worker, generation, accepting: false, pending: None });
     server.dies();
     server.dies();
     server.journal(true);
@@ -550,7 +552,10 @@ fn limits_of_any_size_neither_overflow_nor_spin() {
             ..Limits::DEFAULT
         };
         let mut machine = Machine::new(limits, Recovered::default());
-        let _ = machine.step(Duration::MAX, Event::Start { operation: OperationKey(0) });
+        let _ = machine.step(
+            Duration::MAX,
+            Event::Start { operation: OperationKey(0), source: Source::Disk, pending: None },
+        );
         let asked = Asked { request: RELOAD, caller: Caller::Signal, expected: None };
         let _ = machine.step(Duration::ZERO, Event::Request { operation: OperationKey(1), asked });
         assert!(machine.deadline().is_some_and(|at| at >= Duration::MAX));

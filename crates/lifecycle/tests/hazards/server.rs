@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use handover_lifecycle::{
     Asked, CallKey, Caller, CandidateKey, Effect, Event, GenerationNumber, Limits, Machine, Message,
-    OperationKey, Outcome, Recovered, Request, Verdict, WorkerKey,
+    OperationKey, Outcome, Recovered, Request, Source, Verdict, WorkerKey,
 };
 
-pub(crate) const RELOAD: Request = Request::Reload { dry_run: false };
-pub(crate) const VALIDATE: Request = Request::Reload { dry_run: true };
+pub(crate) const RELOAD: Request = Request::RELOAD;
+pub(crate) const VALIDATE: Request = Request::VALIDATE;
 pub(crate) const STOP: Request = Request::Stop { now: false, limit: None };
 
 /// A machine, a clock, and everything that it said.
@@ -32,7 +32,7 @@ impl Server {
     /// One that serves generation 1.
     pub(crate) fn serving() -> Self {
         let mut server = Self::new();
-        server.tell(Event::Start { operation: OperationKey(0) });
+        server.tell(Event::Start { operation: OperationKey(0), source: Source::Disk, pending: None });
         server.start_worker();
         server.load(false);
         assert_eq!(server.answered(0), Some(Outcome::Applied));
@@ -106,7 +106,7 @@ impl Server {
 
     pub(crate) fn rejected(&mut self) -> Vec<Effect> {
         let (worker, candidate) = (self.worker(), self.candidate());
-        self.tell(Event::Rejected { worker, candidate })
+        self.tell(Event::Rejected { worker, candidate, unreachable: false })
     }
 
     pub(crate) fn committed(&mut self) -> Vec<Effect> {

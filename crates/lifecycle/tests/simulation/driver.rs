@@ -106,7 +106,7 @@ impl World {
     /// `systemctl reload` waits for a `RELOADING` that is younger than its signal, then for `READY`.
     fn expect_notice(&mut self, event: &Event, effects: &[Effect]) {
         let Event::Request { asked, .. } = event else { return };
-        let reload = asked.request == Request::Reload { dry_run: false } && asked.caller == Caller::Signal;
+        let reload = asked.request == Request::RELOAD && asked.caller == Caller::Signal;
         let refused = effects.iter().any(|effect| matches!(effect, Effect::Refuse { .. }));
         if let Some(driver) = &mut self.driver
             && reload
@@ -139,7 +139,7 @@ impl World {
             Effect::Send { worker, message } => self.send(worker, message),
             Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
             Effect::KillWorker { worker } => self.kill(worker),
-            Effect::WriteIntent { operation, candidate, generation } => {
+            Effect::WriteIntent { operation, candidate, generation, .. } => {
                 let content = self.candidate_content(candidate);
                 if let Some(driver) = &mut self.driver {
                     driver.bundles.push((generation, candidate, content.unwrap_or_default()));
@@ -168,6 +168,11 @@ impl World {
                     driver.bundles.retain(|(_, key, _)| *key != candidate);
                 }
             }
+            Effect::Own { .. }
+            | Effect::Pending { .. }
+            | Effect::WriteConfirm { .. }
+            | Effect::PendingOver { .. }
+            | Effect::LetGo => {}
             Effect::CloseListeners => {
                 if let Some(driver) = &mut self.driver {
                     driver.closed = true;
@@ -289,7 +294,10 @@ impl World {
         let drain = limit.unwrap_or(l.drain).min(l.drain_longest);
         let work = match kind {
             Kind::Start | Kind::Resume => l.resume + replace + load,
-            Kind::Reload | Kind::DryRun => replace + load + load + (replace + load) * 2,
+            Kind::Confirm => Duration::ZERO,
+            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel | Kind::DryRun => {
+                replace + load + load + (replace + load) * 2
+            }
             Kind::Action => l.action,
             Kind::Drain => drain + end,
             // What it overtakes may still be switching.

@@ -80,6 +80,6 @@ impl Journal {
             })
             .collect();
         let last_generation = self.intents.iter().map(|(_, number, _)| *number).max().unwrap_or_default();
-        Recovered { last_generation, keys_from, unfinished }
+        Recovered { last_generation, keys_from, last_good: None, unfinished }
     }
 }

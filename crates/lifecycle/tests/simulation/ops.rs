@@ -66,7 +66,7 @@ impl Op {
     }
 
     pub(crate) fn start(key: OperationKey, now: Duration, disk: u32) -> Self {
-        let request = Request::Reload { dry_run: false };
+        let request = Request::RELOAD;
         let asked = Asked { request, caller: Caller::Waiting, expected: None };
         Self { kind: Kind::Start, ..Self::new(key, asked, now, disk) }
     }

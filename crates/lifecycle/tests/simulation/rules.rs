@@ -161,7 +161,10 @@ impl World {
                     self.break_rule(4, format!("{worker} is sent away while {phase:?}"));
                 }
             }
-            Message::Resume { .. } | Message::Action { .. } => {}
+            Message::Resume { .. }
+            | Message::Action { .. }
+            | Message::Guard { .. }
+            | Message::EndGuard { .. } => {}
         }
     }
 

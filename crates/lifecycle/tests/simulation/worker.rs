@@ -186,7 +186,7 @@ impl World {
                 if self.faulty(self.faults.stray) {
                     let event = match self.rng.below(4) {
                         0 => Event::Need { worker: key, candidate },
-                        1 => Event::Rejected { worker: key, candidate },
+                        1 => Event::Rejected { worker: key, candidate, unreachable: false },
                         2 => Event::Committed { worker: key, candidate },
                         _ => Event::Prepared { worker: key, candidate, unchanged: false },
                     };
@@ -205,6 +205,7 @@ impl World {
                     self.act_later(key, 0, 20, Act::Resume(call));
                 }
             }
+            Message::Guard { .. } | Message::EndGuard { .. } => {}
             Message::Action { call, operation } => self.receive_action(key, call, operation),
             Message::Stop { now } => {
                 if let Some(worker) = self.worker(key) {
@@ -227,7 +228,7 @@ impl World {
         source: Source,
     ) {
         let (content, broken) = match source {
-            Source::Disk => (self.disk.content, self.disk.broken),
+            Source::Disk | Source::Given => (self.disk.content, self.disk.broken),
             // The bundle came with the message.
             Source::Generation(_) => {
                 (self.candidate_content(candidate).unwrap_or_default(), self.faulty(self.faults.bundle))
@@ -315,7 +316,7 @@ impl World {
                 }
                 if !ok || bind_fails {
                     worker.candidate = None;
-                    return self.say(key, Event::Rejected { worker: key, candidate });
+                    return self.say(key, Event::Rejected { worker: key, candidate, unreachable: false });
                 }
                 let Some(known) = &mut worker.candidate else { return };
                 known.prepared = true;

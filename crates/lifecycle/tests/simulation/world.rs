@@ -4,7 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use handover_lifecycle::{Asked, Event, Limits, Machine, Message, OperationKey, Phase, Request, WorkerKey};
+use handover_lifecycle::{
+    Asked, Event, Limits, Machine, Message, OperationKey, Phase, Request, Source, WorkerKey,
+};
 
 use crate::driver::Driver;
 use crate::journal::{Journal, Mode, Write};
@@ -236,8 +238,8 @@ impl World {
         use handover_lifecycle::{Caller, GenerationNumber};
         let limit = self.rng.chance(500).then(|| self.rng.millis(0, 60_000));
         let request = match self.rng.below(100) {
-            0..45 => Request::Reload { dry_run: false },
-            45..57 => Request::Reload { dry_run: true },
+            0..45 => Request::RELOAD,
+            45..57 => Request::VALIDATE,
             57..67 => Request::Action,
             67..78 => Request::Drain { limit },
             78..90 => Request::Resume,
@@ -363,12 +365,12 @@ impl World {
         let generation = GenerationNumber(self.rng.below(9));
         let event = match self.rng.below(15) {
             0 => Event::Tick,
-            1 => Event::Start { operation },
-            2 => Event::Adopted { operation, worker, generation, accepting: true },
+            1 => Event::Start { operation, source: Source::Disk, pending: None },
+            2 => Event::Adopted { operation, worker, generation, accepting: true, pending: None },
             3 => Event::Need { worker, candidate },
             4 => Event::Bound { worker, candidate },
             5 => Event::Prepared { worker, candidate, unchanged: true },
-            6 => Event::Rejected { worker, candidate },
+            6 => Event::Rejected { worker, candidate, unreachable: false },
             7 => Event::Committed { worker, candidate },
             8 => Event::Drained { worker, call, clean: true },
             9 => Event::Resumed { worker, call },
@@ -404,8 +406,8 @@ impl World {
             self.go_until(None);
         }
         self.disk.content += 1;
-        self.expect_end(Request::Reload { dry_run: false }, "applied");
-        self.expect_end(Request::Reload { dry_run: false }, "unchanged");
+        self.expect_end(Request::RELOAD, "applied");
+        self.expect_end(Request::RELOAD, "unchanged");
         self.expect_end(Request::Stop { now: false, limit: None }, "applied");
         self.go_until(None);
         if self.violation.is_none() && self.driver.is_some() {
@@ -463,7 +465,7 @@ impl World {
         // An orphan that cannot be adopted is killed first: two workers must not accept.
         self.workers.retain(|worker| adopted == Some(worker.key));
         let Some(key) = adopted else {
-            return self.feed(Event::Start { operation });
+            return self.feed(Event::Start { operation, source: Source::Disk, pending: None });
         };
         let life = self.life;
         let Some(worker) = self.worker(key) else { return };
@@ -475,7 +477,7 @@ impl World {
             driver.adopt(generation, content);
         }
         self.tally.adopted += 1;
-        self.feed(Event::Adopted { operation, worker: key, generation, accepting });
+        self.feed(Event::Adopted { operation, worker: key, generation, accepting, pending: None });
     }
 
     fn kill_supervisor(&mut self) {

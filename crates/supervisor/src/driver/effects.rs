@@ -8,7 +8,7 @@ use handover_lifecycle::{
 };
 
 use super::{Candidate, Driver, Input, Loaded, Prepared, Serving};
-use crate::journal::now;
+use crate::journal::{Intent, now};
 use crate::protocol::{self, Settings, ToWorker};
 use crate::worker::{Reporter, Start};
 
@@ -24,12 +24,19 @@ impl Driver {
             Effect::Send { worker, message } => self.send(worker, message),
             Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
             Effect::KillWorker { worker } => self.kill_worker(worker),
-            Effect::WriteIntent { operation, candidate, generation } => {
+            Effect::WriteIntent { operation, candidate, generation, .. } => {
                 self.write_intent(operation, candidate, generation);
             }
             Effect::WriteOutcome { operation, verdict } => self.write_outcome(operation, verdict),
             Effect::Answer { operation, recorded, .. } => self.answer(operation, recorded),
             Effect::Serve { worker, candidate, generation } => self.serve(worker, candidate, generation),
+            // They come with changes that await confirmation, which nobody can ask for yet.
+            Effect::Own { .. }
+            | Effect::Pending { .. }
+            | Effect::WriteConfirm { .. }
+            | Effect::PendingOver { .. } => {}
+            // Serving lets go of the others, for now.
+            Effect::LetGo => {}
             Effect::Release { candidate } => self.release(candidate),
             Effect::CloseListeners => self.close_listeners(),
             Effect::Notify(notice) => self.notify(notice),
@@ -77,9 +84,13 @@ impl Driver {
     fn send(&mut self, key: WorkerKey, message: Message) {
         let mut descriptors = Vec::new();
         let message = match message {
-            Message::Prepare { candidate, generation, source, dry_run } => {
+            Message::Prepare { candidate, generation, source, dry_run, .. } => {
                 let Some(source) = self.begin_candidate(key, candidate, generation, source, dry_run) else {
-                    return self.pending.push_back(Event::Rejected { worker: key, candidate });
+                    return self.pending.push_back(Event::Rejected {
+                        worker: key,
+                        candidate,
+                        unreachable: false,
+                    });
                 };
                 descriptors.extend(source.1);
                 ToWorker::Prepare {
@@ -93,6 +104,7 @@ impl Driver {
             }
             Message::Commit { candidate } => ToWorker::Commit { candidate: candidate.0 },
             Message::Abort { candidate } => ToWorker::Abort { candidate: candidate.0 },
+            Message::Guard { .. } | Message::EndGuard { .. } => return,
             Message::Drain { call, limit } => ToWorker::Drain { call: call.0, limit },
             Message::Resume { call } => ToWorker::Resume { call: call.0 },
             Message::Action { call, operation } => {
@@ -124,6 +136,7 @@ impl Driver {
     ) -> Option<(protocol::Source, Option<Arc<std::os::fd::OwnedFd>>)> {
         let from = match source {
             Source::Disk => (protocol::Source::Disk, None),
+            Source::Given => return None,
             Source::Generation(number) => {
                 let loaded = self.loaded.get(&number)?;
                 (protocol::Source::Bundle, Some(Arc::clone(&loaded.file)))
@@ -162,10 +175,15 @@ impl Driver {
         self.loaded.insert(generation, Arc::clone(&loaded));
         let inputs = self.inputs.clone();
         self.parts.scribe.later(move |journal| {
-            let bytes = handover_handoff::memfd::read_sealed(&loaded.file, usize::MAX);
-            let written = match bytes.map(|bytes| journal.intend(&id, generation.0, &bytes)) {
-                Ok(Ok(())) => true,
-                Ok(Err(error)) => log_unwritten(&error),
+            let intent = Intent {
+                operation_id: &id,
+                generation: generation.0,
+                bundle: loaded.drift.bundle(),
+                back_to: None,
+                confirm: None,
+            };
+            let written = match journal.intend(&intent) {
+                Ok(()) => true,
                 Err(error) => log_unwritten(&error),
             };
             let _ = inputs.blocking_send(Input::Intent { operation, generation, written });
@@ -180,6 +198,7 @@ impl Driver {
         // A worker that was replaced was given these bytes; what it made of them is what it says now.
         let Some(loaded) = self.loaded.get(&generation).cloned().or(loaded) else { return };
         self.parts.listeners.serve(candidate);
+        self.parts.listeners.let_go();
         self.loaded.retain(|number, _| *number == generation);
         self.loaded.insert(generation, Arc::clone(&loaded));
         let is_new = self.serving.as_ref().is_none_or(|serving| serving.generation != generation);

@@ -57,6 +57,8 @@ impl Driver {
                 running: self.operations.get(running).map(|e| e.operation.id.clone()).unwrap_or_default(),
                 kind,
             },
+            Refusal::Pending { .. } | Refusal::TakenBack => Refused::Unavailable(refusal.to_string()),
+            Refusal::NothingPending => Refused::NothingPending,
             Refusal::Drained => Refused::Drained,
             Refusal::Stopping => Refused::Stopping,
             Refusal::NotStarted => Refused::NotStarted,

@@ -111,12 +111,12 @@ impl Driver {
     fn admit(&mut self, mut new: NewOperation, admission: Option<Admission>) {
         let drain_limit = self.drain_limit();
         let request = match &mut new.ask {
-            Ask::Reload { .. } => Request::Reload { dry_run: false },
+            Ask::Reload { .. } => Request::RELOAD,
             Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Confirm | Ask::Cancel => {
                 let why = Refused::Unavailable("this is not built yet".to_owned());
                 return self.refuse_request(&new, why, admission);
             }
-            Ask::Validate => Request::Reload { dry_run: true },
+            Ask::Validate => Request::VALIDATE,
             Ask::Action { name, .. } => {
                 let known = self.known_actions();
                 if known.as_ref().is_some_and(|known| !known.contains(name)) {

@@ -112,7 +112,9 @@ impl Driver {
 
     pub(super) fn bound(&mut self, worker: WorkerKey, candidate: CandidateKey, bindings: &[Binding]) {
         // Called off meanwhile: what was bound for it is closed here.
-        let Some(noted) = self.candidates.get(&candidate) else { return };
+        let Some(noted) = self.candidates.get(&candidate) else {
+            return self.parts.listeners.release(candidate);
+        };
         if !noted.dry_run {
             self.parts.listeners.hold(candidate, bindings);
         }
@@ -224,7 +226,7 @@ impl Driver {
                 );
             }
         }
-        self.step(Event::Rejected { worker, candidate });
+        self.step(Event::Rejected { worker, candidate, unreachable: false });
     }
 
     fn lost(&mut self, key: WorkerKey, why: &str) {
@@ -311,7 +313,7 @@ impl Driver {
             );
         }
         self.workers.insert(key, worker);
-        self.parts.listeners.adopt(serving.listeners.into_iter().zip(listeners).collect());
+        self.parts.listeners.adopt(serving.listeners.into_iter().zip(listeners).collect(), Vec::new());
         let loaded = Loaded::new(
             Unpacked { bundle, file: bundle_file },
             known.as_ref().map(|known| known.changes.clone()).unwrap_or_default(),
@@ -329,7 +331,7 @@ impl Driver {
             operation_id: known.and_then(|known| known.operation_id),
         });
         let operation = self.own_start();
-        Ok(Event::Adopted { operation, worker: key, generation, accepting: serving.accepting })
+        Ok(Event::Adopted { operation, worker: key, generation, accepting: serving.accepting, pending: None })
     }
 
     /// The supervisor's own first operation.

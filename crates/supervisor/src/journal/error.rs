@@ -63,6 +63,34 @@ pub enum JournalError {
     },
 }
 
+/// Why a generation cannot be loaded. Other generations, and what serves, are not concerned.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum GenerationError {
+    /// Its files are not there (any more).
+    #[error("generation {generation} is not kept{}", kept_ones(kept))]
+    NotKept {
+        /// Which.
+        generation: u64,
+        /// Those that are, in order.
+        kept: Vec<u64>,
+    },
+    /// One of its files, or the list of them, is damaged or cannot be read.
+    #[error("generation {generation} cannot be used any more: {reason}")]
+    Damaged {
+        /// Which.
+        generation: u64,
+        /// Which file and what is wrong with it.
+        reason: String,
+    },
+}
+
+fn kept_ones(kept: &[u64]) -> String {
+    match kept {
+        [] => "; none is".to_owned(),
+        kept => format!("; kept are {}", kept.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
 impl JournalError {
     pub(super) fn from_io(doing: &'static str, path: &Path, source: &io::Error) -> Self {
         let path = path.to_owned();

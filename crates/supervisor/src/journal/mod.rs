@@ -32,10 +32,14 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use handover_api::{Generation, JournalStatus, Operation};
+use handover_handoff::Bundle;
+use handover_lifecycle::PendingEnd;
+use jiff::Timestamp;
 
-pub use error::JournalError;
+pub use error::{GenerationError, JournalError};
 use record::{Line, encode, lines};
 pub use record::{Record, now};
 use store::{DirStore, Store};
@@ -80,6 +84,42 @@ pub struct Unfinished {
     pub operation: Operation,
     /// The generation that it was about to commit, when it had come that far.
     pub intent: Option<u64>,
+}
+
+/// A generation that is about to be committed.
+#[derive(Debug, Clone, Copy)]
+pub struct Intent<'a> {
+    /// For which operation.
+    pub operation_id: &'a str,
+    /// Its number.
+    pub generation: u64,
+    /// Its files. Only those are written that no kept generation has.
+    pub bundle: &'a Bundle,
+    /// The generation that serves until then.
+    pub back_to: Option<u64>,
+    /// When it goes back unless it is confirmed.
+    pub confirm: Option<Timestamp>,
+}
+
+/// A change that was not confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// The operation that made it, or moved its deadline.
+    pub operation_id: String,
+    /// The generation on probation.
+    pub generation: u64,
+    /// The generation that serves again if nobody confirms.
+    pub back_to: u64,
+    /// When that is.
+    pub until: Timestamp,
+}
+
+impl Unconfirmed {
+    /// The time left; zero if it is over.
+    #[must_use]
+    pub fn left(&self, now: Timestamp) -> Duration {
+        Duration::try_from(self.until.duration_since(now)).unwrap_or(Duration::ZERO)
+    }
 }
 
 /// The journal. Its calls block for as long as the disk takes.
@@ -208,26 +248,101 @@ impl Journal {
         self.append(Record::Admitted { operation: operation.clone() })
     }
 
-    /// The worker is about to be told to commit `generation`, whose bytes are `bundle`, for the operation.
+    /// The worker is about to be told to commit a generation.
     ///
     /// # Errors
     /// Bytes or intent could not be written; do not commit.
-    pub fn intend(&mut self, operation_id: &str, generation: u64, bundle: &[u8]) -> Result<(), JournalError> {
-        let digest = bundle_digest(bundle);
-        let kept = self.store.keep_blob(&digest, bundle);
+    pub fn intend(&mut self, intent: &Intent<'_>) -> Result<(), JournalError> {
+        let bundle = intent.bundle.to_memfd().map_err(std::io::Error::other);
+        let bytes = bundle.and_then(|file| {
+            handover_handoff::memfd::read_sealed(file, usize::MAX).map_err(std::io::Error::other)
+        });
+        let bytes = bytes.map_err(|source| self.error("write a generation's bytes beside", &source))?;
+        let digest = bundle_digest(&bytes);
+        let kept = self.store.keep_blob(&digest, &bytes);
         self.note(kept, "write a generation's bytes beside")?;
-        let operation_id = operation_id.to_owned();
+        let operation_id = intent.operation_id.to_owned();
+        let generation = intent.generation;
         self.append(Record::Intent { operation_id, generation, bundle: digest, at: now() })?;
         self.forget_old_bundles();
         Ok(())
     }
 
-    /// The bytes of a generation, if they are still kept and unharmed.
+    /// The files of a generation, every digest checked.
+    ///
+    /// # Errors
+    /// They are not kept (any more), or damaged; nothing else is.
+    pub fn bundle(&self, generation: u64) -> Result<Bundle, GenerationError> {
+        let not_kept = || GenerationError::NotKept { generation, kept: self.kept() };
+        let (_, digest) =
+            self.contents.bundles.iter().find(|(number, _)| *number == generation).ok_or_else(not_kept)?;
+        let damaged = |reason: String| GenerationError::Damaged { generation, reason };
+        let bytes = self.store.blob(digest).map_err(|error| damaged(error.to_string()))?;
+        let file = handover_handoff::memfd::sealed("generation", &bytes)
+            .map_err(|error| damaged(error.to_string()))?;
+        Bundle::from_memfd(file).map_err(|error| damaged(error.to_string()))
+    }
+
+    /// What [`Bundle::digest`] says of a generation's files, without reading them. `None` if they are not kept.
     #[must_use]
-    pub fn bundle(&self, generation: u64) -> Option<Vec<u8>> {
-        let (_, digest) = self.contents.bundles.iter().find(|(number, _)| *number == generation)?;
-        let bytes = self.store.blob(digest).ok()?;
-        (bundle_digest(&bytes) == *digest).then_some(bytes)
+    pub fn digest(&self, generation: u64) -> Option<String> {
+        self.bundle(generation).ok().map(|bundle| bundle.digest())
+    }
+
+    /// The generations whose files are kept, in order.
+    #[must_use]
+    pub fn kept(&self) -> Vec<u64> {
+        let mut kept: Vec<u64> = self.contents.bundles.iter().map(|(number, _)| *number).collect();
+        kept.sort_unstable();
+        kept
+    }
+
+    /// How many generations' files are kept from now on. Those that serve, await confirmation or are gone back to
+    /// are kept besides.
+    pub fn set_generations(&mut self, _count: usize) {}
+
+    /// The generation that served before the one that serves, if its files are kept: what `rollback` means without a
+    /// number.
+    #[must_use]
+    pub fn previous(&self) -> Option<u64> {
+        None
+    }
+
+    /// The newest generation that was confirmed, or needed no confirmation, and whose files are kept.
+    #[must_use]
+    pub fn last_good(&self) -> Option<u64> {
+        None
+    }
+
+    /// A change awaits confirmation from now on, or has another deadline than before.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn pend(&mut self, _unconfirmed: &Unconfirmed) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    /// This generation is confirmed.
+    ///
+    /// # Errors
+    /// It could not be written; then it is not.
+    pub fn confirm(&mut self, _operation_id: &str, _generation: u64) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    /// A change was taken back.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn pending_over(&mut self, _generation: u64, _how: PendingEnd) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    /// The change that was not confirmed, if there is one: it awaits confirmation, or its time was over and nothing else
+    /// was served from the disk since.
+    #[must_use]
+    pub fn unconfirmed(&self) -> Option<&Unconfirmed> {
+        None
     }
 
     /// Bytes of generations are content-addressed: a digest goes when no remembered generation has it.

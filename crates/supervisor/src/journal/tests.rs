@@ -23,6 +23,16 @@ fn running(id: &str, kind: Kind) -> Operation {
     Operation::running(id, kind, Actor::supervisor(), now())
 }
 
+fn files(bytes: &[u8]) -> Bundle {
+    let mut bundle = Bundle::new();
+    bundle.insert_top(Path::new("/etc/a.toml"), Arc::from(bytes)).unwrap();
+    bundle
+}
+
+fn intend(journal: &mut Journal, operation_id: &str, generation: u64, bundle: &Bundle) {
+    journal.intend(&Intent { operation_id, generation, bundle, back_to: None, confirm: None }).unwrap();
+}
+
 fn generation(number: u64) -> Generation {
     Generation {
         number,
@@ -118,7 +128,7 @@ fn what_was_written_is_there_after_opening_again() {
     {
         let mut journal = Journal::open(&dir, DEFAULT_KEEP).unwrap();
         journal.admit(&running("a", Kind::Reload)).unwrap();
-        journal.intend("a", 2, b"two").unwrap();
+        intend(&mut journal, "a", 2, &files(b"two"));
         journal.commit(&generation(2)).unwrap();
         journal.finish(&operation("a", Outcome::Applied)).unwrap();
         journal.finish(&operation("b", Outcome::Rejected)).unwrap();
@@ -172,7 +182,7 @@ fn a_journal_cut_at_any_byte_keeps_every_whole_record_before_it() {
     let store = FakeStore::default();
     let mut journal = store.journal(DEFAULT_KEEP);
     journal.admit(&running("a", Kind::Reload)).unwrap();
-    journal.intend("a", 2, b"two").unwrap();
+    intend(&mut journal, "a", 2, &files(b"two"));
     journal.commit(&generation(2)).unwrap();
     journal.finish(&operation("a", Outcome::Applied)).unwrap();
     let bytes = store.with(|disk| disk.bytes.clone());
@@ -343,7 +353,7 @@ fn rotation_on_a_real_directory_leaves_one_whole_file() {
     let mut journal = Journal::open(dir.path(), MIN_KEEP).unwrap();
     for i in 0..50_u64 {
         journal.check().unwrap();
-        journal.intend("x", i, &i.to_le_bytes()).unwrap();
+        intend(&mut journal, "x", i, &files(&i.to_le_bytes()));
         journal.finish(&operation(&format!("op-{i}"), Outcome::Unchanged)).unwrap();
     }
     drop(journal);
@@ -355,9 +365,9 @@ fn rotation_on_a_real_directory_leaves_one_whole_file() {
     let journal = Journal::open(dir.path(), MIN_KEEP).unwrap();
     assert_eq!(journal.recovery().torn_bytes, 0);
     assert!(journal.operation("op-49").is_some() && journal.operation("op-40").is_some());
-    assert_eq!(journal.bundle(49).unwrap(), 49_u64.to_le_bytes());
-    assert_eq!(journal.bundle(40).unwrap(), 40_u64.to_le_bytes());
-    assert_eq!(journal.bundle(39), None);
+    assert_eq!(journal.bundle(49).unwrap(), files(&49_u64.to_le_bytes()));
+    assert_eq!(journal.bundle(40).unwrap(), files(&40_u64.to_le_bytes()));
+    assert!(journal.bundle(39).is_err());
 }
 
 #[test]
@@ -393,7 +403,7 @@ fn an_interrupted_operation_is_found_unfinished_even_after_a_rotation() {
     let store = FakeStore::default();
     let mut journal = store.journal(MIN_KEEP);
     journal.admit(&running("a", Kind::Reload)).unwrap();
-    journal.intend("a", 3, b"three").unwrap();
+    intend(&mut journal, "a", 3, &files(b"three"));
     for i in 0..100 {
         journal.finish(&operation(&format!("op-{i}"), Outcome::Unchanged)).unwrap();
     }
@@ -409,7 +419,7 @@ fn the_number_of_a_generation_that_was_never_served_is_not_given_out_again() {
     let store = FakeStore::default();
     let mut journal = store.journal(MIN_KEEP);
     journal.admit(&running("a", Kind::Reload)).unwrap();
-    journal.intend("a", 9, b"nine").unwrap();
+    intend(&mut journal, "a", 9, &files(b"nine"));
     journal.finish(&operation("a", Outcome::RolledBack)).unwrap();
     for i in 0..100 {
         journal.finish(&operation(&format!("op-{i}"), Outcome::Unchanged)).unwrap();
@@ -439,14 +449,14 @@ fn a_line_is_its_checksum_a_space_json_and_a_line_feed() {
 fn the_bytes_that_serve_are_kept_and_damaged_ones_are_not_given_out() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = Journal::open(dir.path(), DEFAULT_KEEP).unwrap();
-    journal.intend("a", 1, b"one").unwrap();
+    intend(&mut journal, "a", 1, &files(b"one"));
     journal.commit(&generation(1)).unwrap();
     for number in 2..30 {
-        journal.intend("b", number, format!("bytes {number}").as_bytes()).unwrap();
+        intend(&mut journal, "b", number, &files(format!("bytes {number}").as_bytes()));
     }
-    assert_eq!(journal.bundle(1).unwrap(), b"one");
+    assert_eq!(journal.bundle(1).unwrap(), files(b"one"));
     let path = dir.path().join("generations").join(bundle_digest(b"one"));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     std::fs::write(&path, b"two").unwrap();
-    assert_eq!(journal.bundle(1), None);
+    assert!(journal.bundle(1).is_err());
 }

@@ -64,13 +64,22 @@ impl SocketFile {
 
 /// Listens on an IP address and port; an IPv6 socket takes IPv6 only.
 pub(crate) fn listen_tcp(address: SocketAddr, backlog: u32) -> Result<OwnedFd, Unbound> {
-    let attempt = || -> io::Result<OwnedFd> {
+    let bound = |address: SocketAddr| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
         socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    let attempt = || -> io::Result<OwnedFd> {
+        let mut socket = bound(address)?;
+        if address.port() == 0 {
+            // Once more by its number, beside the first one, for the kernel to keep the port while it rests.
+            let chosen = socket.local_addr()?.as_socket().unwrap_or(address);
+            socket = bound(chosen)?;
+        }
         socket.listen(backlog_of(backlog))?;
         Ok(socket.into())
     };
@@ -121,6 +130,19 @@ pub(crate) fn local_address(socket: impl AsFd) -> Option<String> {
 /// Changes how many connections the kernel keeps until they are accepted (listen(2) may be called again).
 pub(crate) fn set_backlog(socket: impl AsFd, backlog: u32) -> io::Result<()> {
     Ok(rustix::net::listen(socket, backlog_of(backlog))?)
+}
+
+/// Makes a listening TCP socket refuse connections, and keep its port: nobody else can listen there meanwhile. What waits
+/// in its queue is reset.
+pub(crate) fn rest(socket: impl AsFd) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, false)?;
+    Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)?)
+}
+
+/// Makes a socket listen again that rested.
+pub(crate) fn wake(socket: impl AsFd, backlog: u32) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    set_backlog(socket, backlog)
 }
 
 /// Listens on a socket file of the given mode. A file that nobody answers on is replaced; anything else that stands
