@@ -11,6 +11,21 @@ pub fn listener(name: &str, port: &Port) -> String {
     format!("[listeners.{name}]\naddress = \"{}\"\n\n", port.address())
 }
 
+/// An HTTP listener that speaks TLS with these pairs, written as `NAME.pem` and `NAME.key`; `more` are further lines of its
+/// TLS table. It ends in that table.
+#[must_use]
+pub fn tls_listener(name: &str, port: &Port, pairs: &[&str], more: &str) -> String {
+    let address = port.address();
+    let pairs: Vec<String> = pairs
+        .iter()
+        .map(|pair| format!("  {{ certificate = \"{pair}.pem\", key = \"{pair}.key\" }},\n"))
+        .collect();
+    format!(
+        "[listeners.{name}]\naddress = \"{address}\"\n\n[listeners.{name}.tls]\ncertificates = [\n{}]\n{more}\n\n",
+        pairs.concat()
+    )
+}
+
 /// A TCP listener whose connections go to a service.
 #[must_use]
 pub fn tcp_listener(name: &str, port: &Port, service: &str) -> String {

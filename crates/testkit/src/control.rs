@@ -101,6 +101,33 @@ impl Control {
         status.pointer("/generation/number").and_then(Value::as_u64).unwrap_or_else(|| panic!("{status}"))
     }
 
+    /// `GET /v1/history`, the newest first.
+    #[track_caller]
+    #[must_use]
+    pub fn history(&self) -> Vec<Value> {
+        let history = self.get("/v1/history?limit=1000");
+        history.as_array().cloned().unwrap_or_else(|| panic!("{history}"))
+    }
+
+    /// Waits until an operation has ended that `wanted` accepts, and gives the newest such.
+    #[track_caller]
+    #[must_use]
+    pub fn wait_for_operation(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        crate::deadline::until(what, || {
+            self.history().into_iter().find(|one| one["state"] == "done" && wanted(one))
+        })
+    }
+
+    /// Waits until this server answers and serves.
+    #[track_caller]
+    pub fn wait_until_it_serves(&self) {
+        crate::deadline::until("it serves", || {
+            let answer = self.try_ask("GET", "/v1/status", &[("Accept", "application/json")], "").ok()?;
+            let status: Value = serde_json::from_slice(&answer.body).ok()?;
+            (status["phase"] == "serving").then_some(())
+        });
+    }
+
     /// The serving worker's process, as `status` tells it.
     #[track_caller]
     #[must_use]

@@ -91,6 +91,21 @@ pub fn through_shell(command: &Command, script: &str) -> Command {
     shell
 }
 
+/// Whether a server can be given a disk of its own here (see [`crate::HandoverBuilder::disk`]); if not, notes that this test
+/// was skipped.
+#[must_use]
+pub fn can_mount(test: &str) -> bool {
+    if !crate::skip::root(test) || !crate::skip::have("nsenter", test) {
+        return false;
+    }
+    let attempt = ["--mount", "mount", "-t", "tmpfs", "none", "/mnt"];
+    let able = Command::new("unshare").args(attempt).output().is_ok_and(|done| done.status.success());
+    if !able {
+        crate::skip::skip(&format!("{test}: no file system can be mounted here"));
+    }
+    able
+}
+
 /// Makes a FIFO: whoever opens it to read waits for a writer that never comes.
 pub fn fifo(path: &Path) {
     let status = Command::new("mkfifo").arg(path).status().expect("mkfifo");

@@ -24,6 +24,8 @@ pub struct HandoverBuilder<'a> {
     config: Option<String>,
     file: Option<PathBuf>,
     environment: Vec<(OsString, OsString)>,
+    arguments: Vec<OsString>,
+    disk: Option<String>,
     descriptors: Option<u32>,
     inherited: Option<Inherited>,
 }
@@ -55,6 +57,21 @@ impl HandoverBuilder<'_> {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds words to its command line: `["--generation", "last"]`.
+    #[must_use]
+    pub fn arguments<A: Into<OsString>>(mut self, words: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// Puts its state directory on a file system of its own, mounted with these options (`size=64k`) in a mount namespace
+    /// of its own: see [`crate::faults::can_mount`].
+    #[must_use]
+    pub fn disk(mut self, options: &str) -> Self {
+        self.disk = Some(options.to_owned());
         self
     }
 
@@ -103,10 +120,17 @@ impl HandoverBuilder<'_> {
         command.arg("serve");
         let written = self.config.as_ref().map(|text| self.workspace.write(CONFIG, text));
         command.args(written.or(self.file));
+        command.args(&self.arguments);
         command.env("NOTIFY_SOCKET", notifications.path());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(most) = self.descriptors {
             command = with_few_descriptors(&command, most);
+        }
+        if let Some(options) = self.disk {
+            let state = self.workspace.state();
+            let mount = format!("mount -t tmpfs -o {options} none '{}'", state.display());
+            let inner = through_shell(&command, &format!("{mount} && exec \"$0\" \"$@\""));
+            command = through_shell(&inner, "exec unshare --mount \"$0\" \"$@\"");
         }
         let process = match self.inherited {
             None => Process::start(command),
@@ -199,6 +223,8 @@ impl Handover {
             config: None,
             file: None,
             environment: Vec::new(),
+            arguments: Vec::new(),
+            disk: None,
             descriptors: None,
             inherited: None,
         }
@@ -231,6 +257,26 @@ impl Handover {
     pub fn terminate(&mut self) -> Output {
         self.signal(Signal::TERM);
         self.process.wait()
+    }
+
+    /// Ends the supervisor alone, by SIGKILL; the worker goes on. Keep this until the end: it still cleans up.
+    pub fn kill_supervisor(&mut self) {
+        self.process.remember();
+        crate::faults::kill(self.pid());
+        self.process.wait();
+    }
+
+    /// Ends everything at once, by SIGKILL, as a power cut would.
+    pub fn crash(mut self) {
+        self.process.kill();
+    }
+
+    /// Runs a command where its state directory is mounted (see [`HandoverBuilder::disk`]).
+    #[must_use]
+    pub fn beside(&self, words: &[&str]) -> Output {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &self.pid().to_string()]).args(words);
+        run(command)
     }
 
     /// Replaces the configuration file, without a reload.

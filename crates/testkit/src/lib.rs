@@ -41,6 +41,7 @@ mod deadline;
 mod example;
 mod gate;
 mod handover;
+mod handshakes;
 mod ports;
 mod process;
 mod serving;
@@ -55,13 +56,14 @@ pub use ending::EndOnDrop;
 pub use example::example;
 pub use gate::{Gate, Gates};
 pub use handover::{CONFIG, Handover, HandoverBuilder, command};
+pub use handshakes::{Handshakes, Met};
 pub use ports::Port;
 pub use process::{Output, Process, run, signal, wait_for_exit};
 pub use rustix::process::Signal;
 pub use serving::{Serving, operation_of, text_at};
 pub use skip::{have, root, skip};
 pub use tls::TlsClient;
-pub use workspace::Workspace;
+pub use workspace::{Entry, Workspace};
 
 /// The path of the binary under test, in a test that cargo runs for the package which builds it.
 #[macro_export]

@@ -1,7 +1,8 @@
 //! A directory of one test, with everything that a server under test may write.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -12,6 +13,23 @@ use tempfile::TempDir;
 #[derive(Debug)]
 pub struct Workspace {
     directory: TempDir,
+}
+
+/// What a file system knows of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Kind and permissions.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// The inode: another one if the file was replaced.
+    pub inode: u64,
+    /// Bytes, of a file.
+    pub length: u64,
+    /// When it was last written, in seconds and nanoseconds.
+    pub modified: (i64, i64),
+    /// Where a symbolic link leads.
+    pub target: Option<PathBuf>,
 }
 
 impl Default for Workspace {
@@ -100,6 +118,27 @@ impl Workspace {
     /// Changes the mode of a file or directory.
     pub fn mode(&self, name: impl AsRef<Path>, mode: u32) {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).expect("mode set");
+    }
+
+    /// Everything beneath it with all that a write would change: to show that nothing was touched. Sockets' times are
+    /// left out: connecting to one changes nothing that anybody wrote.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<String, Entry> {
+        let entries = self.listing().into_iter().filter_map(|name| {
+            let path = self.path(&name);
+            let about = fs::symlink_metadata(&path).ok()?;
+            let kind = about.file_type();
+            let entry = Entry {
+                mode: about.mode(),
+                owner: (about.uid(), about.gid()),
+                inode: about.ino(),
+                length: if kind.is_file() { about.len() } else { 0 },
+                modified: if kind.is_socket() { (0, 0) } else { (about.mtime(), about.mtime_nsec()) },
+                target: fs::read_link(&path).ok(),
+            };
+            Some((name, entry))
+        });
+        entries.collect()
     }
 
     /// Every file and directory beneath it, relative and sorted: to show that nothing was written.
