@@ -60,7 +60,7 @@ pub use handshakes::{Handshakes, Met};
 pub use ports::Port;
 pub use process::{Output, Process, run, signal, wait_for_exit};
 pub use rustix::process::Signal;
-pub use serving::{Serving, operation_of, text_at};
+pub use serving::{SITE, Secure, Serving, operation_of, text_at};
 pub use skip::{have, root, skip};
 pub use tls::TlsClient;
 pub use workspace::{Entry, Workspace};
