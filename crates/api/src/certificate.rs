@@ -55,6 +55,18 @@ impl Certificate {
         days_until(&self.not_after, now)
     }
 
+    /// `91 days`, `1 day`, `hours`, `over`.
+    #[must_use]
+    pub fn left(&self, now: jiff::Timestamp) -> String {
+        match self.days_left(now) {
+            Some(days) if days < 0 => "over".to_owned(),
+            Some(0) => "hours".to_owned(),
+            Some(1) => "1 day".to_owned(),
+            Some(days) => format!("{days} days"),
+            None => "unknown".to_owned(),
+        }
+    }
+
     /// `issuer Example CA, not after 2027-02-20, ECDSA P-256`.
     fn facts(&self) -> String {
         format!("issuer {}, not after {}, {}", self.issuer, day(&self.not_after), self.key_type)

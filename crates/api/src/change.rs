@@ -104,30 +104,54 @@ impl Change {
         self
     }
 
-    /// `changed route hello: fixed response`.
+    /// `changed route hello: fixed response`, `renewed certificate example.org: not after 2027-02-20, was 2026-12-01`.
     #[must_use]
     pub fn line(&self) -> String {
-        let mut line = format!("{} {} {}", self.what.as_str(), self.kind.noun(1), self.name);
-        if let Some(detail) = &self.detail {
+        let (verb, detail) = self.said();
+        let mut line = format!("{verb} {} {}", self.kind.noun(1), self.name);
+        if let Some(detail) = detail {
             let _ = write!(line, ": {detail}");
         }
         line
+    }
+
+    /// What happened to it in one word, and the details. A certificate's details begin with a word of their own.
+    fn said(&self) -> (&str, Option<&str>) {
+        let detail = self.detail.as_deref();
+        if let (ChangeKind::Certificate, What::Changed, Some(text)) = (self.kind, self.what, detail) {
+            for verb in ["renewed", "replaced"] {
+                if text == verb {
+                    return (verb, None);
+                }
+                if let Some(rest) = text.strip_prefix(verb).and_then(|rest| rest.strip_prefix(": ")) {
+                    return (verb, Some(rest));
+                }
+            }
+        }
+        (self.what.as_str(), detail)
     }
 }
 
 /// Names given in a sentence before it says "and n more".
 const NAMES_IN_A_SENTENCE: usize = 3;
 
-/// `1 route changed (hello), 2 listeners added (http, admin)`; `nothing changed` for none.
+/// `1 route changed (hello), 2 listeners added (http, admin)`; `nothing changed` for none. A single certificate is told
+/// with its details: that is what people look for after a renewal.
 ///
 /// Groups keep the order in which the changes were given, so the most telling should come first.
 #[must_use]
 pub fn summarize_changes(changes: &[Change]) -> String {
-    let mut groups: Vec<(ChangeKind, What, Vec<&str>)> = Vec::new();
+    if let [only @ Change { kind: ChangeKind::Certificate, .. }] = changes
+        && let (verb, Some(detail)) = only.said()
+    {
+        return format!("certificate {} {verb} ({detail})", only.name);
+    }
+    let mut groups: Vec<(ChangeKind, &str, Vec<&str>)> = Vec::new();
     for change in changes {
-        match groups.iter_mut().find(|(kind, what, _)| (*kind, *what) == (change.kind, change.what)) {
+        let (verb, _) = change.said();
+        match groups.iter_mut().find(|(kind, what, _)| (*kind, *what) == (change.kind, verb)) {
             Some((_, _, names)) => names.push(&change.name),
-            None => groups.push((change.kind, change.what, vec![&change.name])),
+            None => groups.push((change.kind, verb, vec![&change.name])),
         }
     }
     if groups.is_empty() {
@@ -141,7 +165,7 @@ pub fn summarize_changes(changes: &[Change]) -> String {
                 0 => String::new(),
                 n => format!(" and {n} more"),
             };
-            format!("{} {} {} ({shown}{more})", names.len(), kind.noun(names.len()), what.as_str())
+            format!("{} {} {what} ({shown}{more})", names.len(), kind.noun(names.len()))
         })
         .collect();
     parts.join(", ")

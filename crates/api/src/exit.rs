@@ -1,6 +1,6 @@
 //! Exit codes of the command line: a contract with scripts.
 
-use crate::{Operation, Outcome};
+use crate::{Cause, Operation, Outcome};
 
 /// How the command line ends. The numbers never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,7 +22,8 @@ pub enum ExitCode {
     NotReady = 11,
     /// 12: begun and rolled back; what served still serves.
     RolledBack = 12,
-    /// 13: another operation runs, or what `--if-match` names no longer serves.
+    /// 13: another operation runs, a change awaits confirmation (or none does, and one was to be confirmed), or what
+    /// `--if-match` names no longer serves.
     BusyOrStale = 13,
     /// 14: applied, and connections were cut.
     AppliedWithLosses = 14,
@@ -52,8 +53,12 @@ impl From<Outcome> for ExitCode {
 }
 
 impl From<&Operation> for ExitCode {
-    /// That of the outcome; a running operation's outcome is unknown.
+    /// That of the outcome; a running operation's outcome is unknown. What was rejected because another change
+    /// awaits confirmation came at the wrong time.
     fn from(operation: &Operation) -> Self {
+        if (operation.outcome, operation.cause) == (Some(Outcome::Rejected), Some(Cause::Pending)) {
+            return Self::BusyOrStale;
+        }
         operation.outcome.map_or(Self::Unknown, Self::from)
     }
 }

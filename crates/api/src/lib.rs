@@ -33,6 +33,8 @@ mod problem_details;
 mod refused;
 mod sentence;
 #[cfg(test)]
+mod sentence_change_tests;
+#[cfg(test)]
 mod sentence_tests;
 mod status;
 mod text;

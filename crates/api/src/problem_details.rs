@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Operation, Outcome, Problem};
+use crate::{Cause, Operation, Outcome, Problem};
 
 /// The media type of [`ProblemDetails`] (RFC 9457 §3).
 pub const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
@@ -43,6 +43,7 @@ impl Operation {
     pub fn problem_details(&self) -> ProblemDetails {
         let word = self.refused.as_deref().or(self.outcome.map(Outcome::as_str)).unwrap_or("running");
         let title = match self.outcome {
+            Some(Outcome::Rejected) if self.cause == Some(Cause::Pending) => "A change awaits confirmation",
             Some(Outcome::Rejected) => "What was asked for is wrong; nothing changed",
             Some(Outcome::NotReady) => "The candidate was not ready; nothing changed",
             Some(Outcome::RolledBack) => "It was begun and undone",

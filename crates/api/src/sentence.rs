@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::pending::clock;
 use crate::{Cause, Kind, Operation, Outcome, Problem, summarize_changes};
 
 impl Operation {
@@ -18,7 +19,7 @@ impl Operation {
             Outcome::Rejected if self.refused.is_some() => self.why(),
             Outcome::Rejected => self.failed("rejected"),
             Outcome::NotReady => self.failed("not ready"),
-            Outcome::RolledBack => self.failed("rolled back"),
+            Outcome::RolledBack => self.rolled_back(),
             Outcome::Unknown => format!(
                 "unknown: {}, so nobody can say how {} {} ended; 'handover status' says what serves",
                 self.why(),
@@ -50,15 +51,48 @@ impl Operation {
                 self.answer.clone().unwrap_or_else(|| format!("{word}: {} in {took}", self.title()))
             }
             Kind::Start if self.cause == Some(Cause::Adopted) => {
-                format!("{word}: adopted the worker that was running, {serves}, in {took}")
+                let back = self.unless_confirmed();
+                format!("{word}: adopted the worker that was running, {serves}, in {took}{back}")
             }
-            Kind::Start => format!("{word}: {serves}, started in {took}"),
-            Kind::Confirm => format!("{word}: {serves} and stays, in {took}"),
-            Kind::Cancel => format!("{word}: {serves} again, in {took}"),
-            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::DryRun => {
-                let changes = summarize_changes(&self.changes);
-                format!("{word}: {serves}, {changes}, {}, in {took}", self.losses)
+            Kind::Start if self.cause == Some(Cause::Unreachable) => format!(
+                "{word}: {serves}, the last good one, because the store that has the configuration cannot be reached; started in {took}"
+            ),
+            Kind::Start => {
+                format!(
+                    "{word}: {serves}{}, started in {took}{}",
+                    self.from_source(),
+                    self.unless_confirmed()
+                )
             }
+            Kind::Reload | Kind::DryRun => format!(
+                "{word}: {serves}{}, {}{}",
+                self.from_source(),
+                self.what_changed(),
+                self.unless_confirmed()
+            ),
+            Kind::Rollback => format!(
+                "{word}: {serves} again, {}{}; the files on disk stay as they are, and the next reload or start serves them",
+                self.what_changed(),
+                self.unless_confirmed()
+            ),
+            Kind::Restore => format!(
+                "{word}: {serves}{}, {}{}; the files on disk stay as they are",
+                self.from_source(),
+                self.what_changed(),
+                self.unless_confirmed()
+            ),
+            Kind::Confirm => {
+                format!("{word}: generation {} is confirmed and stays, in {took}", self.confirmed())
+            }
+            Kind::Cancel => match self.undone {
+                Some(undone) => {
+                    format!(
+                        "{word}: generation {undone} was taken back, {serves} again, {}, in {took}",
+                        self.losses
+                    )
+                }
+                None => format!("{word}: {serves} again, {}, in {took}", self.losses),
+            },
             Kind::Resume => format!("{word}: {serves} again, in {took}"),
             Kind::Drain => format!(
                 "{word}: drained, {}, in {took}; new connections wait, 'handover resume' serves them",
@@ -68,45 +102,106 @@ impl Operation {
         }
     }
 
+    /// `1 route changed (hello), no connection cut, the guard is content, in 3.1 ms`.
+    fn what_changed(&self) -> String {
+        let guard = if self.guard.is_some() { ", the guard saw nothing worse" } else { "" };
+        format!("{}, {}{guard}, in {}", summarize_changes(&self.changes), self.losses, human_ms(self.ms))
+    }
+
+    /// ` from etcd revision 42`; nothing for files on disk.
+    fn from_source(&self) -> String {
+        self.source.as_ref().map(|source| format!(" from {source}")).unwrap_or_default()
+    }
+
+    /// `; it goes back to generation 4 at 12:10:03 UTC (in 10 min) unless 'handover confirm' comes`, if that is so.
+    fn unless_confirmed(&self) -> String {
+        let Some(back) = &self.goes_back else { return String::new() };
+        format!(
+            "; it goes back to generation {} at {} (in {}) unless 'handover confirm' comes",
+            back.to,
+            clock(&back.at),
+            human_time(Duration::from_millis(back.within_ms)),
+        )
+    }
+
+    /// The number of the generation that a confirm keeps.
+    fn confirmed(&self) -> String {
+        let number = self.generation.or(self.serving_generation);
+        number.map_or_else(|| "that serves".to_owned(), |number| number.to_string())
+    }
+
     fn unchanged(&self) -> String {
         let serves = self.serving();
-        match self.kind {
-            Kind::DryRun if self.changes.is_empty() => {
-                format!("valid: a reload would change nothing; {serves}")
-            }
+        let what = match self.kind {
             Kind::DryRun => {
-                format!(
-                    "valid: a reload would make this of it: {}; {serves}",
-                    summarize_changes(&self.changes)
-                )
+                let how = match &self.source {
+                    Some(source) => format!("restoring {source}"),
+                    None => "a reload".to_owned(),
+                };
+                if self.changes.is_empty() {
+                    return format!("valid: {how} would change nothing; {serves}");
+                }
+                let changes = summarize_changes(&self.changes);
+                return format!("valid: {how} would make this of it: {changes}; {serves}");
             }
-            Kind::Reload => {
-                format!("unchanged: what is on disk serves already; {serves}, in {}", human_ms(self.ms))
+            Kind::Reload => match self.from_source() {
+                source if source.is_empty() => "what is on disk serves already",
+                _ => "what is in the store serves already",
+            },
+            Kind::Rollback => "that generation serves already",
+            Kind::Restore => "what the backup holds serves already",
+            Kind::Action => {
+                return self.answer.clone().unwrap_or_else(|| format!("unchanged: {}", self.title()));
             }
-            Kind::Action => self.answer.clone().unwrap_or_else(|| format!("unchanged: {}", self.title())),
-            Kind::Drain => "unchanged: drained already; 'handover resume' serves again".to_owned(),
+            Kind::Drain => return "unchanged: drained already; 'handover resume' serves again".to_owned(),
             Kind::Start if self.cause == Some(Cause::Adopted) => {
-                let took = human_ms(self.ms);
-                format!("unchanged: adopted the worker that was running, {serves}, in {took}")
+                let (took, back) = (human_ms(self.ms), self.unless_confirmed());
+                return format!("unchanged: adopted the worker that was running, {serves}, in {took}{back}");
             }
-            Kind::Rollback
-            | Kind::Restore
-            | Kind::Confirm
-            | Kind::Cancel
-            | Kind::Start
-            | Kind::Resume
-            | Kind::Stop => {
-                format!("unchanged: {} had nothing to do; {serves}", self.title())
+            Kind::Start | Kind::Confirm | Kind::Cancel | Kind::Resume | Kind::Stop => {
+                return format!("unchanged: {} had nothing to do; {serves}", self.title());
             }
-        }
+        };
+        format!("unchanged: {what}; {serves}, in {}{}", human_ms(self.ms), self.unless_confirmed())
+    }
+
+    /// What was begun and undone. What serves then is said by who knows it: it serves again, or still.
+    fn rolled_back(&self) -> String {
+        let generation =
+            self.undone.or(self.generation.filter(|made| Some(*made) != self.serving_generation));
+        let subject =
+            generation.map_or_else(|| "the change".to_owned(), |number| format!("generation {number}"));
+        let what = match self.cause {
+            Some(Cause::NotConfirmed) => format!("{subject} was not confirmed in time"),
+            Some(Cause::Cancelled) => format!("{subject} was cancelled"),
+            Some(Cause::GuardFailed) if self.errors.is_empty() => {
+                format!("{subject} fared worse than the guard allows")
+            }
+            Some(Cause::GuardFailed) => {
+                format!("{subject} fared worse than the guard allows: {}", self.why())
+            }
+            _ => return self.failed("rolled back"),
+        };
+        let now = match (self.serving_generation, self.kind) {
+            (None, _) => "nothing serves".to_owned(),
+            (Some(number), Kind::Start) => format!(
+                "generation {number} serves, although the files on disk are those of the other one; the next reload serves them"
+            ),
+            (Some(number), _) => format!("generation {number} serves again"),
+        };
+        format!("rolled back: {what}; {now}, in {}", human_ms(self.ms))
     }
 
     fn failed(&self, word: &str) -> String {
         if let (Kind::Action, None, Some(answer)) = (self.kind, &self.refused, &self.answer) {
             return answer.clone();
         }
+        let then = match self.cause {
+            Some(Cause::Pending) => "; 'handover confirm' keeps it, 'handover cancel' goes back",
+            _ => "",
+        };
         match self.serving_generation {
-            Some(generation) => format!("{word}: {}; generation {generation} still serves", self.why()),
+            Some(generation) => format!("{word}: {}; generation {generation} still serves{then}", self.why()),
             None => format!("{word}: {}; nothing serves", self.why()),
         }
     }
@@ -139,6 +234,7 @@ impl Operation {
         match self.outcome {
             None => 202,
             Some(Outcome::Applied | Outcome::Unchanged | Outcome::AppliedWithLosses) => 200,
+            Some(Outcome::Rejected) if self.cause == Some(Cause::Pending) => 409,
             Some(Outcome::Rejected) if self.kind != Kind::Action => 422,
             Some(_) => 500,
         }

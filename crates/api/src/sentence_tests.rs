@@ -171,7 +171,18 @@ fn a_refusal_says_why_and_nothing_else() {
 
 #[test]
 fn every_outcome_of_every_kind_has_a_sentence_that_begins_with_its_word() {
-    let kinds = [Kind::Start, Kind::Reload, Kind::DryRun, Kind::Drain, Kind::Resume, Kind::Stop];
+    let kinds = [
+        Kind::Start,
+        Kind::Reload,
+        Kind::DryRun,
+        Kind::Rollback,
+        Kind::Restore,
+        Kind::Confirm,
+        Kind::Cancel,
+        Kind::Drain,
+        Kind::Resume,
+        Kind::Stop,
+    ];
     for kind in kinds {
         for outcome in Outcome::ALL {
             let sentence = ended(kind, outcome, Cause::Done, |_| {});

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::{
-    Diff, Event, Generation, Operation, OperationState, Phase, ProblemDetails, Status, human_ms, sentence,
+    Certificate, Diff, Event, Generation, Operation, OperationState, Phase, ProblemDetails, Status, human_ms,
+    sentence,
 };
 
 impl Status {
@@ -14,7 +15,16 @@ impl Status {
         let mut line = |name: &str, value: &str| {
             let _ = write!(text, "\n  {name:<11} {value}");
         };
+        if let Some(pending) = &self.pending {
+            line("pending", &pending.sentence());
+        }
+        if let Some(generation) = self.rollback_in_force {
+            line("rollback", &in_force(generation));
+        }
         line("config", self.config.as_deref().unwrap_or("built in"));
+        if let Some(version) = &self.source_version {
+            line("version", version);
+        }
         for listener in &self.listeners {
             let inherited = if listener.inherited { ", inherited" } else { "" };
             line("listener", &format!("{} ({}{inherited})", listener.address, listener.name));
@@ -41,7 +51,16 @@ impl Status {
         if let Some(last) = &self.last {
             line("last", &format!("{} by {}: {}", last.title(), last.actor, last.message));
         }
-        if !self.drift.is_empty() {
+        let now = jiff::Timestamp::now();
+        for certificate in &self.expiring {
+            let day = crate::certificate::day(&certificate.not_after);
+            let what = match certificate.left(now).as_str() {
+                "over" => format!("{}: it expired on {day}", certificate.name()),
+                left => format!("{}: it expires on {day}, in {left}", certificate.name()),
+            };
+            line("certificate", &what);
+        }
+        if !self.drift.is_empty() && self.rollback_in_force.is_none() {
             line("drift", &format!("{} differs on disk: see 'handover diff'", self.drift.join(", ")));
         }
         if let Some(failure) = &self.journal.failure {
@@ -71,6 +90,12 @@ impl Status {
             None => format!("{}: {phase}; no generation yet", self.name),
         }
     }
+}
+
+fn in_force(generation: u64) -> String {
+    format!(
+        "generation {generation} serves because of a rollback, and the files on disk differ: the next reload or start serves the files"
+    )
 }
 
 impl Operation {
@@ -111,6 +136,12 @@ impl Operation {
         line("at", &self.started_at);
         if let Some(comment) = &self.comment {
             line("comment", comment);
+        }
+        if let Some(source) = &self.source {
+            line("source", source);
+        }
+        if let Some(guard) = &self.guard {
+            line("guard", guard);
         }
         for change in &self.changes {
             line("change", &change.line());
@@ -163,18 +194,57 @@ impl Generation {
 }
 
 impl Diff {
-    /// A sentence if nothing differs, else the unified differences.
+    /// A sentence; then what would be served differently; then the unified differences of the files.
     #[must_use]
     pub fn report(&self) -> String {
-        let serves =
-            self.serving_generation.map_or_else(|| "what serves".to_owned(), |g| format!("generation {g}"));
-        if self.same {
-            return format!("same: the files on disk equal {serves}");
+        let serves = match self.serving_generation {
+            Some(generation) => format!("generation {generation}, which serves"),
+            None => "what serves".to_owned(),
+        };
+        let other = match self.against {
+            Some(generation) => format!("generation {generation}"),
+            None => "the files on disk".to_owned(),
+        };
+        let equal = if self.against.is_some() { "equals" } else { "equal" };
+        let mut text = if self.same {
+            format!("same: {other} {equal} {serves}")
+        } else {
+            let differ = if self.against.is_some() { "differs" } else { "differ" };
+            format!("differs: {other} {differ} from {serves}")
+        };
+        if let Some(generation) = self.rollback_in_force {
+            let _ = write!(text, "\n{}", in_force(generation));
         }
-        let names: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
-        let mut text = format!("differs from {serves}: {}", names.join(", "));
+        if !self.same {
+            let how = if self.against.is_some() { "a rollback to it" } else { "a reload" };
+            text.push_str(&self.consequences(how));
+        }
+        for warning in &self.warnings {
+            let _ = write!(text, "\nwarning: {warning}");
+        }
         for file in &self.files {
             let _ = write!(text, "\n\n{}", file.diff.trim_end());
+        }
+        text
+    }
+}
+
+impl Diff {
+    /// What `how` would do, line by line.
+    fn consequences(&self, how: &str) -> String {
+        let mut text = String::new();
+        if !self.errors.is_empty() {
+            let _ = write!(text, "\n{how} would be refused:");
+            for error in &self.errors {
+                let _ = write!(text, "\n  {error}");
+            }
+        } else if self.changes.is_empty() {
+            let _ = write!(text, "\n{how} would change nothing but the text");
+        } else {
+            let _ = write!(text, "\n{how} would change:");
+            for change in &self.changes {
+                let _ = write!(text, "\n  {}", change.line());
+            }
         }
         text
     }
@@ -185,5 +255,26 @@ impl Event {
     #[must_use]
     pub fn line(&self) -> String {
         format!("{}  {}", self.at, self.message)
+    }
+}
+
+impl Certificate {
+    /// One line: for whom, until when, what kind of key, from whom, and where.
+    #[must_use]
+    pub fn line(&self, now: jiff::Timestamp) -> String {
+        let mut line = format!(
+            "{}  not after {} ({})  {}  issuer {}",
+            self.names.join(" "),
+            crate::certificate::day(&self.not_after),
+            self.left(now),
+            self.key_type,
+            self.issuer
+        );
+        for (what, names) in [("listeners", &self.listeners), ("services", &self.services)] {
+            if !names.is_empty() {
+                let _ = write!(line, "  {what}: {}", names.join(", "));
+            }
+        }
+        line
     }
 }
