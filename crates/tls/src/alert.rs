@@ -17,6 +17,10 @@ impl Alert {
     pub const RECORD_OVERFLOW: Self = Self(22);
     /// No acceptable parameters were offered.
     pub const HANDSHAKE_FAILURE: Self = Self(40);
+    /// A certificate that was refused.
+    pub const BAD_CERTIFICATE: Self = Self(42);
+    /// A certificate of a kind that is not taken.
+    pub const UNSUPPORTED_CERTIFICATE: Self = Self(43);
     /// A field is wrong in itself or against others.
     pub const ILLEGAL_PARAMETER: Self = Self(47);
     /// The sender may not do this.

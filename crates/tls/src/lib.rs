@@ -10,6 +10,7 @@ mod handshake;
 mod keys;
 mod load;
 mod problem;
+mod record;
 mod resolver;
 mod server;
 mod session;
@@ -23,7 +24,7 @@ pub use certificate::{CertificateFacts, Certified, Pair};
 pub use client::{ClientSettings, Trust, client_config};
 pub use files::{Disk, Files, MAX_PEM_BYTES};
 pub use handshake::{
-    Accepting, Connecting, Established, Facts, Fed, HandshakeError, prepare_client, prepare_server,
+    Accepting, Connecting, Established, Facts, Fed, HandshakeError, Peer, prepare_client, prepare_server,
 };
 pub use keys::TrafficSecrets;
 pub use load::{Loaded, Moment, load};

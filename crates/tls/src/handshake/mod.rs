@@ -11,13 +11,20 @@
 
 mod accept;
 mod connect;
+mod drive;
 mod error;
+mod established;
+mod hello;
+mod subject;
+
+#[cfg(test)]
+mod tests;
 
 use rustls::{ClientConfig, ServerConfig};
 
 pub use accept::Accepting;
 pub use connect::Connecting;
-pub use error::HandshakeError;
+pub use error::{HandshakeError, Peer};
 
 use crate::session::Session;
 use crate::suite::{Suite, Version};

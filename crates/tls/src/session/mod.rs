@@ -16,10 +16,27 @@
 //! It can be written down ([`Session::write`]) and read again in another process ([`Session::read`]). From the moment
 //! it was written, only one of the two may go on: both would use the same nonces.
 
+mod error;
+mod messages;
+mod resumption;
+mod sealing;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use crate::alert::Alert;
-use crate::suite::{Suite, Version};
+use crate::keys::Direction;
+use crate::record;
+use crate::suite::{Cipher, Suite, Version};
+
+pub use error::{RecordError, SealError, StateError};
+pub(crate) use messages::Side;
+pub(crate) use resumption::Resumption;
+
+use messages::{Asked, Pending};
 
 /// The most plaintext that one record carries (RFC 8446 §5.1).
 pub const PLAINTEXT_BYTES: usize = 16_384;
@@ -32,6 +49,18 @@ pub const OVERHEAD_BYTES: usize = 5 + 8 + 16;
 
 /// Bytes of [`Session::write`], at most.
 pub const STATE_BYTES: usize = 200;
+
+/// How many records one key of AES-GCM protects at most: about a third of what RFC 8446 §5.5 allows.
+const RECORDS_PER_KEY: u64 = 1 << 23;
+
+/// How many records without data may come in a row; and how many key updates.
+const WITHOUT_DATA: u8 = 32;
+
+/// How many warnings of TLS 1.2 are passed over.
+const WARNINGS: u8 = 4;
+
+/// Bytes of the content of a key update (RFC 8446 §4.6.3), and of an alert.
+const KEY_UPDATE_BYTES: usize = 5;
 
 /// What [`Session::open_record`] found at the front of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,83 +109,89 @@ pub struct Sealed {
     pub written: usize,
 }
 
-/// Why a session cannot go on reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
-    /// A record that does not decrypt: damaged, repeated, left out, or forged.
-    #[error("a record does not decrypt: it was damaged, repeated or left out on the way")]
-    Damaged,
-    /// A record, or its plaintext, longer than the protocol allows.
-    #[error("a record is longer than TLS allows")]
-    TooLong,
-    /// Something that must not come now; what, in words.
-    #[error("the peer sent {0}")]
-    Unexpected(&'static str),
-    /// A message whose contents are wrong; which, in words.
-    #[error("the peer sent {0}")]
-    Malformed(&'static str),
-    /// A field with a value that it cannot have; which, in words.
-    #[error("the peer sent {0}")]
-    Illegal(&'static str),
-    /// The peer gave up, with this alert.
-    #[error("the peer ended the connection with the alert {0}")]
-    Alert(Alert),
-    /// The session is over: nothing more is read after an error.
-    #[error("the session is over")]
-    Over,
-    /// The library could not build or use a key.
-    #[error("a key could not be made")]
-    Key,
-}
-
-impl RecordError {
-    /// The alert to send before closing; none when the peer's own alert ended the session.
-    #[must_use]
-    pub const fn alert(&self) -> Option<Alert> {
-        match self {
-            Self::Damaged => Some(Alert::BAD_RECORD_MAC),
-            Self::TooLong => Some(Alert::RECORD_OVERFLOW),
-            Self::Unexpected(_) => Some(Alert::UNEXPECTED_MESSAGE),
-            Self::Malformed(_) => Some(Alert::DECODE_ERROR),
-            Self::Illegal(_) => Some(Alert::ILLEGAL_PARAMETER),
-            Self::Key => Some(Alert::INTERNAL_ERROR),
-            Self::Alert(_) | Self::Over => None,
-        }
-    }
-}
-
-/// Why a session cannot go on writing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SealError {
-    /// close_notify or a fatal alert was sent: nothing may follow it.
-    #[error("the session was ended from here: nothing more can be sent")]
-    Ended,
-    /// TLS 1.2: the key has protected as many records as is safe, and there is no way to change it (RFC 8446 §5.5).
-    #[error("the connection has sent as many records as one key may protect; TLS 1.2 cannot change it")]
-    Exhausted,
-    /// The library could not build or use a key.
-    #[error("a key could not be made")]
-    Key,
-}
-
-/// Why bytes are not the state of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum StateError {
-    /// A format of another release.
-    #[error("the state of a TLS session is in format {0}, which this release does not know")]
-    Format(u8),
-    /// Too few bytes, too many, or ones that cannot be.
-    #[error("the state of a TLS session is damaged")]
-    Damaged,
-}
-
 /// The record layer of an established connection.
+///
+/// Dropping it overwrites its secrets; its `Debug` shows none.
 #[derive(Debug)]
 pub struct Session {
     suite: Suite,
+    side: Side,
+    /// What the peer seals with.
+    reading: Direction,
+    /// What we seal with.
+    writing: Direction,
+    /// A handshake message that has begun.
+    pending: Pending,
+    due: Due,
+    peer_ended: bool,
+    we_ended: bool,
+    /// An error ended it: nothing is read any more.
+    over: bool,
+    /// TLS 1.2: the peer wanted to begin again, and was told no.
+    rebuffed: bool,
+    /// How many more records without data, key updates and warnings are put up with.
+    patience: Patience,
+    /// Where a client keeps what it may resume with.
+    resumption: Option<Box<Resumption>>,
+}
+
+/// What must be sent before data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Due {
+    /// A key update: the peer asked for it.
+    answer: bool,
+    /// A key update that asks the peer for one: its key is worn out.
+    ask: bool,
+    /// TLS 1.2: the warning no_renegotiation.
+    rebuff: bool,
+}
+
+impl Due {
+    const NOTHING: Self = Self { answer: false, ask: false, rebuff: false };
+}
+
+/// What is put up with until data comes.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    empty: u8,
+    updates: u8,
+    warnings: u8,
+}
+
+impl Patience {
+    const FRESH: Self = Self { empty: WITHOUT_DATA, updates: WITHOUT_DATA, warnings: WARNINGS };
+}
+
+/// One less, or the error.
+fn bear(patience: &mut u8, what: &'static str) -> Result<(), RecordError> {
+    *patience = patience.checked_sub(1).ok_or(RecordError::Unexpected(what))?;
+    Ok(())
 }
 
 impl Session {
+    /// A session that begins.
+    pub(crate) fn new(suite: Suite, side: Side, reading: Direction, writing: Direction) -> Self {
+        Self {
+            suite,
+            side,
+            reading,
+            writing,
+            pending: Pending::default(),
+            due: Due::NOTHING,
+            peer_ended: false,
+            we_ended: false,
+            over: false,
+            rebuffed: false,
+            patience: Patience::FRESH,
+            resumption: None,
+        }
+    }
+
+    /// Keeps the session tickets that come.
+    pub(crate) fn keep_tickets(&mut self, resumption: Resumption) {
+        self.resumption = Some(Box::new(resumption));
+    }
+
     /// The suite that protects it.
     #[must_use]
     pub fn suite(&self) -> Suite {
@@ -174,8 +209,110 @@ impl Session {
     /// # Errors
     /// What ends the session; send what [`Session::refuse`] says, then close.
     pub fn open_record(&mut self, records: &mut [u8]) -> Result<Opened, RecordError> {
-        let _ = records;
-        Err(RecordError::Over)
+        if self.over {
+            return Err(RecordError::Over);
+        }
+        let opened = self.open_next(records);
+        self.over = opened.is_err();
+        opened
+    }
+
+    fn open_next(&mut self, records: &mut [u8]) -> Result<Opened, RecordError> {
+        if self.peer_ended {
+            return Ok(Opened::Closed { consumed: records.len() });
+        }
+        let Some(consumed) = record::length(self.suite, records)? else {
+            return Ok(Opened::Partial { missing: record::HEADER_BYTES - records.len() });
+        };
+        let Some(record) = records.get_mut(..consumed) else {
+            return Ok(Opened::Partial { missing: consumed - records.len() });
+        };
+        let (content, plain) = record::open(self.suite, &mut self.reading, record)?;
+        if content == record::APPLICATION_DATA && !plain.is_empty() && self.pending.is_none() {
+            self.patience = Patience::FRESH;
+            if self.resumption.as_mut().is_some_and(|resumption| resumption.is_done_after_data()) {
+                self.resumption = None;
+            }
+            self.watch_peers_key();
+            return Ok(Opened::Data { consumed, plain });
+        }
+        if content != record::HANDSHAKE && !self.pending.is_none() {
+            return Err(RecordError::Unexpected("something else in the middle of a handshake message"));
+        }
+        let plain = record.get(plain).unwrap_or_default();
+        match content {
+            record::APPLICATION_DATA => {
+                bear(&mut self.patience.empty, "too many empty records")?;
+                Ok(Opened::Nothing { consumed })
+            }
+            record::HANDSHAKE => self.take_handshake(plain).map(|()| Opened::Nothing { consumed }),
+            record::ALERT => {
+                self.take_alert(plain)?;
+                Ok(if self.peer_ended { Opened::Closed { consumed } } else { Opened::Nothing { consumed } })
+            }
+            record::CHANGE_CIPHER_SPEC => Err(RecordError::Unexpected("an encrypted change_cipher_spec")),
+            _ => Err(RecordError::Unexpected("a record of a type that TLS does not have")),
+        }
+    }
+
+    fn take_handshake(&mut self, content: &[u8]) -> Result<(), RecordError> {
+        let resumption = &mut self.resumption;
+        let mut take = |body: &[u8], last: bool| match resumption {
+            Some(resumption) => resumption.take(body, last),
+            None => Ok(()),
+        };
+        match self.pending.take(self.side, self.suite.version(), content, &mut take)? {
+            None => {
+                // Pieces of messages, and tickets: as little worth as empty records when they go on for ever.
+                bear(&mut self.patience.empty, "too many handshake records without data between them")
+            }
+            Some(Asked::KeyUpdate { answer }) => {
+                bear(&mut self.patience.updates, "too many key updates without data between them")?;
+                self.reading.update(self.suite)?;
+                self.due.answer |= answer;
+                Ok(())
+            }
+            Some(Asked::Renegotiation) if self.rebuffed => {
+                Err(RecordError::Unexpected("another request to renegotiate, after it was told no"))
+            }
+            Some(Asked::Renegotiation) => {
+                (self.rebuffed, self.due.rebuff) = (true, true);
+                Ok(())
+            }
+        }
+    }
+
+    fn take_alert(&mut self, content: &[u8]) -> Result<(), RecordError> {
+        const WARNING: u8 = 1;
+        let &[level, number] = content else {
+            return Err(RecordError::Malformed("an alert of the wrong length"));
+        };
+        let passed_over = match self.suite.version() {
+            // RFC 8446 §6: the level is of no account.
+            Version::Tls13 => Alert(number) == Alert::USER_CANCELED,
+            Version::Tls12 => level == WARNING,
+        };
+        if Alert(number) == Alert::CLOSE_NOTIFY {
+            self.peer_ended = true;
+        } else if passed_over {
+            bear(&mut self.patience.warnings, "too many warnings")?;
+        } else {
+            self.we_ended = true;
+            return Err(RecordError::Alert(Alert(number)));
+        }
+        Ok(())
+    }
+
+    /// Asks for another key when the peer should have changed it long ago.
+    fn watch_peers_key(&mut self) {
+        self.due.ask |= self.suite.version() == Version::Tls13 && self.reading.number == self.records_per_key();
+    }
+
+    const fn records_per_key(&self) -> u64 {
+        match self.suite.cipher() {
+            Cipher::Aes128Gcm | Cipher::Aes256Gcm => RECORDS_PER_KEY,
+            Cipher::ChaCha20Poly1305 => u64::MAX,
+        }
     }
 
     /// Opens all whole records at the front of `records` and appends what they carry to `plain`.
@@ -183,93 +320,43 @@ impl Session {
     /// # Errors
     /// What ends the session. What came in order before it has been appended.
     pub fn open(&mut self, records: &mut [u8], plain: &mut Vec<u8>) -> Result<Progress, RecordError> {
-        let _ = (records, plain);
-        Err(RecordError::Over)
-    }
-
-    /// Seals the parts, one after the other as if they were one text, into full records in `out`, as many as fit.
-    /// A reply that is due goes first. Nothing is allocated; each byte is read once and written once, except where a
-    /// record spans parts.
-    ///
-    /// # Errors
-    /// Nothing more can be sealed; what fitted before is not reported: nothing was written.
-    pub fn seal_into(&mut self, parts: &[&[u8]], out: &mut [u8]) -> Result<Sealed, SealError> {
-        let _ = (parts, out);
-        Err(SealError::Ended)
-    }
-
-    /// Appends all of `plaintext` to `out`, as records.
-    ///
-    /// # Errors
-    /// As [`Session::seal_into`].
-    pub fn seal(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
-        let _ = (plaintext, out);
-        Err(SealError::Ended)
-    }
-
-    /// The bytes that sealing `plain` bytes takes at most, replies and key updates included.
-    #[must_use]
-    pub const fn sealed_bytes(plain: usize) -> usize {
-        let records = plain.div_ceil(PLAINTEXT_BYTES);
-        plain + (records + 2) * OVERHEAD_BYTES
-    }
-
-    /// True if [`Session::take_reply`] has something to send.
-    #[must_use]
-    pub fn has_reply(&self) -> bool {
-        false
-    }
-
-    /// Appends what the peer must be answered with (a key update it asked for); nothing, when nothing is due.
-    ///
-    /// # Errors
-    /// As [`Session::seal_into`].
-    pub fn take_reply(&mut self, out: &mut Vec<u8>) -> Result<(), SealError> {
-        let _ = out;
-        Err(SealError::Ended)
-    }
-
-    /// TLS 1.3: appends a key update, and seals with the next key from then on; `ask` wants the same of the peer.
-    /// TLS 1.2 has none: nothing happens. Done by itself before the limits of the cipher.
-    ///
-    /// # Errors
-    /// As [`Session::seal_into`].
-    pub fn update_key(&mut self, ask: bool, out: &mut Vec<u8>) -> Result<(), SealError> {
-        let _ = (ask, out);
-        Err(SealError::Ended)
-    }
-
-    /// Appends close_notify: the orderly end of what we send. Once; again it appends nothing.
-    pub fn close_notify(&mut self, out: &mut Vec<u8>) {
-        let _ = out;
-    }
-
-    /// Appends the alert that belongs to `error`, if one does; nothing can be sent after it.
-    pub fn refuse(&mut self, error: RecordError, out: &mut Vec<u8>) {
-        let _ = (error, out);
+        let before = plain.len();
+        let mut done = 0;
+        let closed = loop {
+            let rest = records.get_mut(done..).unwrap_or_default();
+            match self.open_record(rest)? {
+                Opened::Partial { .. } => break false,
+                Opened::Data { consumed, plain: range } => {
+                    plain.extend_from_slice(rest.get(range).unwrap_or_default());
+                    done += consumed;
+                }
+                Opened::Nothing { consumed } => done += consumed,
+                Opened::Closed { consumed } => {
+                    done += consumed;
+                    break true;
+                }
+            }
+        };
+        Ok(Progress { consumed: done, plain: plain.len() - before, closed })
     }
 
     /// True once the peer has ended its direction in order: without it, an end of the stream is a truncation.
     #[must_use]
     pub fn peer_has_ended(&self) -> bool {
-        false
+        self.peer_ended
     }
 
-    /// Gives back the memory of the expanded keys, for a connection that will rest for long; they are built again
-    /// when they are needed.
-    pub fn rest(&mut self) {}
-
-    /// Appends everything that another process needs to go on: at most [`STATE_BYTES`]. It holds the keys.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let _ = out;
+    /// True once close_notify or a fatal alert was sent, or a fatal alert came: nothing more can be sealed.
+    #[must_use]
+    pub fn we_have_ended(&self) -> bool {
+        self.we_ended
     }
 
-    /// The session that [`Session::write`] wrote. Keys are built when they are first needed.
-    ///
-    /// # Errors
-    /// Bytes that are not exactly one session's state.
-    pub fn read(bytes: &[u8]) -> Result<Self, StateError> {
-        let _ = bytes;
-        Err(StateError::Damaged)
+    /// Gives back the memory of the expanded keys, and what waits for session tickets, for a connection that will rest
+    /// for long; the keys are built again when they are needed.
+    pub fn rest(&mut self) {
+        self.reading.rest();
+        self.writing.rest();
+        self.resumption = None;
     }
 }
