@@ -7,6 +7,10 @@ use std::sync::Arc;
 use rustls::SignatureScheme;
 use rustls::sign::CertifiedKey;
 
+use crate::check::ChainEnd;
+use crate::problem::Concern;
+use crate::words::rfc3339;
+
 /// The files of one certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pair {
@@ -64,6 +68,9 @@ pub struct Certified {
     pub(crate) digest: [u8; 32],
     pub(crate) kind: KeyKind,
     pub(crate) key: Arc<CertifiedKey>,
+    /// What is odd about it whatever the time.
+    pub(crate) concerns: Vec<Concern>,
+    pub(crate) chain_end: Option<ChainEnd>,
 }
 
 impl Certified {
@@ -154,10 +161,4 @@ impl KeyKind {
             ],
         }
     }
-}
-
-/// Seconds since 1970 as `2026-11-22T12:00:00Z`.
-pub(crate) fn rfc3339(seconds: i64) -> String {
-    let bounded = seconds.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
-    jiff::Timestamp::from_second(bounded).unwrap_or_default().to_string()
 }

@@ -4,12 +4,15 @@
 mod alert;
 mod authorities;
 mod certificate;
+mod check;
 mod client;
 mod files;
 mod handshake;
 mod keys;
 mod load;
+mod pem;
 mod problem;
+mod provider;
 mod record;
 mod resolver;
 mod server;
@@ -17,9 +20,11 @@ mod session;
 mod store;
 mod suite;
 mod tickets;
+mod verify;
+mod words;
 
 pub use alert::Alert;
-pub use authorities::Authorities;
+pub use authorities::{Authorities, system_roots};
 pub use certificate::{CertificateFacts, Certified, Pair};
 pub use client::{ClientSettings, Trust, client_config};
 pub use files::{Disk, Files, MAX_PEM_BYTES};
@@ -28,8 +33,8 @@ pub use handshake::{
 };
 pub use keys::TrafficSecrets;
 pub use load::{Loaded, Moment, load};
-pub use problem::{CertificateError, CertificateWarning, Concern, Reason};
-pub use resolver::{Resolver, Unknown};
+pub use problem::{Binary, CertificateError, CertificateWarning, Concern, Reason};
+pub use resolver::{Resolver, Shadowed, Unknown};
 pub use server::{ClientAuth, ServerSettings, SettingsError, server_config};
 pub use session::{
     OVERHEAD_BYTES, Opened, PLAINTEXT_BYTES, Progress, RECORD_BYTES, RecordError, STATE_BYTES, SealError,

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use handover_api::{Certificate, Change};
+use handover_api::{Certificate, Change, certificate_changes};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::certificate::{Certified, Pair};
 use crate::files::Files;
+use crate::load::{Loaded, Moment, load};
 use crate::problem::{CertificateError, CertificateWarning};
 use crate::resolver::{Resolver, Unknown};
 
@@ -54,7 +55,8 @@ impl CertificateStore {
     /// The same, with a say in what clients get that name an unknown host.
     #[must_use]
     pub fn with_unknown(unknown: Unknown) -> Self {
-        let set = Set { pairs: Vec::new(), certificates: Vec::new(), resolver: Resolver::new(&[], 0, unknown) };
+        let set =
+            Set { pairs: Vec::new(), certificates: Vec::new(), resolver: Resolver::new(&[], 0, unknown) };
         Self { current: Arc::new(ArcSwap::from_pointee(set)), unknown }
     }
 
@@ -68,10 +70,17 @@ impl CertificateStore {
         files: &mut dyn Files,
         now: SystemTime,
     ) -> Result<Prepared, Vec<CertificateError>> {
-        let _ = (files, now);
-        let resolver = Resolver::new(&[], 0, self.unknown);
-        let set = Arc::new(Set { pairs: wanted.to_vec(), certificates: Vec::new(), resolver });
-        Ok(Prepared { into: Arc::clone(&self.current), set, changes: Vec::new(), warnings: Vec::new() })
+        let before = self.current.load_full();
+        let serving = before.certificates.iter().collect();
+        // Nothing serves yet: then this is the start, and an expired certificate is better than none.
+        let moment = Moment { now, serving, lenient: before.certificates.is_empty() };
+        let Loaded { certificates, mut warnings } = load(wanted, files, &moment)?;
+        let default = wanted.iter().position(|pair| pair.default).unwrap_or(0);
+        let resolver = Resolver::new(&certificates, default, self.unknown);
+        warnings.extend(resolver.shadowed().iter().filter_map(|shadowed| shadowed.warning(wanted)));
+        let set = Arc::new(Set { pairs: wanted.to_vec(), certificates, resolver });
+        let changes = certificate_changes(&before.shown(), &set.shown());
+        Ok(Prepared { into: Arc::clone(&self.current), set, changes, warnings })
     }
 
     /// What serves.
