@@ -1,17 +1,23 @@
 //! Which request may start when: one pure function.
 //!
-//! | asked               | nothing runs, serving | another runs             | drained            | stopping |
-//! |---------------------|-----------------------|--------------------------|--------------------|----------|
-//! | reload (a caller)   | start                 | join¹ or busy            | refuse: drained    | refuse   |
-//! | reload (SIGHUP)     | start                 | join¹ or remember        | remember           | refuse   |
-//! | reload, dry run     | start²                | busy                     | start²             | refuse   |
-//! | action              | start²                | busy                     | start²             | refuse   |
-//! | drain               | start                 | join a drain, or busy    | already so         | refuse   |
-//! | resume              | already so            | pre-empt a drain, or busy| start              | refuse   |
-//! | stop                | start                 | pre-empt                 | start              | join; a signal, or `now`, forces |
+//! | asked                  | nothing runs, serving | a change is pending    | guarding       | another runs             | drained            | stopping |
+//! |------------------------|-----------------------|------------------------|----------------|--------------------------|--------------------|----------|
+//! | reload (a caller)      | start                 | pending                | busy           | join¹ or busy            | refuse: drained    | refuse   |
+//! | reload, confirm-within | start                 | start³                 | busy           | join¹ or busy            | refuse: drained    | refuse   |
+//! | reload (SIGHUP)        | start                 | remember⁴              | remember⁴      | join¹ or remember        | remember           | refuse   |
+//! | rollback, restore      | start                 | pending                | busy           | busy                     | refuse: drained    | refuse   |
+//! | any of these, dry run  | start²                | start²                 | busy           | busy                     | start²             | refuse   |
+//! | confirm                | nothing is pending    | start                  | the guard ends as passed | join a confirm, or busy | as when serving | refuse |
+//! | cancel                 | nothing is pending    | start                  | the guard ends as failed | join a cancel, or busy | as when serving | refuse |
+//! | action                 | start²                | pending                | busy           | busy                     | start²             | refuse   |
+//! | drain                  | start                 | start                  | busy           | join a drain, or busy    | already so         | refuse   |
+//! | resume                 | already so            | already so             | busy           | pre-empt a drain, or busy| start              | refuse   |
+//! | stop                   | start                 | start                  | pre-empt       | pre-empt                 | start              | join; a signal, or `now`, forces |
 //!
-//! ¹ only a reload that has not begun to read: what a later one would read may be different.
+//! ¹ only a reload that has not begun to read, and under the same terms: what a later one would read may be different.
 //! ² refused while no worker is there to do it.
+//! ³ it moves the deadline if the disk has nothing else than what is pending, and is rejected otherwise.
+//! ⁴ it runs when the change is confirmed; it is refused when the change is taken back, because the disk still has it.
 //!
 //! A request that names the generation it expects is refused as stale when another one serves.
 
@@ -20,7 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{GenerationNumber, OperationKey, Phase};
+use crate::{GenerationNumber, OperationKey, Pending, Phase};
 
 /// What can be asked of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +196,8 @@ pub struct Active {
     /// Whether this request asks for the same and may still join: a reload that has not begun to read, a
     /// drain with the same limit, a stop.
     pub joinable: bool,
+    /// Whether it has changed what serves and only watches that now: a confirmation or a cancellation ends this.
+    pub guarding: bool,
     /// Whether its outcome is decided and only being written.
     pub ended: bool,
 }
@@ -214,6 +222,8 @@ pub struct Situation {
     pub deferred: Option<OperationKey>,
     /// The generation that the server is held to.
     pub generation: Option<GenerationNumber>,
+    /// The change that awaits confirmation.
+    pub pending: Option<Pending>,
     /// Whether there is a worker to ask.
     pub worker: WorkerState,
 }
@@ -303,10 +313,18 @@ pub fn admit(now: &Situation, asked: &Asked) -> Admission {
             Some(active) if !active.ended => Admission::Preempt(active.operation),
             _ => Admission::Start,
         },
-        Request::Reload { dry_run: false, .. } => admit_reload(now, asked.caller),
-        Request::Reload { dry_run: true, .. } | Request::Action => admit_in_worker(now),
-        Request::Rollback { .. } | Request::Restore { .. } => Admission::Refuse(Refusal::NoWorker),
-        Request::Confirm | Request::Cancel => Admission::Refuse(Refusal::NothingPending),
+        Request::Reload { dry_run: true, .. }
+        | Request::Rollback { dry_run: true, .. }
+        | Request::Restore { dry_run: true, .. } => admit_in_worker(now),
+        Request::Reload { terms, .. } => {
+            admit_reload(now, asked.caller, now.pending.filter(|_| terms.confirm.is_none()))
+        }
+        Request::Rollback { .. } | Request::Restore { .. } => admit_change(now, now.pending),
+        Request::Confirm | Request::Cancel => admit_verdict(now, asked.request.kind()),
+        Request::Action => match (now.active, now.pending) {
+            (None, Some(pending)) => Admission::Refuse(pending.into()),
+            _ => admit_in_worker(now),
+        },
         Request::Drain { .. } => admit_drain(now),
         Request::Resume => admit_resume(now),
     }
@@ -328,19 +346,38 @@ fn admit_while_stopping(now: &Situation, asked: &Asked) -> Admission {
     }
 }
 
-fn admit_reload(now: &Situation, caller: Caller) -> Admission {
+/// `pending` is the change that it would disturb.
+fn admit_reload(now: &Situation, caller: Caller, pending: Option<Pending>) -> Admission {
     match (now.active, caller) {
         (Some(Active { operation, kind: Kind::Reload, joinable: true, .. }), _) => Admission::Join(operation),
-        (_, Caller::Signal) if now.active.is_some() || now.phase != Phase::Serving => {
+        (_, Caller::Signal) if now.active.is_some() || pending.is_some() || now.phase != Phase::Serving => {
             now.deferred.map_or(Admission::Defer, Admission::Join)
         }
+        _ => admit_change(now, pending),
+    }
+}
+
+fn admit_change(now: &Situation, pending: Option<Pending>) -> Admission {
+    match (now.active, now.phase, pending) {
+        (Some(active), ..) => busy(active),
+        (None, Phase::New | Phase::Starting, _) => Admission::Refuse(Refusal::NotStarted),
+        (None, Phase::Draining | Phase::Drained, _) => Admission::Refuse(Refusal::Drained),
+        (None, Phase::Serving, Some(pending)) => Admission::Refuse(pending.into()),
+        (None, Phase::Serving, None) => Admission::Start,
+        (None, Phase::Stopping | Phase::Stopped, _) => Admission::Refuse(Refusal::Stopping),
+    }
+}
+
+/// Somebody decides whether a change stays.
+fn admit_verdict(now: &Situation, kind: Kind) -> Admission {
+    // An outcome that is only being written changes nothing any more: who decides in time need not wait for it.
+    match (now.active.filter(|active| !active.ended), now.phase) {
+        (Some(Active { operation, guarding: true, .. }), _) => Admission::Preempt(operation),
+        (Some(active), _) if active.joinable && active.kind == kind => Admission::Join(active.operation),
         (Some(active), _) => busy(active),
-        (None, _) => match now.phase {
-            Phase::New | Phase::Starting => Admission::Refuse(Refusal::NotStarted),
-            Phase::Draining | Phase::Drained => Admission::Refuse(Refusal::Drained),
-            Phase::Serving => Admission::Start,
-            Phase::Stopping | Phase::Stopped => Admission::Refuse(Refusal::Stopping),
-        },
+        (None, Phase::New | Phase::Starting) => Admission::Refuse(Refusal::NotStarted),
+        (None, _) if now.pending.is_none() => Admission::Refuse(Refusal::NothingPending),
+        (None, _) => Admission::Start,
     }
 }
 
@@ -370,6 +407,13 @@ fn admit_resume(now: &Situation) -> Admission {
         (None, Phase::New | Phase::Starting) => Admission::Refuse(Refusal::NotStarted),
         (None, Phase::Serving) => Admission::AlreadySo,
         (None, _) => Admission::Start,
+    }
+}
+
+impl From<Pending> for Refusal {
+    fn from(pending: Pending) -> Self {
+        let Pending { generation, back_to, left } = pending;
+        Self::Pending { generation, back_to, left }
     }
 }
 

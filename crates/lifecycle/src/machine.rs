@@ -76,7 +76,10 @@
 
 mod begin;
 mod end;
+mod guard;
 mod load;
+mod pending;
+mod start;
 mod table;
 mod time;
 mod workers;
@@ -84,10 +87,11 @@ mod workers;
 use std::time::Duration;
 
 use crate::{
-    Active, Effect, Event, Exit, GenerationNumber, Kind, Limits, Notice, OperationKey, OperationView, Phase,
-    Recovered, Role, Situation, Stage, StepName, View, WorkerState, WorkerView,
+    Active, Asked, Effect, Event, Exit, GenerationNumber, Kind, Limits, Notice, OperationKey, OperationView,
+    PendingView, Phase, Recovered, Request, Role, Situation, Source, Stage, StepName, View, WorkerState,
+    WorkerView,
 };
-use table::{EndStep, Ending, LoadStep, Operation, Step, Worker};
+use table::{EndStep, Ending, LoadStep, Operation, Probation, Step, Worker};
 
 /// The lifecycle of one server.
 #[derive(Clone, Debug)]
@@ -100,9 +104,15 @@ pub struct Machine {
     active: Option<Operation>,
     endings: Vec<Ending>,
     /// A reload that a signal asked for while something else ran.
-    deferred: Option<OperationKey>,
+    deferred: Option<(OperationKey, Request)>,
     /// The generation that the server is held to.
     held_to: Option<GenerationNumber>,
+    /// The change that awaits confirmation: what the server is held to meanwhile.
+    pending: Option<Probation>,
+    /// The change that was not confirmed in the life of an earlier supervisor, until the start is over.
+    unconfirmed: Option<Probation>,
+    /// Whether listeners and bundles of other generations than the one that serves may be held.
+    holds_others: bool,
     /// The highest number given to a generation.
     last_generation: GenerationNumber,
     /// The next key for a worker, candidate or call.
@@ -142,6 +152,9 @@ impl Machine {
             endings: Vec::new(),
             deferred: None,
             held_to: None,
+            pending: None,
+            unconfirmed: None,
+            holds_others: false,
             last_generation: recovered.last_generation,
             next_key: recovered.keys_from,
             restart: Restart { at: None, failures: 0, serving_since: None, count: 0 },
@@ -170,9 +183,9 @@ impl Machine {
 
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Start { operation, .. } => self.begin_start(operation),
-            Event::Adopted { operation, worker, generation, accepting, .. } => {
-                self.begin_adopted(operation, worker, generation, accepting);
+            Event::Start { operation, source, pending } => self.begin_start(operation, source, pending),
+            Event::Adopted { operation, worker, generation, accepting, pending } => {
+                self.begin_adopted(operation, worker, generation, accepting, pending);
             }
             Event::Request { operation, asked } => self.request(operation, &asked),
             Event::Tick => {}
@@ -183,9 +196,11 @@ impl Machine {
             Event::Need { worker, candidate } => self.need(worker, candidate),
             Event::Bound { worker, candidate } => self.bound(worker, candidate),
             Event::Prepared { worker, candidate, unchanged } => self.prepared(worker, candidate, unchanged),
-            Event::Rejected { worker, candidate, .. } => self.rejected(worker, candidate),
+            Event::Rejected { worker, candidate, unreachable } => {
+                self.rejected(worker, candidate, unreachable);
+            }
             Event::Committed { worker, candidate } => self.committed(worker, candidate),
-            Event::GuardEnded { .. } => {}
+            Event::GuardEnded { worker, call, passed } => self.guard_ended(worker, call, passed),
             Event::Drained { worker, call, clean } => self.drained(worker, call, clean),
             Event::Resumed { worker, call } => self.resumed(worker, call),
             Event::ActionDone { worker, call, ok } => self.action_done(worker, call, ok),
@@ -199,33 +214,53 @@ impl Machine {
     /// Begins whatever can begin now. It looks at the state only, not at what just happened, so that
     /// no order of events can leave something waiting for ever.
     fn go_on(&mut self) {
+        self.go_back_if_due();
         self.start_worker_if_due();
         self.employ_worker();
         if self.active.is_none()
             && self.endings.is_empty()
             && self.phase == Phase::Serving
-            && let Some(operation) = self.deferred.take()
+            && self.pending.is_none()
+            && let Some((operation, request)) = self.deferred.take()
         {
-            self.begin_reload(operation, false);
+            self.begin_change(operation, request, Source::Disk);
             self.start_worker_if_due();
             self.employ_worker();
         }
+        self.let_go_if_final();
         if self.phase == Phase::Stopping && self.workers.is_empty() {
             self.finish_stop();
         }
     }
 
+    /// Listeners and bundles of other generations go when the one that the server is held to serves, and nothing can
+    /// take it back any more.
+    fn let_go_if_final(&mut self) {
+        let undecided = matches!(
+            self.active,
+            Some(Operation { step: Step::Guarding(_) | Step::GoingBack(_) | Step::Settling(_), .. })
+        );
+        let serves =
+            self.main().is_some_and(|main| main.generation.is_some() && main.generation == self.held_to);
+        if self.holds_others && serves && !undecided && self.pending.is_none() {
+            self.holds_others = false;
+            self.emit(Effect::LetGo);
+        }
+    }
+
     /// What admission may look at.
-    fn situation(&self, asked: &crate::Asked) -> Situation {
+    fn situation(&self, asked: &Asked) -> Situation {
         let active = match (&self.active, self.endings.first()) {
             (Some(operation), _) => Some(Active {
                 operation: operation.key,
                 kind: operation.kind,
                 joinable: self.is_joinable(operation, asked),
+                guarding: matches!(operation.step, Step::Guarding(_)),
                 ended: false,
             }),
             (None, Some(ending)) => {
-                Some(Active { operation: ending.key, kind: ending.kind, joinable: false, ended: true })
+                let (operation, kind) = (ending.key, ending.kind);
+                Some(Active { operation, kind, joinable: false, guarding: false, ended: true })
             }
             (None, None) => None,
         };
@@ -233,16 +268,20 @@ impl Machine {
         Situation {
             phase: self.phase,
             active,
-            deferred: self.deferred,
+            deferred: self.deferred.map(|(operation, _)| operation),
             generation: self.held_to,
+            pending: self.pending_now(),
             worker: if at_rest { WorkerState::Present } else { WorkerState::Absent },
         }
     }
 
-    fn is_joinable(&self, operation: &Operation, asked: &crate::Asked) -> bool {
+    fn is_joinable(&self, operation: &Operation, asked: &Asked) -> bool {
         match (operation.kind, asked.request) {
-            (Kind::Reload, _) => matches!(operation.step, Step::AwaitWorker(_)),
-            (Kind::Drain, crate::Request::Drain { limit }) => {
+            (Kind::Reload, request) => {
+                matches!(operation.step, Step::AwaitWorker(_)) && operation.request == Some(request)
+            }
+            (Kind::Confirm | Kind::Cancel, request) => operation.request == Some(request),
+            (Kind::Drain, Request::Drain { limit }) => {
                 self.main().and_then(|worker| worker.drain).is_some_and(|drain| drain.asked == limit)
             }
             (Kind::Stop, _) => true,
@@ -262,15 +301,19 @@ impl Machine {
                 .filter(|load| load.step == LoadStep::Committing)
                 .map(|load| load.generation),
             held_to: self.held_to,
-            compared_with: self.held_to,
-            pending: None,
+            compared_with: self.compared_with(),
+            pending: self.pending.map(|pending| PendingView {
+                generation: pending.generation,
+                back_to: pending.back_to,
+                until: pending.by,
+            }),
             workers: self
                 .workers
                 .iter()
                 .map(|w| WorkerView { worker: w.key, role: w.role, stage: w.stage, generation: w.generation })
                 .collect(),
             operation: self.operation_view(),
-            deferred: self.deferred,
+            deferred: self.deferred.map(|(operation, _)| operation),
             restarts: self.restart.count,
             next_restart: self.restart.at,
         }
@@ -286,6 +329,8 @@ impl Machine {
             kind: ending.kind,
             step: match ending.step {
                 EndStep::Awaiting { .. } => StepName::StopWorker,
+                EndStep::Noting { .. } => StepName::Confirm,
+                EndStep::With(_) => StepName::GoBack,
                 EndStep::Recording { .. } | EndStep::Pausing { .. } => StepName::Record,
             },
         })
@@ -301,6 +346,9 @@ impl Machine {
                 Some(LoadStep::Committing) => StepName::Commit,
             },
             Step::Settling(_) => StepName::Settle,
+            Step::Guarding(_) => StepName::Guard,
+            Step::GoingBack(_) => StepName::GoBack,
+            Step::Noting(_) => StepName::Confirm,
             Step::Acting(_) => StepName::Action,
             Step::Draining => StepName::Drain,
             Step::Resuming(_) => StepName::Resume,

@@ -121,10 +121,11 @@ fn situation(text: &str) -> Situation {
         active: None,
         deferred: None,
         generation: Some(GenerationNumber(3)),
+        pending: None,
         worker: WorkerState::Present,
     };
     let mut run = |kind, joinable, ended| {
-        situation.active = Some(Active { operation: RUNNING, kind, joinable, ended });
+        situation.active = Some(Active { operation: RUNNING, kind, joinable, guarding: false, ended });
     };
     for word in text.split(',').map(str::trim) {
         match word {

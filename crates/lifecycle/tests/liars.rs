@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use handover_lifecycle::{
     Asked, CallKey, Caller, CandidateKey, Effect, Event, GenerationNumber, Limits, Machine, Message,
-    OperationKey, Phase, Recovered, Request, WorkerKey,
+    OperationKey, Pending, Phase, Recovered, Request, Source, Terms, WorkerKey,
 };
 use rng::Rng;
 
@@ -38,9 +38,13 @@ impl Known {
                 }
                 Effect::Send {
                     message:
-                        Message::Drain { call, .. } | Message::Resume { call } | Message::Action { call, .. },
+                        Message::Drain { call, .. }
+                        | Message::Resume { call }
+                        | Message::Guard { call, .. }
+                        | Message::Action { call, .. },
                     ..
                 } => self.calls.push(call),
+                Effect::Own { operation, .. } => self.operations.push(operation),
                 _ => {}
             }
         }
@@ -60,9 +64,9 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
     let operation = pick(rng, &known.operations, OperationKey(0));
     let generation = GenerationNumber(rng.below(6));
     let yes = rng.chance(500);
-    match rng.below(24) {
-        0 => Event::Start { operation, source: Source::Disk, pending: None },
-        1 => Event::Adopted { operation, worker, generation, accepting: yes },
+    match rng.below(28) {
+        0 => Event::Start { operation, source: Source::Disk, pending: some_pending(rng) },
+        1 => Event::Adopted { operation, worker, generation, accepting: yes, pending: some_pending(rng) },
         2..5 => Event::WorkerReady { worker },
         5 => Event::WorkerNotStarted { worker },
         6 => Event::WorkerExited { worker },
@@ -70,7 +74,7 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
         8 => Event::Need { worker, candidate },
         9 => Event::Bound { worker, candidate },
         10..13 => Event::Prepared { worker, candidate, unchanged: rng.chance(200) },
-        13 => Event::Rejected { worker, candidate, unreachable: false },
+        13 => Event::Rejected { worker, candidate, unreachable: yes },
         14 => Event::Committed { worker, candidate },
         15 => Event::Drained { worker, call, clean: yes },
         16 => Event::Resumed { worker, call },
@@ -80,20 +84,42 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
         20 => Event::OutcomeWritten { operation },
         21 => Event::OutcomeFailed { operation },
         22 => Event::Tick,
+        23 => Event::GuardEnded { worker, call, passed: yes },
         _ => {
-            let request = match rng.below(8) {
-                0..3 => Request::RELOAD,
-                3 => Request::VALIDATE,
-                4 => Request::Action,
-                5 => Request::Drain { limit: yes.then_some(Duration::MAX) },
-                6 => Request::Resume,
-                _ => Request::Stop { now: yes, limit: None },
-            };
+            let request = some_request(rng, yes);
             let operation = OperationKey(known.operations.len() as u64 + 1);
             known.operations.push(operation);
             let caller = if rng.chance(500) { Caller::Signal } else { Caller::Waiting };
             Event::Request { operation, asked: Asked { request, caller, expected: None } }
         }
+    }
+}
+
+fn some_pending(rng: &mut Rng) -> Option<Pending> {
+    let (generation, back_to) = (GenerationNumber(rng.below(6)), GenerationNumber(rng.below(6)));
+    let left = if rng.chance(300) { Duration::ZERO } else { rng.millis(0, 100_000) };
+    rng.chance(500).then_some(Pending { generation, back_to, left })
+}
+
+fn some_request(rng: &mut Rng, yes: bool) -> Request {
+    let some = |rng: &mut Rng| {
+        let wait = if rng.chance(50) { Duration::MAX } else { rng.millis(0, 100_000) };
+        rng.chance(500).then_some(wait)
+    };
+    let terms = Terms { confirm: some(rng), guard: some(rng) };
+    let (to, dry_run) = (GenerationNumber(rng.below(6)), rng.chance(100));
+    match rng.below(13) {
+        0..3 => Request::RELOAD,
+        3 => Request::VALIDATE,
+        4 => Request::Action,
+        5 => Request::Drain { limit: yes.then_some(Duration::MAX) },
+        6 => Request::Resume,
+        7 => Request::Stop { now: yes, limit: None },
+        8 => Request::Reload { dry_run, certs_only: yes, terms },
+        9 => Request::Rollback { to, dry_run, terms },
+        10 => Request::Restore { dry_run, terms },
+        11 => Request::Confirm,
+        _ => Request::Cancel,
     }
 }
 
@@ -112,12 +138,18 @@ fn settle(machine: &mut Machine, now: Duration, known: &mut Known, seed: u64) {
 fn no_order_of_events_panics_spins_or_grows() {
     for seed in 0..LIVES {
         let mut rng = Rng::new(seed);
-        let mut machine = Machine::new(Limits::DEFAULT, Recovered { keys_from: 100, ..Recovered::default() });
+        let last_good = rng.chance(500).then_some(GenerationNumber(2));
+        let recovered = Recovered { keys_from: 100, last_good, ..Recovered::default() };
+        let mut machine = Machine::new(Limits::DEFAULT, recovered);
         let (mut now, mut known) = (Duration::ZERO, Known::default());
-        known.learn(
-            &machine
-                .step(now, Event::Start { operation: OperationKey(0), source: Source::Disk, pending: None }),
-        );
+        known.learn(&machine.step(
+            now,
+            Event::Start {
+                operation: OperationKey(0),
+                source: Source::Disk,
+                pending: some_pending(&mut rng),
+            },
+        ));
         for _ in 0..EVENTS {
             now += if rng.chance(50) { rng.millis(0, 60_000) } else { rng.millis(0, 20) };
             let event = some_event(&mut rng, &mut known);

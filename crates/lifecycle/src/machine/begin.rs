@@ -3,20 +3,21 @@
 use std::time::Duration;
 
 use super::Machine;
-use super::table::{Awaited, Drain, EndStep, Ending, Operation, Settling, Step, Worker};
+use super::table::{Awaited, Drain, EndStep, Ending, Operation, Probation, Step, Worker};
 use crate::{
     Admission, Asked, CallKey, Caller, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey,
-    Outcome, Phase, Refusal, Request, Role, Source, Stage, StepName, WorkerKey, admit,
+    Outcome, Pending, Phase, Refusal, Request, Role, Source, Stage, StepName, WorkerKey, admit,
 };
 
 impl Machine {
-    pub(super) fn begin_start(&mut self, operation: OperationKey) {
+    pub(super) fn begin_start(&mut self, operation: OperationKey, source: Source, pending: Option<Pending>) {
         if self.phase != Phase::New {
             return;
         }
         self.phase = Phase::Starting;
         self.record_unfinished(None);
-        self.begin(operation, Kind::Start, Step::AwaitWorker(Source::Disk), None);
+        self.unconfirmed = pending.map(|pending| self.probation(pending));
+        self.begin(operation, Kind::Start, None, Step::AwaitWorker(source));
         self.progress(operation, StepName::StartWorker);
         self.restart.at = Some(self.now);
     }
@@ -27,6 +28,7 @@ impl Machine {
         worker: WorkerKey,
         generation: GenerationNumber,
         accepting: bool,
+        pending: Option<Pending>,
     ) {
         if self.phase != Phase::New {
             return;
@@ -45,6 +47,9 @@ impl Machine {
             load: None,
         });
         self.restart.serving_since = Some(self.now);
+        let pending = pending.filter(|pending| pending.generation == generation);
+        self.pending = pending.map(|pending| self.probation(pending));
+        self.holds_others = true;
         if accepting {
             self.phase = Phase::Serving;
             self.emit(Effect::Started { operation });
@@ -53,6 +58,11 @@ impl Machine {
             self.phase = Phase::Starting;
             self.begin_resuming(operation, Kind::Start, worker);
         }
+    }
+
+    fn probation(&self, pending: Pending) -> Probation {
+        let Pending { generation, back_to, left } = pending;
+        Probation { generation, back_to, by: self.after(left), failures: self.restart.failures }
     }
 
     pub(super) fn request(&mut self, operation: OperationKey, asked: &Asked) {
@@ -74,7 +84,7 @@ impl Machine {
                 self.emit(Effect::Joined { request: operation, operation: running });
                 self.force_stop();
             }
-            Admission::Defer => self.defer(operation),
+            Admission::Defer => self.defer(operation, asked.request),
             Admission::Refuse(refusal) => self.emit(Effect::Refuse { request: operation, refusal }),
         }
     }
@@ -86,15 +96,18 @@ impl Machine {
         if runs && asked.caller == Caller::Signal {
             self.emit(Effect::Notify(Notice::Reloading));
         }
-        if self.deferred == Some(operation) {
+        if self.deferred.is_some_and(|(deferred, _)| deferred == operation) {
             self.tell_that_it_may_take_long();
         }
     }
 
     fn begin_request(&mut self, operation: OperationKey, request: Request) {
         match request {
-            Request::Reload { dry_run, .. } => self.begin_reload(operation, dry_run),
-            Request::Rollback { .. } | Request::Restore { .. } | Request::Confirm | Request::Cancel => {}
+            Request::Reload { .. } => self.begin_change(operation, request, Source::Disk),
+            Request::Rollback { to, .. } => self.begin_change(operation, request, Source::Generation(to)),
+            Request::Restore { .. } => self.begin_change(operation, request, Source::Given),
+            Request::Confirm => self.begin_confirm(operation),
+            Request::Cancel => self.begin_cancel(operation),
             Request::Action => self.begin_action(operation),
             Request::Drain { limit } => self.begin_drain(operation, limit),
             Request::Resume => self.begin_resume(operation),
@@ -102,36 +115,54 @@ impl Machine {
         }
     }
 
-    fn begin(&mut self, operation: OperationKey, kind: Kind, step: Step, by: Option<Duration>) {
-        self.active = Some(Operation { key: operation, kind, step, by });
+    pub(super) fn begin(
+        &mut self,
+        operation: OperationKey,
+        kind: Kind,
+        request: Option<Request>,
+        step: Step,
+    ) {
+        let (by, back_to, instead) = (None, None, None);
+        self.active = Some(Operation { key: operation, kind, request, step, by, back_to, instead });
         self.emit(Effect::Started { operation });
     }
 
+    /// The active operation's step must be over by then.
+    pub(super) fn limit_step(&mut self, by: Duration) {
+        if let Some(operation) = &mut self.active {
+            operation.by = Some(by);
+        }
+    }
+
     /// A signal's reload waits for its turn.
-    fn defer(&mut self, operation: OperationKey) {
-        self.deferred = Some(operation);
+    fn defer(&mut self, operation: OperationKey, request: Request) {
+        self.deferred = Some((operation, request));
         self.emit(Effect::Deferred { request: operation });
         self.tell_that_it_may_take_long();
     }
 
-    /// While the server is drained or drains, a remembered reload may wait for long: a process manager that
-    /// waits for it is told at once that it is over, or it would give up on a server that is well.
+    /// While the server is drained or drains, or a change is on probation, a remembered reload may wait for long: a
+    /// process manager that waits for it is told at once that it is over, or it would give up on a server that is well.
     fn tell_that_it_may_take_long(&mut self) {
-        if matches!(self.phase, Phase::Draining | Phase::Drained) {
+        if matches!(self.phase, Phase::Draining | Phase::Drained)
+            || self.pending.is_some()
+            || self.is_guarding()
+        {
             self.emit(Effect::Notify(Notice::Reloading));
             self.emit(Effect::Notify(Notice::Ready));
         }
     }
 
     /// It waits for a worker even if one is there: [`Machine::go_on`] finds that out.
-    pub(super) fn begin_reload(&mut self, operation: OperationKey, dry_run: bool) {
-        let kind = if dry_run { Kind::DryRun } else { Kind::Reload };
+    pub(super) fn begin_change(&mut self, operation: OperationKey, request: Request, source: Source) {
+        let kind = request.kind();
         // A dying worker may have to be reaped and its successor given the old generation first.
         let wait =
             self.limits.kill + self.limits.backoff_longest + self.limits.worker_start + self.limits.prepare;
         let by = self.after(wait + self.limits.commit);
-        self.begin(operation, kind, Step::AwaitWorker(Source::Disk), Some(by));
-        if !dry_run {
+        self.begin(operation, kind, Some(request), Step::AwaitWorker(source));
+        self.limit_step(by);
+        if kind != Kind::DryRun {
             self.emit(Effect::Notify(Notice::Reloading));
             if let Some(at) = self.restart.at {
                 self.restart.at = Some(at.min(self.now));
@@ -143,13 +174,14 @@ impl Machine {
         let Some(worker) = self.main().map(|worker| worker.key) else { return };
         let call = CallKey(self.key());
         let by = self.after(self.limits.action);
-        self.begin(operation, Kind::Action, Step::Acting(call), Some(by));
+        self.begin(operation, Kind::Action, Some(Request::Action), Step::Acting(call));
+        self.limit_step(by);
         self.progress(operation, StepName::Action);
         self.emit(Effect::Send { worker, message: Message::Action { call, operation } });
     }
 
     fn begin_drain(&mut self, operation: OperationKey, limit: Option<Duration>) {
-        self.begin(operation, Kind::Drain, Step::Draining, None);
+        self.begin(operation, Kind::Drain, Some(Request::Drain { limit }), Step::Draining);
         self.progress(operation, StepName::Drain);
         self.phase = Phase::Draining;
         self.restart.at = None;
@@ -192,7 +224,7 @@ impl Machine {
             }
             _ => {
                 let source = self.held_to.map_or(Source::Disk, Source::Generation);
-                self.begin(operation, Kind::Resume, Step::AwaitWorker(source), None);
+                self.begin(operation, Kind::Resume, Some(Request::Resume), Step::AwaitWorker(source));
                 self.progress(operation, StepName::StartWorker);
                 self.phase = Phase::Drained;
                 self.restart.at = Some(self.now);
@@ -203,7 +235,8 @@ impl Machine {
     fn begin_resuming(&mut self, operation: OperationKey, kind: Kind, worker: WorkerKey) {
         let call = CallKey(self.key());
         let by = self.after(self.limits.resume);
-        self.begin(operation, kind, Step::Resuming(call), Some(by));
+        self.begin(operation, kind, Some(Request::Resume), Step::Resuming(call));
+        self.limit_step(by);
         self.progress(operation, StepName::Resume);
         if kind == Kind::Resume {
             self.phase = Phase::Drained;
@@ -219,7 +252,7 @@ impl Machine {
     /// Ends what is active, then every worker.
     fn begin_stop(&mut self, operation: OperationKey, now: bool, limit: Option<Duration>) {
         self.overtake();
-        self.begin(operation, Kind::Stop, Step::Stopping(None), None);
+        self.begin(operation, Kind::Stop, Some(Request::Stop { now, limit }), Step::Stopping(None));
         self.enter_stopping();
         let limit = if now { Some(Duration::ZERO) } else { limit };
         let workers: Vec<_> = self.workers.iter().map(|w| (w.key, w.stage, w.may_accept())).collect();
@@ -239,7 +272,7 @@ impl Machine {
     pub(super) fn enter_stopping(&mut self) {
         self.phase = Phase::Stopping;
         self.restart.at = None;
-        if let Some(request) = self.deferred.take() {
+        if let Some((request, _)) = self.deferred.take() {
             self.emit(Effect::Refuse { request, refusal: Refusal::Stopping });
         }
         self.emit(Effect::Notify(Notice::Stopping));
@@ -251,10 +284,13 @@ impl Machine {
         let Some(operation) = self.active else { return };
         let main = self.main().map(|worker| (worker.key, worker.load, worker.drain));
         let awaited = match (operation.step, main) {
-            (Step::Loading, Some((worker, Some(load), _)))
-                if load.is_committing() && load.source == Source::Disk =>
-            {
+            (Step::Loading, Some((worker, Some(load), _))) if load.is_committing() && load.changes => {
                 Some((worker, Awaited::Commit(load.candidate), None))
+            }
+            (Step::GoingBack(back), Some((worker, Some(load), _)))
+                if load.is_committing() && load.owner == Some(operation.key) =>
+            {
+                Some((worker, Awaited::Back(load.candidate, back.why), None))
             }
             (Step::Acting(call), Some((worker, ..))) => Some((worker, Awaited::Action(call), operation.by)),
             (Step::Draining, Some((worker, _, Some(drain)))) => {
@@ -264,14 +300,25 @@ impl Machine {
         };
         if let Some((worker, what, by)) = awaited {
             self.active = None;
-            let step = EndStep::Awaiting { worker, what, by };
-            self.endings.push(Ending { key: operation.key, kind: operation.kind, step });
-            return;
+            return self.end_later(&operation, EndStep::Awaiting { worker, what, by });
         }
         match operation.step {
             // One of two generations would have served: nobody will find out which.
-            Step::Settling(Settling { .. }) | Step::Acting(_) => {
-                self.decide(Outcome::Unknown, Cause::ShuttingDown)
+            Step::Settling(_) | Step::Acting(_) => self.decide(Outcome::Unknown, Cause::ShuttingDown),
+            // It serves what is to go, and will not be asked any more.
+            Step::GoingBack(_) if operation.is_change() && operation.request.is_some() => {
+                self.call_off_load();
+                self.decide(Outcome::Unknown, Cause::ShuttingDown);
+            }
+            // It serves; whether it would have passed is not found out.
+            Step::Guarding(guarding) => {
+                let passed = guarding.passed;
+                self.decide_made(passed.outcome, Cause::ShuttingDown, passed.made);
+            }
+            Step::Noting(note) => {
+                let by = operation.by.unwrap_or(self.now);
+                self.active = None;
+                self.end_later(&operation, EndStep::Noting { note, by });
             }
             step => {
                 if let (Step::Resuming(_), Some(worker)) = (step, self.main_mut()) {
@@ -282,6 +329,10 @@ impl Machine {
                 self.decide(Outcome::Rejected, Cause::ShuttingDown);
             }
         }
+    }
+
+    fn end_later(&mut self, operation: &Operation, step: EndStep) {
+        self.endings.push(Ending { key: operation.key, kind: operation.kind, step });
     }
 
     /// Two stops in a row: no more draining.

@@ -36,6 +36,17 @@ impl Machine {
         let serving = self.main().filter(serves).and_then(|worker| worker.generation);
         let verdict = Verdict { outcome, cause, made, serving, held_to: self.held_to };
         self.write(operation, kind, verdict, 1);
+        self.end_with(operation, outcome, cause);
+    }
+
+    /// Ends what ends together with this one: somebody asked for its change to be taken back.
+    fn end_with(&mut self, operation: OperationKey, outcome: Outcome, cause: Cause) {
+        let waits = |ending: &&Ending| matches!(ending.step, EndStep::With(other) if other == operation);
+        let Some(&Ending { key, kind, .. }) = self.endings.iter().find(waits) else { return };
+        match outcome {
+            Outcome::RolledBack => self.record(key, kind, Outcome::Applied, Cause::Done, None),
+            _ => self.record(key, kind, Outcome::Unknown, cause, None),
+        }
     }
 
     fn write(&mut self, operation: OperationKey, kind: Kind, verdict: Verdict, attempt: u32) {
@@ -84,8 +95,8 @@ impl Machine {
         self.emit(Effect::Answer { operation, verdict, recorded });
         // A process manager waits for READY after every reload, failed ones too.
         let tells = match kind {
-            Kind::Start => verdict.outcome.is_success(),
-            Kind::Reload => true,
+            Kind::Start => verdict.outcome.is_success() || verdict.outcome == Outcome::RolledBack,
+            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel => true,
             _ => false,
         };
         let earlier = verdict.cause == Cause::SupervisorDied;
@@ -104,6 +115,8 @@ impl Machine {
             EndStep::Pausing { verdict, attempt, .. } => {
                 self.write(ending.key, ending.kind, verdict, attempt + 1)
             }
+            EndStep::Noting { note, .. } => self.noted(ending.key, note, None),
+            EndStep::With(_) => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! Bringing a generation into a worker: prepare, bind, journal, commit; and what follows when it fails.
 
 use super::Machine;
-use super::table::{Awaited, Load, LoadStep, Operation, Settling, Step, Worker};
+use super::table::{Awaited, End, Load, LoadStep, Operation, Settling, Step, Worker};
 use crate::{
     CandidateKey, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey, Outcome, Phase,
     Source, Stage, StepName, WorkerKey,
@@ -24,46 +24,68 @@ impl Machine {
         let (key, fresh) = (worker.key, worker.stage == Stage::Loading);
         let held_to = self.held_to.map(Source::Generation);
         let wanted = match &mut self.active {
-            Some(Operation { key: operation, kind, step: step @ Step::AwaitWorker(_), by })
-                if !fresh || *kind != Kind::Reload || self.restart.failures > 1 =>
+            Some(operation @ Operation { step: Step::AwaitWorker(_), .. })
+                if !fresh || !operation.is_change() || self.restart.failures > 1 =>
             {
-                let Step::AwaitWorker(source) = *step else { return };
-                *step = Step::Loading;
-                *by = None;
-                Some((Some(*operation), source, *kind == Kind::DryRun))
+                let Step::AwaitWorker(source) = operation.step else { return };
+                if operation.kind == Kind::Rollback && Some(source) == held_to && !fresh {
+                    return self.is_unchanged();
+                }
+                operation.step = Step::Loading;
+                operation.by = None;
+                Some((Some(operation.key), source))
             }
-            Some(Operation { key: operation, step: Step::Settling(settling), .. }) => match settling.back {
-                false => Some((Some(*operation), Source::Generation(settling.new), false)),
-                true => held_to.map(|source| (Some(*operation), source, false)),
+            Some(Operation { key: operation, step: Step::Settling(settling), .. }) => match settling.new {
+                Some((_, new)) => Some((Some(*operation), Source::Generation(new))),
+                None => held_to.map(|source| (Some(*operation), source)),
             },
-            _ if fresh && self.phase == Phase::Serving => held_to.map(|source| (None, source, false)),
+            Some(Operation { key: operation, step: Step::GoingBack(back), .. }) => {
+                Some((Some(*operation), Source::Generation(back.to)))
+            }
+            _ if fresh && self.phase == Phase::Serving => held_to.map(|source| (None, source)),
             _ => None,
         };
         match wanted {
-            Some((owner, source, dry_run)) => self.load(key, owner, source, dry_run),
+            Some((owner, source)) => self.load(key, owner, source),
             // Nobody needs it (any more): it would wait for ever.
             None if fresh => self.kill(key, Cause::Done),
             None => {}
         }
     }
 
-    fn load(&mut self, worker: WorkerKey, owner: Option<OperationKey>, source: Source, dry_run: bool) {
+    fn load(&mut self, worker: WorkerKey, owner: Option<OperationKey>, source: Source) {
         let candidate = CandidateKey(self.key());
         let generation = match source {
             Source::Disk | Source::Given => self.last_generation.next(),
             Source::Generation(generation) => generation,
         };
+        let operation = self.active.filter(|operation| owner == Some(operation.key));
+        let dry_run = operation.is_some_and(|operation| operation.kind == Kind::DryRun);
+        let certs_only = operation.is_some_and(|operation| operation.certs_only());
+        let changes = !dry_run && operation.is_some_and(|operation| self.is_new(&operation, source));
         let by = self.after(self.limits.prepare);
         let step = LoadStep::Preparing;
         let Some(loading) = self.workers.iter_mut().find(|w| w.key == worker) else { return };
-        loading.load = Some(Load { candidate, generation, source, dry_run, owner, step, prepare_by: by, by });
+        loading.load =
+            Some(Load { candidate, generation, source, dry_run, changes, owner, step, prepare_by: by, by });
         if let Some(operation) = owner {
             self.progress(operation, StepName::Prepare);
         }
         self.emit(Effect::Send {
             worker,
-            message: Message::Prepare { candidate, generation, source, dry_run, certs_only: false },
+            message: Message::Prepare { candidate, generation, source, dry_run, certs_only },
         });
+    }
+
+    /// Whether this makes the server serve something else than it is held to.
+    fn is_new(&self, operation: &Operation, source: Source) -> bool {
+        match (operation.kind, operation.step, source) {
+            (_, Step::Loading, Source::Disk | Source::Given) => true,
+            (Kind::Start | Kind::Rollback, Step::Loading, Source::Generation(number)) => {
+                self.held_to != Some(number)
+            }
+            _ => false,
+        }
     }
 
     /// The load that a worker's message is about, if it is still wanted and in one of these steps.
@@ -99,36 +121,52 @@ impl Machine {
     }
 
     pub(super) fn prepared(&mut self, worker: WorkerKey, candidate: CandidateKey, unchanged: bool) {
-        let journal_by = self.after(self.limits.journal);
-        let unchanged = unchanged && self.held_to.is_some();
         // The worker knows best whether it has what it needs.
         let steps = [LoadStep::Preparing, LoadStep::Binding];
-        let Some(load) = self.current(worker, candidate, &steps) else { return };
-        let Load { generation, source, dry_run, owner, .. } = *load;
-        match (owner, source) {
-            _ if dry_run => self.end_load(worker, Outcome::Unchanged, Cause::DryRun),
-            (Some(_), Source::Disk) if unchanged => self.prepared_unchanged(worker),
-            (Some(operation), Source::Disk | Source::Given) => {
-                load.step = LoadStep::Journaling;
-                load.by = journal_by;
-                self.last_generation = generation;
-                self.progress(operation, StepName::Journal);
-                self.emit(Effect::WriteIntent {
-                    operation,
-                    candidate,
-                    generation,
-                    back_to: None,
-                    confirm: None,
-                });
+        let Some(load) = self.current(worker, candidate, &steps).copied() else { return };
+        let unchanged = unchanged && load.source.may_be_unchanged() && self.compared_with().is_some();
+        match self.active.filter(|operation| load.owner == Some(operation.key)) {
+            Some(Operation { kind: Kind::DryRun, .. }) => {
+                self.end_load(worker, Outcome::Unchanged, Cause::DryRun);
             }
-            (_, Source::Generation(_)) | (None, _) => self.commit(worker),
+            Some(Operation { kind: Kind::Start, .. }) if load.changes && unchanged => {
+                self.prepared_unconfirmed(worker);
+            }
+            Some(_) if load.changes && unchanged => self.prepared_unchanged(worker),
+            // It was let in because it might only have moved the deadline.
+            Some(_) if load.changes && self.pending.is_some() => {
+                self.end_load(worker, Outcome::Rejected, Cause::Pending);
+            }
+            Some(operation) if load.changes => self.write_intent(worker, &operation),
+            _ => self.commit(worker),
         }
     }
 
-    pub(super) fn rejected(&mut self, worker: WorkerKey, candidate: CandidateKey) {
+    /// What the worker has prepared is to serve, and the journal must know of it first.
+    pub(super) fn write_intent(&mut self, worker: WorkerKey, operation: &Operation) {
+        let by = self.after(self.limits.journal);
+        let (key, held_to) = (operation.key, self.held_to);
+        let Some(load) = self.workers.iter_mut().find(|w| w.key == worker).and_then(|w| w.load.as_mut())
+        else {
+            return;
+        };
+        load.step = LoadStep::Journaling;
+        load.by = by;
+        let (candidate, generation) = (load.candidate, load.generation);
+        self.last_generation = self.last_generation.max(generation);
+        let Some(active) = &mut self.active else { return };
+        active.back_to = active.back_to.or(held_to);
+        let back_to = active.back_to;
+        let confirm = self.probation_of(operation).filter(|_| back_to.is_some());
+        self.progress(key, StepName::Journal);
+        self.emit(Effect::WriteIntent { operation: key, candidate, generation, back_to, confirm });
+    }
+
+    pub(super) fn rejected(&mut self, worker: WorkerKey, candidate: CandidateKey, unreachable: bool) {
         let steps = [LoadStep::Preparing, LoadStep::Binding];
         if self.current(worker, candidate, &steps).is_some() {
-            self.load_failed(worker, Cause::Refused, false);
+            let cause = if unreachable { Cause::Unreachable } else { Cause::Refused };
+            self.load_failed(worker, cause, false);
         }
     }
 
@@ -140,7 +178,9 @@ impl Machine {
                     && load.step == LoadStep::Journaling
             })
         });
-        let Some(worker) = worker.map(|worker| worker.key) else { return };
+        let Some(worker) = worker.map(|worker| worker.key) else {
+            return self.note_written(operation, generation, written);
+        };
         if written { self.commit(worker) } else { self.intent_failed(worker) }
     }
 
@@ -172,7 +212,8 @@ impl Machine {
             return;
         }
         let Some(serving) = self.workers.iter_mut().find(|w| w.key == worker) else { return };
-        let Some(Load { generation, owner, source, .. }) = serving.load.take() else { return };
+        let Some(load) = serving.load.take() else { return };
+        let generation = load.generation;
         serving.generation = Some(generation);
         if serving.stage == Stage::Loading {
             serving.stage = Stage::Serving;
@@ -180,28 +221,31 @@ impl Machine {
         }
         let made = Some(generation).filter(|_| self.held_to != Some(generation));
         self.held_to = Some(generation);
+        self.holds_others = true;
         self.emit(Effect::Serve { worker, candidate, generation });
-        self.emit(Effect::LetGo);
-        if self.resolve(worker, Awaited::Commit(candidate), Outcome::Applied, Cause::Done, made) {
+        if self.resolve(worker, Awaited::Commit(candidate), Outcome::Applied, Cause::Done, made)
+            || self.resolve_back(worker, candidate)
+        {
             return;
         }
-        let Some(operation) = self.active.filter(|operation| owner == Some(operation.key)) else {
+        let Some(operation) = self.active.filter(|operation| load.owner == Some(operation.key)) else {
             return self.serves_at_last();
         };
+        let end = |outcome, cause| End { outcome, cause, made };
         match (operation.kind, operation.step) {
-            (_, Step::Settling(Settling { back: true, cause, .. })) => {
-                self.decide(Outcome::RolledBack, cause)
+            (_, Step::GoingBack(back)) => self.went_back(back.why, false),
+            (_, Step::Settling(Settling { new: None, cause })) => self.went_back(cause, true),
+            (_, Step::Settling(Settling { new: Some(_), cause })) => {
+                self.change_serves(end(Outcome::AppliedWithLosses, cause));
             }
-            (_, Step::Settling(Settling { cause, .. })) => {
-                self.decide_made(Outcome::AppliedWithLosses, cause, made);
-            }
-            (Kind::Start | Kind::Resume, _) => {
+            (Kind::Start, _) => self.start_serves(&operation, generation, made),
+            (Kind::Resume, _) => {
                 self.phase = Phase::Serving;
                 self.decide_made(Outcome::Applied, Cause::Done, made);
             }
             // The disk had nothing new for a fresh worker: see `prepared_unchanged`.
-            _ if source != Source::Disk => self.decide(Outcome::Unchanged, Cause::AlreadySo),
-            _ => self.decide_made(Outcome::Applied, Cause::Done, made),
+            _ if !load.changes => self.is_unchanged(),
+            _ => self.change_serves(end(Outcome::Applied, Cause::Done)),
         }
     }
 
@@ -221,7 +265,10 @@ impl Machine {
                 operation.step = Step::AwaitWorker(Source::Generation(held_to));
                 self.throw_away(worker, true);
             }
-            _ => self.end_load(worker, Outcome::Unchanged, Cause::AlreadySo),
+            _ => {
+                self.throw_away(worker, true);
+                self.is_unchanged();
+            }
         }
     }
 
@@ -242,7 +289,7 @@ impl Machine {
         }
     }
 
-    fn throw_away(&mut self, worker: WorkerKey, tell: bool) {
+    pub(super) fn throw_away(&mut self, worker: WorkerKey, tell: bool) {
         let Some(load) = self.workers.iter_mut().find(|w| w.key == worker).and_then(|w| w.load.take()) else {
             return;
         };
@@ -257,12 +304,14 @@ impl Machine {
         let Some(load) = self.workers.iter().find(|w| w.key == worker).and_then(|w| w.load) else { return };
         self.throw_away(worker, tell);
         // What served before and is refused now is no mistake of the one who asks.
-        let refused = cause == Cause::Refused && load.source == Source::Disk;
+        let refused = cause == Cause::Refused && (load.changes || load.dry_run);
         let outcome = if refused { Outcome::Rejected } else { Outcome::NotReady };
-        let owner = load.owner;
-        let operation = self.active.filter(|operation| owner == Some(operation.key));
+        let operation = self.active.filter(|operation| load.owner == Some(operation.key));
         match operation.map(|operation| (operation.kind, operation.step)) {
             Some((_, Step::Settling(settling))) => self.settle_further(settling),
+            // It goes on in another worker.
+            Some((_, Step::GoingBack(_))) => self.kill(worker, cause),
+            Some((Kind::Start, _)) if cause == Cause::Unreachable && self.start_from_journal(&load) => {}
             Some((Kind::Start, _)) => self.fail_start(outcome, cause),
             // What it serves, it goes on serving; if it has nothing yet, `employ_worker` sees to that.
             Some(_) => self.decide(outcome, cause),
@@ -279,14 +328,16 @@ impl Machine {
         let outcome = Outcome::NotReady;
         let ours = load.filter(|load| load.owner == Some(operation.key));
         match (operation.kind, operation.step, ours) {
-            (Kind::Reload, Step::Loading, Some(load))
-                if load.is_committing() && load.source == Source::Disk =>
+            (kind, Step::Loading, Some(load))
+                if kind != Kind::Start && load.is_committing() && load.changes =>
             {
-                let settling = Settling { first: load.candidate, new: load.generation, back: false, cause };
+                let settling = Settling { new: Some((load.candidate, load.generation)), cause };
                 self.active = Some(Operation { step: Step::Settling(settling), by: None, ..operation });
                 self.progress(operation.key, StepName::Settle);
                 return;
             }
+            (_, Step::Guarding(guarding), _) => self.go_back_in_another(guarding.back_to, Cause::GuardFailed),
+            (_, Step::GoingBack(back), _) => self.go_back_in_another(back.to, back.why),
             (_, Step::Settling(settling), _) => self.settle_further(settling),
             (Kind::Start, Step::Loading | Step::AwaitWorker(_), _) => self.fail_start(outcome, cause),
             (Kind::Resume, Step::AwaitWorker(_), _) | (_, Step::Loading, Some(_)) => {
@@ -305,13 +356,19 @@ impl Machine {
 
     /// One attempt to find out what can be served has failed.
     fn settle_further(&mut self, settling: Settling) {
-        if settling.back {
-            self.decide(Outcome::Unknown, settling.cause);
-            return;
-        }
-        self.emit(Effect::Release { candidate: settling.first });
+        let Some((first, _)) = settling.new else {
+            return self.decide(Outcome::Unknown, settling.cause);
+        };
+        self.emit(Effect::Release { candidate: first });
         if let Some(operation) = &mut self.active {
-            operation.step = Step::Settling(Settling { back: true, ..settling });
+            operation.step = Step::Settling(Settling { new: None, ..settling });
         }
+    }
+}
+
+impl Source {
+    /// Whether the driver compares it with what serves.
+    fn may_be_unchanged(self) -> bool {
+        matches!(self, Self::Disk | Self::Given)
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    CallKey, CandidateKey, Cause, GenerationNumber, Kind, OperationKey, Role, Source, Stage, Verdict,
-    WorkerKey,
+    CallKey, CandidateKey, Cause, GenerationNumber, Kind, OperationKey, Outcome, Request, Role, Source,
+    Stage, Terms, Verdict, WorkerKey,
 };
 
 /// One worker process. There are few, so they live in a list.
@@ -40,6 +40,9 @@ pub(super) struct Load {
     pub(super) generation: GenerationNumber,
     pub(super) source: Source,
     pub(super) dry_run: bool,
+    /// Whether it makes the server serve something else: the journal must know of that before it is committed. Not so
+    /// for what is only brought back: after a crash, or because a change does not stay.
+    pub(super) changes: bool,
     /// The operation that wants it; none for a restart, which nobody asked for.
     pub(super) owner: Option<OperationKey>,
     pub(super) step: LoadStep,
@@ -62,9 +65,15 @@ pub(super) enum LoadStep {
 pub(super) struct Operation {
     pub(super) key: OperationKey,
     pub(super) kind: Kind,
+    /// What was asked for; nobody asks for a start or for the server's own going back.
+    pub(super) request: Option<Request>,
     pub(super) step: Step,
     /// When this step must be over, if nothing else bounds it.
     pub(super) by: Option<Duration>,
+    /// What served before its change: where the server goes back to if that does not stay.
+    pub(super) back_to: Option<GenerationNumber>,
+    /// Why a start serves something else than it was told.
+    pub(super) instead: Option<Cause>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +84,12 @@ pub(super) enum Step {
     Loading,
     /// The worker was lost between our commit and its answer.
     Settling(Settling),
+    /// The new generation serves and is watched.
+    Guarding(Guarding),
+    /// The generation before is on its way back.
+    GoingBack(GoingBack),
+    /// The confirmation, or another deadline for it, is being written.
+    Noting(Note),
     /// The embedder's action runs.
     Acting(CallKey),
     /// The serving worker drains.
@@ -88,14 +103,55 @@ pub(super) enum Step {
 /// Finding out after a crash which generation can be served: first the new one, then the old one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settling {
-    /// The candidate whose commit was not answered: its listeners are still held.
-    pub(super) first: CandidateKey,
-    /// The generation that was being committed.
-    pub(super) new: GenerationNumber,
-    /// Whether the new one has failed a second time, so that the old one is loaded.
-    pub(super) back: bool,
-    /// What happened to the first worker.
+    /// The generation that was being committed, and its candidate, whose listeners are still held. None when it has
+    /// failed a second time, or is not to stay: then the old one is loaded.
+    pub(super) new: Option<(CandidateKey, GenerationNumber)>,
+    /// What happened to the first worker, or why the new one is not to stay.
     pub(super) cause: Cause,
+}
+
+/// A new generation under guard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guarding {
+    pub(super) call: CallKey,
+    /// Where the server goes back to if it fails.
+    pub(super) back_to: GenerationNumber,
+    /// How the operation ends if it passes.
+    pub(super) passed: End,
+}
+
+/// How an operation is to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) cause: Cause,
+    pub(super) made: Option<GenerationNumber>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GoingBack {
+    pub(super) to: GenerationNumber,
+    pub(super) why: Cause,
+}
+
+/// What the journal is writing about the change on probation.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Note {
+    /// It is confirmed.
+    Confirm,
+    /// It has another deadline.
+    Extend(Duration),
+}
+
+/// A change that awaits confirmation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probation {
+    pub(super) generation: GenerationNumber,
+    pub(super) back_to: GenerationNumber,
+    /// When its time is over.
+    pub(super) by: Duration,
+    /// How many workers in a row had died before it served: what they died of is not its fault.
+    pub(super) failures: u32,
 }
 
 /// An operation that is over but for its end.
@@ -114,13 +170,41 @@ pub(super) enum EndStep {
     Recording { verdict: Verdict, by: Duration, attempt: u32 },
     /// It could not be written and will be tried again.
     Pausing { verdict: Verdict, until: Duration, attempt: u32 },
+    /// A stop came first; the journal will still say whether this is written.
+    Noting { note: Note, by: Duration },
+    /// It ends together with another operation: that one's change is taken back, which is what this one asks for.
+    With(OperationKey),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Awaited {
     Commit(CandidateKey),
+    /// The commit of the generation before, and why the server goes back to it.
+    Back(CandidateKey, Cause),
     Action(CallKey),
     Drain(CallKey),
+}
+
+impl Operation {
+    pub(super) fn terms(&self) -> Terms {
+        match self.request {
+            Some(
+                Request::Reload { terms, .. }
+                | Request::Rollback { terms, .. }
+                | Request::Restore { terms, .. },
+            ) => terms,
+            _ => Terms::NONE,
+        }
+    }
+
+    pub(super) fn certs_only(&self) -> bool {
+        matches!(self.request, Some(Request::Reload { certs_only: true, .. }))
+    }
+
+    /// Whether it is to make the server serve something else.
+    pub(super) fn is_change(&self) -> bool {
+        matches!(self.kind, Kind::Reload | Kind::Rollback | Kind::Restore)
+    }
 }
 
 impl Worker {

@@ -15,7 +15,12 @@ impl Machine {
         let slot_free = !self.slot_taken();
         workers
             .chain(endings)
-            .chain([self.active.and_then(|operation| operation.by), self.restart.at.filter(|_| slot_free)])
+            .chain([
+                self.active.and_then(|operation| operation.by),
+                self.restart.at.filter(|_| slot_free),
+                // Once it is over, what holds it up has a deadline of its own.
+                self.pending.map(|pending| pending.by).filter(|by| *by > self.now),
+            ])
             .flatten()
             .min()
     }
@@ -69,8 +74,10 @@ impl Machine {
                     self.kill(worker, Cause::NoAnswer);
                 }
             }
+            Step::Guarding(guarding) => self.guard_is_late(guarding),
+            Step::Noting(note) => self.noted(operation.key, note, None),
             // Bounded by the worker's or its load's deadlines.
-            Step::Loading | Step::Settling(_) | Step::Draining | Step::Stopping(_) => {}
+            Step::Loading | Step::Settling(_) | Step::GoingBack(_) | Step::Draining | Step::Stopping(_) => {}
         }
     }
 }
@@ -80,7 +87,10 @@ impl Ending {
         match self.step {
             EndStep::Awaiting { by, .. } => by,
             EndStep::Recording { by, .. } => Some(by),
+            EndStep::Noting { by, .. } => Some(by),
             EndStep::Pausing { until, .. } => Some(until),
+            // The other one's.
+            EndStep::With(_) => None,
         }
     }
 }
