@@ -60,13 +60,13 @@ impl Operation {
             Kind::Start => {
                 format!(
                     "{word}: {serves}{}, started in {took}{}",
-                    self.from_source(),
+                    self.out_of(),
                     self.unless_confirmed()
                 )
             }
             Kind::Reload | Kind::DryRun => format!(
                 "{word}: {serves}{}, {}{}",
-                self.from_source(),
+                self.out_of(),
                 self.what_changed(),
                 self.unless_confirmed()
             ),
@@ -77,7 +77,7 @@ impl Operation {
             ),
             Kind::Restore => format!(
                 "{word}: {serves}{}, {}{}; the files on disk stay as they are",
-                self.from_source(),
+                self.out_of(),
                 self.what_changed(),
                 self.unless_confirmed()
             ),
@@ -109,7 +109,7 @@ impl Operation {
     }
 
     /// ` from etcd revision 42`; nothing for files on disk.
-    fn from_source(&self) -> String {
+    fn out_of(&self) -> String {
         self.source.as_ref().map(|source| format!(" from {source}")).unwrap_or_default()
     }
 
@@ -144,7 +144,7 @@ impl Operation {
                 let changes = summarize_changes(&self.changes);
                 return format!("valid: {how} would make this of it: {changes}; {serves}");
             }
-            Kind::Reload => match self.from_source() {
+            Kind::Reload => match self.out_of() {
                 source if source.is_empty() => "what is on disk serves already",
                 _ => "what is in the store serves already",
             },

@@ -178,20 +178,12 @@ fn certificates_table(certificates: &[Certificate], now: jiff::Timestamp) -> Str
             several(&certificate.names),
             certificate.issuer.clone(),
             certificate.not_after.split('T').next().unwrap_or_default().to_owned(),
-            certificate.days_left(now).map_or_else(String::new, days),
+            certificate.left(now),
             certificate.key_type.clone(),
             places(certificate),
         ]);
     }
     trimmed(&table)
-}
-
-fn days(left: i64) -> String {
-    match left {
-        ..0 => "over".to_owned(),
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
-    }
 }
 
 /// The first few of them.

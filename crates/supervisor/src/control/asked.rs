@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::IntoParams;
 
 use super::answer::Answer;
+use crate::handle::{Guarding, Terms};
 
 /// How long an answer is waited for if the request does not say: as long as operations may take.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60 * 60);
@@ -36,6 +37,20 @@ pub(super) struct ChangeQuery {
     /// Only check (`reload`).
     #[serde(default, deserialize_with = "flag")]
     pub(super) dry_run: bool,
+    /// Read only certificates and their keys anew (`reload`).
+    #[serde(default, deserialize_with = "flag")]
+    pub(super) certs: bool,
+    /// The generation to go back to (`rollback`); the one that served before this one if not given.
+    pub(super) to: Option<u64>,
+    /// Go back after this time, e.g. `10m`, unless a confirm comes (`reload`, `rollback`, `restore`).
+    #[param(value_type = Option<String>, example = "10m")]
+    #[serde(default, deserialize_with = "positive_duration")]
+    pub(super) confirm_within: Option<Duration>,
+    /// Watch the change at first and go back if it fares worse: `true`, `false`, or for how long, e.g. `30s`; as the
+    /// configuration says if not given (`reload`, `rollback`, `restore`).
+    #[param(value_type = Option<String>, example = "30s")]
+    #[serde(default, deserialize_with = "guarding")]
+    pub(super) guard: Guarding,
     /// Cut what is in flight instead of draining (`stop`).
     #[serde(default, deserialize_with = "flag")]
     pub(super) now: bool,
@@ -46,7 +61,7 @@ pub(super) struct ChangeQuery {
 }
 
 /// Present without a value means yes.
-fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     let text = String::deserialize(deserializer)?;
     match text.as_str() {
         "" | "1" | "true" | "yes" => Ok(true),
@@ -59,6 +74,40 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
 }
+
+/// A time in which something is to happen cannot be nothing.
+fn positive_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match duration(deserializer)? {
+        Some(Duration::ZERO) => Err(serde::de::Error::custom("it must be longer than nothing")),
+        time => Ok(time),
+    }
+}
+
+/// `guard`, `guard=true`, `guard=no`, `guard=30s`.
+fn guarding<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Guarding, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.as_str() {
+        "" | "1" | "true" | "yes" => Ok(Guarding::Asked { watch: None }),
+        "0" | "false" | "no" => Ok(Guarding::No),
+        time => match parse_duration(time) {
+            Ok(Duration::ZERO) => Err(serde::de::Error::custom("a guard must watch longer than nothing")),
+            Ok(time) => Ok(Guarding::Asked { watch: Some(time) }),
+            Err(_) => Err(serde::de::Error::custom(format!(
+                "{time:?} is neither true nor false, nor for how long to watch, such as 30s"
+            ))),
+        },
+    }
+}
+
+impl ChangeQuery {
+    /// Under which terms the change is made.
+    pub(super) fn terms(&self) -> Terms {
+        Terms { confirm_within: self.confirm_within, guard: self.guard }
+    }
+}
+
+/// The paths of changes that make another generation serve.
+const GENERATION_CHANGES: [&str; 3] = ["/v1/reload", "/v1/rollback", "/v1/restore"];
 
 /// What a request to change something says about how it wants to be handled.
 #[derive(Debug)]
@@ -84,7 +133,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Change {
             }
             Ok(())
         };
-        only_for(query.dry_run, "dry_run", &["/v1/reload", "/v1/validate"])?;
+        only_for(query.dry_run, "dry_run", &["/v1/reload", "/v1/validate", "/v1/restore"])?;
+        only_for(query.certs, "certs", &["/v1/reload"])?;
+        only_for(query.to.is_some(), "to", &["/v1/rollback"])?;
+        only_for(query.confirm_within.is_some(), "confirm_within", &GENERATION_CHANGES)?;
+        only_for(query.guard != Guarding::default(), "guard", &GENERATION_CHANGES)?;
+        if query.dry_run && (query.certs || query.terms() != Terms::default()) {
+            return Err(Answer::bad_request(
+                "dry_run checks everything and changes nothing: certs, confirm_within and guard mean nothing to it",
+            ));
+        }
         only_for(query.now, "now", &["/v1/stop"])?;
         only_for(query.limit.is_some(), "limit", &["/v1/drain", "/v1/stop"])?;
         query.comment = query.comment.map(|comment| checked_comment(&comment)).transpose()?;

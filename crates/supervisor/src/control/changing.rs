@@ -25,6 +25,9 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/validate", post(validate))
         .route("/v1/reload", post(reload))
+        .route("/v1/confirm", post(confirm))
+        .route("/v1/cancel", post(cancel))
+        .route("/v1/rollback", post(rollback))
         .route("/v1/drain", post(drain))
         .route("/v1/resume", post(resume))
         .route("/v1/stop", post(stop))
@@ -50,13 +53,49 @@ pub(super) async fn validate(State(app): State<App>, asker: Asker, change: Chang
         (status = 200, description = "Applied or unchanged", body = Operation),
         (status = 202, description = "It runs; Location says where to ask", body = Operation),
         (status = 403, description = "The role `operate` is needed", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 409, description = "Another operation runs (its ID is in operation_id), or it is drained, starting or stopping", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 409, description = "Another operation runs or a change awaits confirmation (its ID is in operation_id), or it is drained, starting or stopping", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 412, description = "Another generation serves than If-Match names", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 422, description = "Rejected: what is wrong, all of it; what served still serves", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 500, description = "The candidate was not ready, or it was rolled back", body = ProblemDetails, content_type = "application/problem+json"),
     ))]
 pub(super) async fn reload(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
-    let ask = if change.query.dry_run { Ask::Validate } else { Ask::reload() };
+    let ask = if change.query.dry_run {
+        Ask::Validate
+    } else {
+        Ask::Reload { certs_only: change.query.certs, terms: change.query.terms() }
+    };
+    perform(&app, &asker, change, ask, Role::Operate).await
+}
+
+/// Keep the change that awaits confirmation, or that a guard watches.
+#[utoipa::path(post, path = "/v1/confirm", tag = "change", params(ChangeQuery), responses(
+    (status = 200, description = "It stays", body = Operation),
+    (status = 409, description = "Nothing awaits confirmation, or another operation runs", body = ProblemDetails, content_type = "application/problem+json"),
+))]
+pub(super) async fn confirm(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
+    perform(&app, &asker, change, Ask::Confirm, Role::Operate).await
+}
+
+/// Go back at once from the change that awaits confirmation, or that a guard watches.
+#[utoipa::path(post, path = "/v1/cancel", tag = "change", params(ChangeQuery), responses(
+    (status = 200, description = "The generation before serves again", body = Operation),
+    (status = 409, description = "Nothing awaits confirmation, or another operation runs", body = ProblemDetails, content_type = "application/problem+json"),
+))]
+pub(super) async fn cancel(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
+    perform(&app, &asker, change, Ask::Cancel, Role::Operate).await
+}
+
+/// Serve a generation that served before, byte for byte. The files on disk stay as they are.
+#[utoipa::path(post, path = "/v1/rollback", tag = "change", params(ChangeQuery), responses(
+    (status = 200, description = "It serves again, or does already", body = Operation),
+    (status = 202, description = "It runs", body = Operation),
+    (status = 404, description = "Its bytes are not kept, or none served before", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 409, description = "Another operation runs, or a change awaits confirmation: operation_id names it", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 422, description = "It can no longer be served, and why", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 500, description = "It was not ready, or a guard took it back", body = ProblemDetails, content_type = "application/problem+json"),
+))]
+pub(super) async fn rollback(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
+    let ask = Ask::Rollback { to: change.query.to, terms: change.query.terms() };
     perform(&app, &asker, change, ask, Role::Operate).await
 }
 
@@ -135,8 +174,34 @@ async fn text_of(body: Body) -> Result<String, Answer> {
 }
 
 /// Asks the driver and waits as long as the request wants to wait.
-async fn perform(app: &App, asker: &Asker, change: Change, ask: Ask, needs: Role) -> Result<Answer, Answer> {
-    let what = match &ask {
+pub(super) async fn perform(
+    app: &App,
+    asker: &Asker,
+    change: Change,
+    ask: Ask,
+    needs: Role,
+) -> Result<Answer, Answer> {
+    let what = word_for(&ask);
+    let wait = change.wait;
+    let new = new_operation(asker, change, ask);
+    if let Some(refused) = asker.refusal(needs, &what) {
+        return Err(refused_and_noted(app, new, refused).await);
+    }
+    let ticket = match app.driver.request(new).await {
+        Ok(ticket) => ticket,
+        Err(refused) => return Err(refusal(app, refused).await),
+    };
+    let admitted = ticket.operation.clone();
+    let Some(wait) = wait else { return Ok(Answer::operation(&admitted)) };
+    match tokio::time::timeout(wait, ticket.done()).await {
+        Ok(Ok(ended)) => Ok(Answer::operation(&ended)),
+        Ok(Err(refused)) => Err(lost(&admitted, &refused)),
+        Err(_elapsed) => Ok(Answer::operation(&as_it_is(app, admitted).await)),
+    }
+}
+
+fn word_for(ask: &Ask) -> String {
+    match ask {
         Ask::Validate => "validate".to_owned(),
         Ask::Reload { .. } => "reload".to_owned(),
         Ask::Rollback { .. } => "rollback".to_owned(),
@@ -147,33 +212,27 @@ async fn perform(app: &App, asker: &Asker, change: Change, ask: Ask, needs: Role
         Ask::Resume => "resume".to_owned(),
         Ask::Stop { .. } => "stop".to_owned(),
         Ask::Action { name, .. } => format!("action {name}"),
-    };
-    let new = NewOperation {
+    }
+}
+
+pub(super) fn new_operation(asker: &Asker, change: Change, ask: Ask) -> NewOperation {
+    NewOperation {
         ask,
         actor: asker.visitor.actor(),
         comment: change.query.comment.filter(|comment| !comment.is_empty()),
         id: change.id,
         if_match: change.if_match,
-    };
-    if let Some(refused) = asker.refusal(needs, &what) {
-        tracing::warn!(%refused, "a control request was refused");
-        if app.refusals.take() {
-            // The journal may be full or the driver busy: the refusal stands all the same.
-            let _ = app.driver.refuse(new, refused.clone()).await;
-        }
-        return Err(refused.into());
     }
-    let ticket = match app.driver.request(new).await {
-        Ok(ticket) => ticket,
-        Err(refused) => return Err(refusal(app, refused).await),
-    };
-    let admitted = ticket.operation.clone();
-    let Some(wait) = change.wait else { return Ok(Answer::operation(&admitted)) };
-    match tokio::time::timeout(wait, ticket.done()).await {
-        Ok(Ok(ended)) => Ok(Answer::operation(&ended)),
-        Ok(Err(refused)) => Err(lost(&admitted, &refused)),
-        Err(_elapsed) => Ok(Answer::operation(&as_it_is(app, admitted).await)),
+}
+
+/// A refusal that is in the history, too, unless there are too many of them.
+pub(super) async fn refused_and_noted(app: &App, new: NewOperation, refused: Refused) -> Answer {
+    tracing::warn!(%refused, "a control request was refused");
+    if app.refusals.take() {
+        // The journal may be full or the driver busy: the refusal stands all the same.
+        let _ = app.driver.refuse(new, refused.clone()).await;
     }
+    refused.into()
 }
 
 /// A refusal with the generation that serves, where that can be found out.

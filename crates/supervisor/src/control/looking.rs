@@ -8,7 +8,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use handover_api::{Diff, EventKind, Generation, Operation, OperationState, ProblemDetails, Refused, Status};
+use handover_api::{
+    Certificate, Diff, EventKind, Generation, Operation, OperationState, ProblemDetails, Refused, Status,
+};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -33,6 +35,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/history", get(history))
         .route("/v1/operations/{id}", get(operation))
         .route("/v1/connections", get(connections))
+        .route("/v1/certificates", get(certificates))
         .route("/v1/config", get(config))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(description))
@@ -68,7 +71,7 @@ impl Asker {
         })
     }
 
-    fn may(&self, needs: Role, what: &str) -> Result<(), Answer> {
+    pub(super) fn may(&self, needs: Role, what: &str) -> Result<(), Answer> {
         match self.refusal(needs, what) {
             None => Ok(()),
             Some(refused) => {
@@ -83,7 +86,7 @@ async fn index(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
     asker.may(Role::Read, "the index")?;
     let status = app.driver.status().await?;
     let text = format!(
-        "{}\n\nGET  /v1/status /v1/history /v1/operations/{{id}} /v1/generations /v1/generations/{{n}}\n     /v1/diff /v1/config /v1/connections /v1/events /metrics /openapi.json\nPOST /v1/validate /v1/reload /v1/drain /v1/resume /v1/stop /v1/actions/{{name}}\n\nJSON with 'Accept: application/json'.",
+        "{}\n\nGET  /v1/status /v1/history /v1/operations/{{id}} /v1/generations /v1/generations/{{n}}\n     /v1/diff /v1/config /v1/certificates /v1/connections /v1/backup /v1/events /metrics\n     /openapi.json\nPOST /v1/validate /v1/reload /v1/confirm /v1/cancel /v1/rollback /v1/restore /v1/drain /v1/resume\n     /v1/stop /v1/actions/{{name}}\n\nJSON with 'Accept: application/json'.",
         status.sentence()
     );
     Ok(Answer::ok(&status, text))
@@ -96,7 +99,9 @@ async fn index(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
 ))]
 pub(super) async fn status(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
     asker.may(Role::Read, "status")?;
-    let status = app.driver.status().await?;
+    let mut status = app.driver.status().await?;
+    let generation = status.generation.as_ref().map(|generation| generation.number);
+    status.expiring = app.expiring.of(&app.driver, generation).await;
     Ok(Answer::ok(&status, status.report()))
 }
 
@@ -139,13 +144,31 @@ pub(super) async fn generation(
     }
 }
 
-/// How the files on disk differ from what serves (drift).
-#[utoipa::path(get, path = "/v1/diff", tag = "look", responses(
+/// The query of `/v1/diff`.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DiffQuery {
+    /// The generation to compare with; the files on disk if not given.
+    against: Option<u64>,
+}
+
+impl FromRequestParts<App> for DiffQuery {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Answer> {
+        strict_query(parts, app).await
+    }
+}
+
+/// How the files on disk, or another generation, differ from what serves: what a reload or a rollback would change.
+#[utoipa::path(get, path = "/v1/diff", tag = "look", params(DiffQuery), responses(
     (status = 200, description = "The differences; `same` if there are none", body = Diff),
+    (status = 404, description = "The bytes of that generation are not kept", body = ProblemDetails, content_type = "application/problem+json"),
 ))]
-pub(super) async fn diff(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
+pub(super) async fn diff(State(app): State<App>, asker: Asker, query: DiffQuery) -> Result<Answer, Answer> {
     asker.may(Role::Operate, "the configuration's text")?;
-    let diff = app.driver.diff(None, asker.visitor.actor()).await?;
+    let diff = app.driver.diff(query.against, asker.visitor.actor()).await?;
     Ok(Answer::ok(&diff, diff.report()))
 }
 
@@ -258,6 +281,23 @@ pub(super) async fn connections(State(app): State<App>, asker: Asker) -> Result<
         serde_json::from_str(&json).map_err(|_| unavailable("the worker's answer is no list"))?;
     let lines: Vec<String> = list.iter().map(ToString::to_string).collect();
     Ok(Answer::ok(&list, format!("{} open\n{}", list.len(), lines.join("\n")).trim_end()))
+}
+
+/// The certificates that serve: presented by listeners, or to the endpoints of services.
+#[utoipa::path(get, path = "/v1/certificates", tag = "look", responses(
+    (status = 200, description = "One object for each", body = Vec<Certificate>),
+    (status = 503, description = "The worker does not answer", body = ProblemDetails, content_type = "application/problem+json"),
+))]
+pub(super) async fn certificates(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
+    asker.may(Role::Read, "certificates")?;
+    let unavailable = |why: &str| Answer::from(Refused::Unavailable(why.to_owned()));
+    let json = app.driver.certificates().await?.ok_or_else(|| unavailable("no worker answers"))?;
+    let list: Vec<Certificate> =
+        serde_json::from_str(&json).map_err(|_| unavailable("the worker's answer is no list"))?;
+    let now = jiff::Timestamp::now();
+    let lines: Vec<String> = list.iter().map(|certificate| certificate.line(now)).collect();
+    let text = if lines.is_empty() { "no certificate serves".to_owned() } else { lines.join("\n") };
+    Ok(Answer::ok(&list, text))
 }
 
 /// The top-level file of what serves, byte for byte.

@@ -11,7 +11,8 @@
 //! | `server` | connections: how many, how long, who |
 //! | `role` | what a peer may do |
 //! | `asked` | query and headers of a request, parsed once |
-//! | `looking`, `changing`, `events` | the endpoints |
+//! | `looking`, `changing`, `archiving`, `events` | the endpoints |
+//! | `expiring` | which certificates the status names |
 //! | `answer` | answers, as one sentence for people or as JSON for programs |
 //! | `openapi` | the description that `docs/openapi.json` holds |
 //!
@@ -20,10 +21,13 @@
 //! does not call off what it asked for: the operation goes on, and can be asked for by its ID.
 
 mod answer;
+#[allow(unused_qualifications, reason = "what utoipa's macros write")]
+mod archiving;
 mod asked;
 #[allow(unused_qualifications, reason = "what utoipa's macros write")]
 mod changing;
 mod events;
+mod expiring;
 #[allow(unused_qualifications, reason = "what utoipa's macros write")]
 mod looking;
 mod openapi;

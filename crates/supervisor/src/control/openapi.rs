@@ -4,7 +4,7 @@
 
 use utoipa::OpenApi;
 
-use super::{changing, events, looking};
+use super::{archiving, changing, events, looking};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,12 +28,18 @@ use super::{changing, events, looking};
         looking::history,
         looking::operation,
         looking::connections,
+        looking::certificates,
         looking::config,
         looking::metrics,
         looking::description,
+        archiving::backup,
         events::events,
         changing::validate,
         changing::reload,
+        changing::confirm,
+        changing::cancel,
+        changing::rollback,
+        archiving::restore,
         changing::drain,
         changing::resume,
         changing::stop,

@@ -17,9 +17,9 @@ pub enum Role {
     None,
     /// Look: status, history, operations, generations, events, metrics.
     Read,
-    /// See the configuration, reload, validate, drain, resume, run actions.
+    /// See the configuration, reload, confirm, cancel, roll back, validate, drain, resume, run actions.
     Operate,
-    /// Stop the server.
+    /// Stop the server, and take or restore a backup, which has its private keys.
     Admin,
 }
 

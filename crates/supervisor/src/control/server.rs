@@ -18,8 +18,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::expiring::Expiring;
 use super::role::Visitor;
-use super::{answer, changing, events, looking};
+use super::{answer, archiving, changing, events, looking};
 use crate::handle::DriverHandle;
 
 /// Connections in all.
@@ -44,12 +45,22 @@ pub(super) struct App {
     pub(super) server_uid: u32,
     pub(super) refusals: Arc<changing::RefusalLimit>,
     pub(super) streams: Arc<tokio::sync::Semaphore>,
+    /// One archive at a time is made or taken in: each may take as much memory as a generation's files.
+    pub(super) archives: Arc<tokio::sync::Semaphore>,
+    pub(super) expiring: Arc<Expiring>,
 }
 
 impl App {
     pub(super) fn new(driver: DriverHandle, server_uid: u32) -> Self {
         let streams = Arc::new(tokio::sync::Semaphore::new(events::MAX_STREAMS));
-        Self { driver, server_uid, refusals: Arc::default(), streams }
+        Self {
+            driver,
+            server_uid,
+            refusals: Arc::default(),
+            streams,
+            archives: Arc::new(tokio::sync::Semaphore::new(1)),
+            expiring: Arc::default(),
+        }
     }
 }
 
@@ -165,6 +176,7 @@ pub(super) fn router(app: App) -> Router {
     Router::new()
         .merge(looking::routes())
         .merge(changing::routes())
+        .merge(archiving::routes())
         .merge(events::routes())
         .fallback(looking::unknown_path)
         .method_not_allowed_fallback(looking::wrong_method)

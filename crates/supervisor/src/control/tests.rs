@@ -21,6 +21,8 @@ use crate::handle::{Ask, Command, DriverHandle, NewOperation, ServingConfig, Tic
 use crate::journal::now;
 use crate::protocol::Settings;
 
+mod archives;
+mod changes;
 mod permissions;
 
 /// No test waits longer for anything.
@@ -61,6 +63,7 @@ impl Driver {
             match self.next().await {
                 Command::Request(new, reply) => return (*new, reply),
                 Command::Status(reply) => drop(reply.send(Box::new(status()))),
+                Command::Certificates(reply) => drop(reply.send(None)),
                 other => panic!("not a request: {other:?}"),
             }
         }
@@ -71,7 +74,10 @@ impl Driver {
         let (new, reply) = self.request().await;
         let kind = match new.ask {
             Ask::Reload { .. } => Kind::Reload,
-            Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Confirm | Ask::Cancel => Kind::Reload,
+            Ask::Rollback { .. } => Kind::Rollback,
+            Ask::Restore { .. } => Kind::Restore,
+            Ask::Confirm => Kind::Confirm,
+            Ask::Cancel => Kind::Cancel,
             Ask::Validate => Kind::DryRun,
             Ask::Action { .. } => Kind::Action,
             Ask::Drain { .. } => Kind::Drain,
@@ -427,6 +433,8 @@ async fn status_reads_well_as_text_and_whole_as_json() {
     let answer = server.ask(text(Call::get("/v1/status")));
     let Command::Status(reply) = server.driver.next().await else { panic!() };
     reply.send(Box::new(status())).unwrap();
+    let Command::Certificates(reply) = server.driver.next().await else { panic!() };
+    reply.send(Some("[]".to_owned())).unwrap();
     let answer = answer.await.unwrap();
     assert!(
         answer
