@@ -66,7 +66,7 @@ pub(crate) fn look(path: &Path) -> (io::Result<Arc<[u8]>>, Seen) {
     let seen = |stamp, bytes| Seen { path: path.to_owned(), stamp, bytes, at };
     // Taken before: if it is read on the way from one state to the next, the next one is news.
     let before = Stamp::at(path);
-    match read_stamped(path) {
+    match read(path) {
         Ok((bytes, stamp)) => {
             let bytes = Arc::<[u8]>::from(bytes);
             (Ok(Arc::clone(&bytes)), seen(Some(stamp), Some(bytes)))
@@ -75,15 +75,16 @@ pub(crate) fn look(path: &Path) -> (io::Result<Arc<[u8]>>, Seen) {
     }
 }
 
+/// What can be said of a path without reading what is there.
+pub(crate) fn glance(path: &Path) -> Seen {
+    Seen { path: path.to_owned(), stamp: Stamp::at(path), bytes: None, at: SystemTime::now() }
+}
+
 /// The bytes of a regular file.
 ///
 /// Never blocks on something that is no file (a FIFO has no end, a device may have side effects), and never gives a
 /// mixture of what stood in the file before and after somebody wrote to it.
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    read_stamped(path).map(|(bytes, _)| bytes)
-}
-
-fn read_stamped(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
+fn read(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
     for _ in 0..ATTEMPTS {
         if let Some(read) = attempt(path)? {
             return Ok(read);

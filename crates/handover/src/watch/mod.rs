@@ -5,10 +5,33 @@
 //!         ▲                                                                                        │
 //!         └── what was refused is tried again, at growing intervals; so is what was rejected ◀─────┘
 //! ```
+//!
+//! One thread waits for the kernel's news (inotify(7)) of the directories in which the files are, and of those that
+//! lead there; a second one, only if there is a [`Source`], waits for that. Neither runs unless watching is asked for.
+//!
+//! | module | for |
+//! |---|---|
+//! | `decide` | when to look and when to ask, purely |
+//! | `places` | which directories decide about a path, links and all |
+//! | `baseline` | what was read last, compared with what is there now |
+//! | `kernel` | inotify: a set of directories and the names in them that matter |
+//! | `watcher` | the thread |
+//! | `sources` | the thread that waits for what is no file |
+
+mod baseline;
+mod decide;
+mod kernel;
+mod places;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod watcher;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use watcher::Watcher;
 
 /// What is to be watched beside the files that were read, and how patiently.
 #[derive(Clone)]

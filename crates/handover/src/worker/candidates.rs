@@ -19,20 +19,46 @@ use handover_handoff::Bundle;
 use super::errands::Errands;
 use super::mailbox::Post;
 use super::{Notice, Number};
-use crate::prepare::{BindError, Binder, Bound, CalledOff, Origin, Prepare};
+use crate::files::Seen;
+use crate::prepare::{BindError, Binder, Bound, CalledOff, Finished, Origin, Prepare};
 use crate::service::{Candidate, Service};
 use crate::types::{Change, ListenerSpec, Problem, Settings};
+use crate::watch::Watch;
 
 /// What a prepare came to, with all that the supervisor is told of it.
 pub(crate) struct Ready {
     pub(crate) candidate: Box<dyn Candidate>,
+    pub(crate) told: Told,
+    pub(crate) watch: Option<Watch>,
+    pub(crate) bundle: Arc<Bundle>,
+    /// The bundle once more, as it is passed on.
+    pub(crate) memfd: OwnedFd,
+    /// What was looked for on the disk.
+    pub(crate) seen: Vec<Seen>,
+}
+
+/// What a candidate says of itself.
+pub(crate) struct Told {
     pub(crate) changes: Vec<Change>,
     pub(crate) warnings: Vec<Problem>,
     pub(crate) settings: Settings,
     pub(crate) summary: Vec<String>,
-    pub(crate) bundle: Bundle,
-    /// The bundle once more, as it is passed on.
-    pub(crate) memfd: OwnedFd,
+    pub(crate) version: Option<String>,
+}
+
+/// A prepare that came to nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Failed {
+    pub(crate) problems: Vec<Problem>,
+    /// Its source could not be reached, which says nothing about what is in it.
+    pub(crate) unreachable: bool,
+    pub(crate) seen: Vec<Seen>,
+}
+
+impl Failed {
+    pub(crate) fn because(why: impl Into<String>) -> Self {
+        Self { problems: vec![Problem::new(why)], ..Self::default() }
+    }
 }
 
 /// The answer to a request for listeners; `None` if it will never be answered.
@@ -49,6 +75,10 @@ pub(crate) struct Pending {
     /// What it was lent; this process's own copies, for the next supervisor.
     pub(crate) lent: Vec<(ListenerSpec, OwnedFd)>,
     pub(crate) ready: Option<Ready>,
+    /// Whether its files come from the disk, so that the watch learns what was read.
+    pub(crate) from_disk: bool,
+    /// The carried state that came with it, and takes the place of this worker's own if it is committed.
+    pub(crate) given: Option<Arc<[u8]>>,
 }
 
 /// What is to be prepared.
@@ -58,12 +88,18 @@ pub(crate) struct Order {
     pub(crate) dry_run: bool,
     /// The bundle to prepare from, or else the disk; `Some(None)` if it was promised and did not come.
     pub(crate) from: Option<Option<OwnedFd>>,
+    /// What serves, if only certificates are to be read anew.
+    pub(crate) serving: Option<Arc<Bundle>>,
+    /// This worker's carried state.
+    pub(crate) carried: Option<Arc<[u8]>>,
+    /// That which takes its place.
+    pub(crate) given: Option<Arc<[u8]>>,
 }
 
 impl Pending {
     /// Starts a prepare in a thread of its own.
     pub(crate) fn start(order: Order, errands: &Errands, base: &Path) -> Self {
-        let Order { number, generation, dry_run, from } = order;
+        let Order { number, generation, dry_run, from, serving, carried, given } = order;
         let called_off = CalledOff::default();
         let pending = Self {
             number,
@@ -73,13 +109,15 @@ impl Pending {
             asked: None,
             lent: Vec::new(),
             ready: None,
+            from_disk: from.is_none(),
+            given: given.clone(),
         };
         let Errands { service, post } = errands.clone();
         let base = base.to_owned();
         let spawned = thread::Builder::new().name("prepare".to_owned()).spawn(move || {
             let result = read_bundle(from).and_then(|from| {
                 let binder = binder(number, post.clone());
-                let origin = Origin { from: from.map(Arc::new), ..Origin::default() };
+                let origin = Origin { from: from.map(Arc::new), serving, carried: given.or(carried) };
                 let cx = Prepare::new(generation, dry_run, base, origin, called_off.clone(), binder);
                 prepare(&*service, cx)
             });
@@ -90,8 +128,8 @@ impl Pending {
             }
         });
         if let Err(error) = spawned {
-            let problem = Problem::new(format!("a thread to prepare in could not be started: {error}"));
-            errands.post.send(Notice::Prepared { number, result: Box::new(Err(vec![problem])) });
+            let failed = Failed::because(format!("a thread to prepare in could not be started: {error}"));
+            errands.post.send(Notice::Prepared { number, result: Box::new(Err(failed)) });
         }
         pending
     }
@@ -105,13 +143,12 @@ impl Pending {
     }
 }
 
-fn read_bundle(from: Option<Option<OwnedFd>>) -> Result<Option<Bundle>, Vec<Problem>> {
-    let problem =
-        |why: String| vec![Problem::new(format!("the files of the generation cannot be had: {why}"))];
+fn read_bundle(from: Option<Option<OwnedFd>>) -> Result<Option<Bundle>, Failed> {
+    let failed = |why: String| Failed::because(format!("the files of the generation cannot be had: {why}"));
     match from {
         None => Ok(None),
-        Some(None) => Err(problem("they did not come".to_owned())),
-        Some(Some(file)) => Bundle::from_memfd(file).map(Some).map_err(|error| problem(error.to_string())),
+        Some(None) => Err(failed("they did not come".to_owned())),
+        Some(Some(file)) => Bundle::from_memfd(file).map(Some).map_err(|error| failed(error.to_string())),
     }
 }
 
@@ -125,26 +162,33 @@ fn binder(number: Number, post: Post<Notice>) -> Box<Binder> {
     })
 }
 
-fn prepare(service: &dyn Service, mut cx: Prepare) -> Result<Ready, Vec<Problem>> {
+fn prepare(service: &dyn Service, mut cx: Prepare) -> Result<Ready, Failed> {
     let prepared = catch_unwind(AssertUnwindSafe(|| {
         service.prepare(&mut cx).map(|candidate| {
-            let (changes, warnings) = (candidate.changes(), candidate.warnings());
-            (changes, warnings, candidate.settings(), candidate.summary(), candidate)
+            let told = Told {
+                changes: candidate.changes(),
+                warnings: candidate.warnings(),
+                settings: candidate.settings(),
+                summary: candidate.summary(),
+                version: None,
+            };
+            (told, candidate.watch(), candidate)
         })
     }));
-    let (changes, warnings, settings, summary, candidate) = match prepared {
-        Ok(Ok(parts)) => parts,
-        Ok(Err(problems)) if problems.is_empty() => {
-            return Err(vec![Problem::new("it was refused without a reason")]);
-        }
-        Ok(Err(problems)) => return Err(problems),
-        Err(payload) => return Err(vec![panicked(&payload)]),
+    let Finished { bundle, seen, version, unreachable } = cx.finish();
+    let problems = match prepared {
+        Ok(Ok((told, watch, candidate))) => match bundle.to_memfd() {
+            Ok(memfd) => {
+                let (told, bundle) = (Told { version, ..told }, Arc::new(bundle));
+                return Ok(Ready { candidate, told, watch, bundle, memfd, seen });
+            }
+            Err(error) => vec![Problem::new(format!("the files cannot be kept: {error}"))],
+        },
+        Ok(Err(problems)) if problems.is_empty() => vec![Problem::new("it was refused without a reason")],
+        Ok(Err(problems)) => problems,
+        Err(payload) => vec![panicked(&payload)],
     };
-    let bundle = cx.into_bundle();
-    match bundle.to_memfd() {
-        Ok(memfd) => Ok(Ready { candidate, changes, warnings, settings, summary, bundle, memfd }),
-        Err(error) => Err(vec![Problem::new(format!("the files cannot be kept: {error}"))]),
-    }
+    Err(Failed { problems, unreachable, seen })
 }
 
 fn panicked(payload: &Box<dyn Any + Send>) -> Problem {

@@ -26,6 +26,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::candidates::Pending;
 use super::drains::{Drains, ToDo};
 use super::errands::Errands;
+use super::guards::Guards;
+use super::lasting::{Asks, Carried};
 use super::mailbox::{Mailbox, Post};
 use super::{Notice, Number, SEND_WITHIN};
 use crate::service::Service;
@@ -58,11 +60,13 @@ pub(crate) struct Parts {
 /// The generation that serves, and what the next supervisor must be told of it.
 pub(super) struct Served {
     pub(super) generation: u64,
-    pub(super) bundle: Bundle,
+    pub(super) bundle: Arc<Bundle>,
     pub(super) memfd: OwnedFd,
     pub(super) listeners: Vec<(ListenerSpec, OwnedFd)>,
     pub(super) settings: Settings,
     pub(super) summary: Vec<String>,
+    /// The source's own name for it.
+    pub(super) version: Option<String>,
 }
 
 /// The control thread's state.
@@ -85,6 +89,11 @@ pub(crate) struct Control {
     pub(super) key: Option<u64>,
     pub(super) pending: Option<Pending>,
     pub(super) served: Option<Served>,
+    /// Sockets that are kept for the next supervisor, beside those that serve.
+    pub(super) held: Vec<(ListenerSpec, OwnedFd)>,
+    pub(super) carried: Option<Carried>,
+    pub(super) guards: Guards,
+    pub(super) asks: Asks,
     pub(super) drains: Drains,
     pub(super) actions: usize,
     told_at: Instant,
@@ -109,6 +118,10 @@ impl Control {
             key: None,
             pending: None,
             served: None,
+            held: Vec::new(),
+            carried: None,
+            guards: Guards::default(),
+            asks: Asks::default(),
             drains: Drains::default(),
             actions: 0,
             told_at: Instant::now(),
@@ -152,7 +165,8 @@ impl Control {
 
     fn timeout(&self) -> Option<Duration> {
         let tick = self.drains.is_draining().then(|| self.told_at + PROGRESS_EVERY);
-        let next = [tick, self.drains.exit_by(), self.door_opens_at].into_iter().flatten().min()?;
+        let times = [tick, self.drains.exit_by(), self.door_opens_at, self.guards.next()];
+        let next = times.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -227,6 +241,7 @@ impl Control {
     fn look_at_clock(&mut self) {
         let now = Instant::now();
         self.door_opens_at = self.door_opens_at.filter(|at| now < *at);
+        self.look_at_figures(now);
         if now >= self.told_at + PROGRESS_EVERY {
             self.told_at = now;
             if let Some((call, connections)) = self.drains.progress() {
@@ -322,6 +337,7 @@ impl Control {
     fn supervisor_is_gone(&mut self, why: &ChannelError) {
         self.channel = None;
         self.drains.forget_calls();
+        self.guards.forget();
         if let Some(pending) = self.pending.take() {
             pending.abandon();
         }
@@ -348,6 +364,11 @@ impl Control {
 
     pub(super) fn is_of_now(&self, number: Number) -> bool {
         self.channel.is_some() && number.channel == self.channels
+    }
+
+    /// Whether a supervisor listens.
+    pub(super) fn is_supervised(&self) -> bool {
+        self.channel.is_some() && self.welcomed
     }
 
     pub(super) fn reopen_logs(&self) {

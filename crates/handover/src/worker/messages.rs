@@ -1,36 +1,45 @@
 //! What the control thread does about each message of the supervisor, and each notice of another thread.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::time::Instant;
 
-use handover_handoff::Bundle;
-use handover_supervisor::protocol::{
-    BindResult, ListenerSpec, PROTOCOL_VERSION, Serving, Source, ToSupervisor, ToWorker,
-};
+use handover_supervisor::protocol::{BindResult, ListenerSpec, Scope, Source, ToSupervisor, ToWorker};
 
-use super::candidates::{Binding, Order, Pending, Ready, discard_elsewhere, panic_text};
+use super::candidates::{Binding, Failed, Order, Pending, Ready, Told, discard_elsewhere, panic_text};
 use super::control::{Control, Served};
+use super::lasting::{self, By};
 use super::{Notice, Number};
-use crate::prepare::{BindError, Bound, CalledOff, Origin, Prepare};
+use crate::prepare::{BindError, Bound};
 use crate::types::{Losses, Problem};
 
-/// Actions that may run at the same time.
-const MAX_ACTIONS: usize = 16;
+/// What the supervisor wants prepared.
+struct Wanted {
+    candidate: u64,
+    generation: u64,
+    dry_run: bool,
+    scope: Scope,
+}
 
 impl Control {
     /// Does what the supervisor says.
     pub(super) fn handle(&mut self, message: ToWorker, fds: Vec<OwnedFd>) {
         match message {
-            ToWorker::Welcome { protocol, worker, .. } => self.welcome(protocol, worker),
-            ToWorker::Prepare { candidate, generation, source, dry_run, .. } => {
-                let from = (source == Source::Bundle).then(|| fds.into_iter().next());
-                self.prepare(candidate, generation, from, dry_run);
+            ToWorker::Welcome { protocol, worker, carried } => {
+                self.welcome(protocol, worker, carried.then(|| fds.into_iter().next()));
             }
-            ToWorker::Guard { .. }
-            | ToWorker::EndGuard { .. }
-            | ToWorker::Asked { .. }
-            | ToWorker::Hold { .. } => {}
+            ToWorker::Prepare { candidate, generation, source, dry_run, scope, given_carried } => {
+                let mut fds = fds.into_iter();
+                let from = (source == Source::Bundle).then(|| fds.next());
+                let given = given_carried.then(|| fds.next());
+                self.prepare(Wanted { candidate, generation, dry_run, scope }, from, given);
+            }
+            ToWorker::Guard { call, limits } => self.guard(call, limits),
+            ToWorker::EndGuard { call, passed } => self.guards.end(call, passed),
+            ToWorker::Asked { call, done, detail } => self.asks.answered(call, done, &detail),
+            ToWorker::Hold { listeners } => self.hold(listeners, fds),
             ToWorker::Bound { candidate, results } => self.bound(candidate, results, fds),
             ToWorker::Commit { candidate } => self.commit(candidate),
             ToWorker::Abort { candidate } => self.abort(candidate),
@@ -74,42 +83,35 @@ impl Control {
                 self.carry_out(todo, Losses::default());
             }
             Notice::Failed { why } => self.fail(&why),
-            Notice::Carry { .. } | Notice::AskReload { .. } => {}
+            Notice::Carry { bytes } => self.carry(bytes),
+            Notice::AskReload { why } => self.ask(By::Service, why),
+            Notice::WatchAsks { why } => self.ask(By::Watch, why),
         }
     }
 
-    fn welcome(&mut self, protocol: u16, worker: u64) {
-        if protocol != PROTOCOL_VERSION {
-            // It will read our version in the answer, and decide.
-            tracing::warn!(
-                "the supervisor speaks version {protocol} of the protocol, this worker {PROTOCOL_VERSION}"
-            );
-        }
-        self.welcomed = true;
-        let key = *self.key.get_or_insert(worker);
-        let serving = self.served.as_ref().map(|served| {
-            Box::new(Serving {
-                worker: key,
-                generation: served.generation,
-                listeners: served.listeners.iter().map(|(spec, _)| spec.clone()).collect(),
-                settings: served.settings.clone(),
-                summary: served.summary.clone(),
-                accepting: self.drains.accepting(),
-                version: None,
-                held: Vec::new(),
-                carried: false,
-            })
-        });
-        let fds: Vec<BorrowedFd<'_>> = self.served.iter().flat_map(Served::descriptors).collect();
-        let (version, actions) = (self.version.clone(), self.errands.service.actions());
-        self.send(&ToSupervisor::Hello { protocol: PROTOCOL_VERSION, version, actions, serving }, &fds);
-    }
-
-    fn prepare(&mut self, candidate: u64, generation: u64, from: Option<Option<OwnedFd>>, dry_run: bool) {
+    fn prepare(&mut self, wanted: Wanted, from: Option<Option<OwnedFd>>, given: Option<Option<OwnedFd>>) {
         if let Some(before) = self.pending.take() {
             before.abandon();
         }
-        let order = Order { number: self.number(candidate), generation, dry_run, from };
+        let Wanted { candidate, generation, dry_run, scope } = wanted;
+        let given = match given.map(lasting::read_carried).transpose() {
+            Ok(given) => given,
+            Err(why) => {
+                let problems = vec![Problem::new(why)];
+                let rejected = ToSupervisor::Rejected { candidate, problems, unreachable: false };
+                return self.send(&rejected, &[]);
+            }
+        };
+        let serving = self.served.as_ref().filter(|_| scope == Scope::Certificates && from.is_none());
+        let order = Order {
+            number: self.number(candidate),
+            generation,
+            dry_run,
+            from,
+            serving: serving.map(|served| Arc::clone(&served.bundle)),
+            carried: self.carried.as_ref().map(|carried| Arc::clone(&carried.bytes)),
+            given,
+        };
         self.pending = Some(Pending::start(order, &self.errands, &self.base));
     }
 
@@ -160,28 +162,36 @@ impl Control {
         let _ = reply.send(binding);
     }
 
-    fn prepared(&mut self, number: Number, result: Result<Ready, Vec<Problem>>) {
-        if self.pending(number).is_none() {
+    fn prepared(&mut self, number: Number, result: Result<Ready, Failed>) {
+        let Some(pending) = self.pending(number) else {
             // Abandoned while its result was on the way.
             if let Ok(ready) = result {
                 discard_elsewhere(ready);
             }
             return;
-        }
+        };
         let candidate = number.number;
+        let is_look_at_disk = pending.from_disk && !pending.dry_run;
         match result {
-            Err(problems) => {
+            Err(Failed { problems, unreachable, seen }) => {
                 self.pending = None;
-                self.send(&ToSupervisor::Rejected { candidate, problems, unreachable: false }, &[]);
+                if is_look_at_disk {
+                    self.asks.tried(seen);
+                }
+                self.send(&ToSupervisor::Rejected { candidate, problems, unreachable }, &[]);
             }
-            Ok(ready) => {
+            Ok(mut ready) => {
+                if is_look_at_disk {
+                    self.asks.tried(std::mem::take(&mut ready.seen));
+                }
+                let told = &ready.told;
                 let message = ToSupervisor::Prepared {
                     candidate,
-                    changes: ready.changes.clone(),
-                    warnings: ready.warnings.clone(),
-                    settings: Box::new(ready.settings.clone()),
-                    summary: ready.summary.clone(),
-                    version: None,
+                    changes: told.changes.clone(),
+                    warnings: told.warnings.clone(),
+                    settings: Box::new(told.settings.clone()),
+                    summary: told.summary.clone(),
+                    version: told.version.clone(),
                 };
                 let sent = self.try_send(&message, &[ready.memfd.as_fd()]);
                 if let Err(error) = sent {
@@ -207,14 +217,21 @@ impl Control {
             tracing::error!(candidate, "the supervisor commits what is not prepared");
             return;
         };
-        let Pending { generation, lent, ready, .. } = pending;
-        let Some(Ready { candidate: prepared, settings, summary, bundle, memfd, .. }) = ready else { return };
+        let Pending { generation, lent, ready, from_disk, given, .. } = pending;
+        let Some(Ready { candidate: prepared, told, watch, bundle, memfd, .. }) = ready else { return };
+        let before = self.errands.service.figures();
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| prepared.commit())) {
             return self
                 .fail(&format!("committing generation {generation} panicked: {}", panic_text(&payload)));
         }
-        self.served = Some(Served { generation, bundle, memfd, listeners: lent, settings, summary });
+        self.guards.committed(Instant::now(), before, self.errands.service.figures());
+        let Told { settings, summary, version, .. } = told;
+        self.asks.serving(watch, &bundle, from_disk, &self.errands.post);
+        self.served = Some(Served { generation, bundle, memfd, listeners: lent, settings, summary, version });
         self.send(&ToSupervisor::Committed { candidate }, &[]);
+        if let Some(given) = given {
+            self.carry(given.to_vec());
+        }
         tracing::debug!(generation, "serving");
     }
 
@@ -223,72 +240,6 @@ impl Control {
         if let Some(pending) = self.pending.take_if(|pending| pending.number == number) {
             pending.abandon();
         }
-    }
-
-    /// The server is about to end. This process's own copies of the sockets go as well, else they would stay open.
-    fn close_listeners(&mut self) {
-        self.errands.service.close_listeners();
-        if let Some(served) = &mut self.served {
-            served.listeners.clear();
-        }
-    }
-
-    fn action(&mut self, call: u64, name: String, body: String) {
-        if self.actions >= MAX_ACTIONS {
-            let message = format!("{MAX_ACTIONS} actions run already");
-            return self.send(&ToSupervisor::ActionDone { call, ok: false, message }, &[]);
-        }
-        self.actions += 1;
-        let generation = self.served.as_ref().map_or(0, |served| served.generation);
-        let nothing = Box::new(|_: &[ListenerSpec]| None);
-        let (base, origin) = (self.base.clone(), Origin::default());
-        let files = Prepare::new(generation, false, base, origin, CalledOff::default(), nothing);
-        self.errands.action(self.number(call), name, body, files);
-    }
-
-    /// What an action has read takes the place of the same files in what serves, so that the next supervisor, or a
-    /// worker that replaces this one, gets what serves indeed.
-    fn action_done(&mut self, call: Number, result: Result<String, String>, files: &Bundle) {
-        self.actions = self.actions.saturating_sub(1);
-        let ok = result.is_ok();
-        let renewed = if ok && !files.is_empty() { self.renew(files) } else { false };
-        if !self.is_of_now(call) {
-            return;
-        }
-        let message = result.unwrap_or_else(|error| error);
-        let memfd = self.served.as_ref().filter(|_| renewed).map(|served| served.memfd.as_fd());
-        self.send(&ToSupervisor::ActionDone { call: call.number, ok, message }, memfd.as_slice());
-    }
-
-    /// Puts newer bytes into the bundle of what serves.
-    fn renew(&mut self, files: &Bundle) -> bool {
-        let Some(served) = &mut self.served else { return false };
-        let mut bundle = served.bundle.clone();
-        let top = bundle.top().map(std::path::Path::to_owned);
-        for (path, file) in files.files() {
-            let insert = if top.as_deref() == Some(path) { Bundle::insert_top } else { Bundle::insert };
-            if let Err(error) = insert(&mut bundle, path, file.bytes.clone()) {
-                tracing::warn!("the files that an action has read cannot be kept: {error}");
-                return false;
-            }
-        }
-        match bundle.to_memfd() {
-            Ok(memfd) => {
-                (served.bundle, served.memfd) = (bundle, memfd);
-                true
-            }
-            Err(error) => {
-                tracing::warn!("the files that an action has read cannot be kept: {error}");
-                false
-            }
-        }
-    }
-}
-
-impl Served {
-    /// The bundle, then the listeners: the order of [`ToSupervisor::Hello`].
-    fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.memfd.as_fd()).chain(self.listeners.iter().map(|(_, socket)| socket.as_fd()))
     }
 }
 

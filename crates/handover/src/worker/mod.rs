@@ -13,10 +13,13 @@
 //! successor; nothing that it does itself blocks, except a commit, which is bounded by the service's contract, and
 //! sending, which is bounded by [`SEND_WITHIN`].
 
+mod acting;
 mod candidates;
 mod control;
 mod drains;
 mod errands;
+mod guards;
+mod lasting;
 mod mailbox;
 mod messages;
 #[cfg(test)]
@@ -36,12 +39,12 @@ use handover_handoff::{Bundle, Channel};
 use handover_supervisor::protocol::{ListenerSpec, WorkerChannel};
 
 use crate::service::Service;
-use crate::types::{Losses, Problem};
-use candidates::{Binding, Ready};
+use crate::types::Losses;
+use candidates::{Binding, Failed, Ready};
 
 pub(crate) use candidates::panic_text;
 use control::Control;
-use mailbox::Post;
+pub(crate) use mailbox::{Mailbox, Post, mailbox};
 
 /// How long the supervisor may leave the channel full before it is taken for dead.
 pub(crate) const SEND_WITHIN: Duration = Duration::from_secs(10);
@@ -81,7 +84,7 @@ fn begin(setup: Setup) -> io::Result<Control> {
         None => None,
     };
     let channel: WorkerChannel = Channel::from_socket(setup.channel).map_err(io::Error::other)?;
-    let (mailbox, post) = mailbox::mailbox()?;
+    let (mailbox, post) = mailbox()?;
     setup.service.attach(WorkerHandle { post: post.clone() });
     Ok(Control::new(control::Parts {
         service: setup.service,
@@ -115,8 +118,8 @@ impl WorkerHandle {
         self.post.send(Notice::Carry { bytes });
     }
 
-    /// Asks for a reload, because of `why`, in a few words. It is an operation like any other; if something else is under
-    /// way, it is asked for again.
+    /// Asks for a reload, because of `why`, in a few words. It is an operation like any other, and refused while another
+    /// one is under way; what comes of it is logged.
     pub fn ask_reload(&self, why: &str) {
         self.post.send(Notice::AskReload { why: why.to_owned() });
     }
@@ -141,7 +144,7 @@ pub(crate) enum Notice {
     /// A prepare needs listeners, and waits.
     Need { number: Number, specs: Vec<ListenerSpec>, reply: SyncSender<Binding> },
     /// A prepare has ended.
-    Prepared { number: Number, result: Box<Result<Ready, Vec<Problem>>> },
+    Prepared { number: Number, result: Box<Result<Ready, Failed>> },
     /// An action has ended, having read `files`.
     ActionDone { call: Number, result: Result<String, String>, files: Bundle },
     /// A report is written.
@@ -154,6 +157,8 @@ pub(crate) enum Notice {
     Failed { why: String },
     /// State that outlives this process has changed.
     Carry { bytes: Vec<u8> },
-    /// Somebody wants a reload.
+    /// The service wants a reload.
     AskReload { why: String },
+    /// What is watched has changed.
+    WatchAsks { why: String },
 }

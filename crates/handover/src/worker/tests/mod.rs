@@ -19,7 +19,11 @@ use super::*;
 use crate::drain::{Drain, DrainEnd};
 use crate::prepare::{BindError, Bound, Prepare};
 use crate::service::Candidate;
-use crate::types::{Change, ChangeKind, Settings, What};
+use crate::types::{Change, ChangeKind, Figures, Problem, Settings, What};
+use crate::watch::Watch;
+
+mod ending;
+mod lasting;
 
 /// No wait of these tests is longer; none is expected to come near it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,6 +39,10 @@ enum Script {
     Hang(Receiver<()>),
     Panic,
     Refuse,
+    /// Read this top-level file, this other file and this certificate, and tell their bytes and the carried state.
+    Read([PathBuf; 3]),
+    /// Say that the source cannot be reached.
+    Unreachable,
 }
 
 /// What happened to the service.
@@ -50,6 +58,8 @@ enum Happened {
     Cut,
     Facts(String),
     ClosedListeners,
+    /// What each file said, and the carried state.
+    Read([String; 3], Option<String>),
 }
 
 /// Handles that services were given, for tests of one of them.
@@ -61,12 +71,15 @@ struct Scripted {
     open: Arc<AtomicUsize>,
     hanging_action: Mutex<Receiver<()>>,
     attached: Attached,
+    figures: Arc<Mutex<Option<Figures>>>,
+    watch: Arc<Mutex<Option<Watch>>>,
 }
 
 struct Scriptable {
     generation: u64,
     committed: bool,
     happened: Sender<Happened>,
+    watch: Option<Watch>,
 }
 
 impl Candidate for Scriptable {
@@ -80,6 +93,10 @@ impl Candidate for Scriptable {
 
     fn summary(&self) -> Vec<String> {
         vec![format!("generation {}", self.generation)]
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        self.watch.clone()
     }
 
     fn commit(mut self: Box<Self>) {
@@ -120,9 +137,26 @@ impl Service for Scripted {
             }
             Script::Hang(word) => word.recv().unwrap(),
             Script::Panic => panic!("scripted"),
+            Script::Read([top, other, certificate]) => {
+                let text = |bytes: io::Result<Arc<[u8]>>| match bytes {
+                    Ok(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+                    Err(error) => error.to_string(),
+                };
+                let read =
+                    [text(cx.read_top(&top)), text(cx.read(&other)), text(cx.read_certificate(&certificate))];
+                let carried = cx.carried().map(|carried| String::from_utf8(carried.to_vec()).unwrap());
+                cx.set_version("scripted 7");
+                self.happened.send(Happened::Read(read, carried)).unwrap();
+            }
+            Script::Unreachable => {
+                cx.unreachable();
+                return Err(vec![Problem::new("cannot be reached")]);
+            }
             Script::Refuse => return Err(vec![Problem::new("no"), Problem::new("and no")]),
         }
-        Ok(Box::new(Scriptable { generation, committed: false, happened: self.happened.clone() }))
+        let watch = self.watch.lock().unwrap().clone();
+        let happened = self.happened.clone();
+        Ok(Box::new(Scriptable { generation, committed: false, happened, watch }))
     }
 
     fn drain(&self, drain: &Drain) -> Losses {
@@ -163,6 +197,10 @@ impl Service for Scripted {
         vec!["greet".to_owned()]
     }
 
+    fn figures(&self) -> Option<Figures> {
+        *self.figures.lock().unwrap()
+    }
+
     fn attach(&self, worker: WorkerHandle) {
         *self.attached.lock().unwrap() = Some(worker);
     }
@@ -194,6 +232,8 @@ struct Worker {
     open: Arc<AtomicUsize>,
     action_word: Sender<()>,
     attached: Attached,
+    figures: Arc<Mutex<Option<Figures>>>,
+    watch: Arc<Mutex<Option<Watch>>>,
     thread: JoinHandle<ExitCode>,
     directory: TempDir,
     calls: u64,
@@ -201,18 +241,27 @@ struct Worker {
 
 impl Worker {
     fn start() -> Self {
+        let mut worker = Self::unwelcomed();
+        assert!(worker.welcome().is_none());
+        worker
+    }
+
+    fn unwelcomed() -> Self {
         let (ours, theirs) = SupervisorChannel::pair().unwrap();
         let (scripts, script) = mpsc::channel();
         let (happened_to, happened) = mpsc::channel();
         let (action_word, hanging_action) = mpsc::channel();
         let open = Arc::new(AtomicUsize::new(0));
         let attached = Attached::default();
+        let (figures, watch) = (Arc::default(), Arc::default());
         let service = Scripted {
             scripts: Mutex::new(script),
             happened: happened_to,
             open: Arc::clone(&open),
             hanging_action: Mutex::new(hanging_action),
             attached: Arc::clone(&attached),
+            figures: Arc::clone(&figures),
+            watch: Arc::clone(&watch),
         };
         let directory = tempfile::tempdir().unwrap();
         let setup = Setup {
@@ -222,19 +271,19 @@ impl Worker {
             service: Arc::new(service),
         };
         let thread = std::thread::spawn(move || run(setup));
-        let mut worker = Self {
+        Self {
             channel: ours,
             scripts,
             happened,
             open,
             action_word,
             attached,
+            figures,
+            watch,
             thread,
             directory,
             calls: 0,
-        };
-        assert!(worker.welcome().is_none());
-        worker
+        }
     }
 
     /// Introduces a supervisor, and returns what the worker says it serves.
@@ -275,14 +324,7 @@ impl Worker {
     fn prepare(&self, candidate: u64, script: Script) {
         self.scripts.send(script).unwrap();
         let generation = candidate;
-        self.say(&ToWorker::Prepare {
-            candidate,
-            generation,
-            source: Source::Disk,
-            dry_run: false,
-            scope: Scope::All,
-            given_carried: false,
-        });
+        self.say(&order(candidate, Source::Disk));
         assert_eq!(self.happens(), Happened::Began(generation));
     }
 
@@ -319,6 +361,18 @@ impl Worker {
     fn stop(self) {
         self.say(&ToWorker::Stop { now: true });
         assert_eq!(self.thread.join().unwrap(), ExitCode::SUCCESS);
+    }
+}
+
+/// A prepare of everything, of the generation with the candidate's number.
+fn order(candidate: u64, source: Source) -> ToWorker {
+    ToWorker::Prepare {
+        candidate,
+        generation: candidate,
+        source,
+        dry_run: false,
+        scope: Scope::All,
+        given_carried: false,
     }
 }
 
@@ -414,27 +468,13 @@ fn a_worker_that_is_started_again_prepares_from_the_bundle_and_not_from_the_disk
     std::fs::write(&file, "now").unwrap();
 
     worker.scripts.send(Script::Ready { file: Some(file.clone()), listeners: Vec::new() }).unwrap();
-    let prepare = ToWorker::Prepare {
-        candidate: 2,
-        generation: 2,
-        source: Source::Bundle,
-        dry_run: false,
-        scope: Scope::All,
-        given_carried: false,
-    };
+    let prepare = order(2, Source::Bundle);
     worker.channel.send(&prepare, &[fds[0].as_fd()], PATIENCE).unwrap();
     let (_, fds) = worker.hear_with_fds();
     assert_eq!(&**Bundle::from_memfd(&fds[0]).unwrap().get(&file).unwrap(), b"then");
 
     // Promised, and not sent.
-    worker.say(&ToWorker::Prepare {
-        candidate: 3,
-        generation: 3,
-        source: Source::Bundle,
-        dry_run: false,
-        scope: Scope::All,
-        given_carried: false,
-    });
+    worker.say(&order(3, Source::Bundle));
     assert!(matches!(worker.hear(), ToSupervisor::Rejected { candidate: 3, .. }));
     worker.ping();
     worker.stop();
@@ -504,99 +544,4 @@ fn a_service_that_cannot_go_on_ends_the_worker() {
     let handle = worker.attached.lock().unwrap().clone().unwrap();
     handle.fail("a thread has died");
     assert_eq!(worker.thread.join().unwrap(), ExitCode::from(70));
-}
-
-#[test]
-fn a_drain_tells_its_progress_and_its_losses_and_can_be_taken_back() {
-    let mut worker = Worker::start();
-    worker.serve(1);
-    worker.open.store(3, Ordering::SeqCst);
-    worker.say(&ToWorker::Drain { call: 1, limit: PATIENCE });
-    assert_eq!(worker.happens(), Happened::Draining);
-    assert_eq!(worker.hear(), ToSupervisor::DrainProgress { call: 1, connections: 3 });
-    worker.ping();
-    worker.say(&ToWorker::Resume { call: 2 });
-    assert_eq!(worker.hear(), ToSupervisor::Resumed { call: 2 });
-    assert_eq!(worker.happens(), Happened::Resumed);
-
-    worker.say(&ToWorker::Drain { call: 3, limit: Duration::ZERO });
-    let ToSupervisor::Drained { call: 3, losses } = worker.hear() else { panic!() };
-    assert_eq!(losses.total(), 3);
-    let (serving, _) = worker.succeed().unwrap();
-    assert!(!serving.accepting);
-    worker.stop();
-}
-
-#[test]
-fn a_stop_at_once_cuts_and_says_what() {
-    let mut worker = Worker::start();
-    worker.serve(1);
-    worker.open.store(2, Ordering::SeqCst);
-    worker.say(&ToWorker::CloseListeners);
-    assert_eq!(worker.happens(), Happened::ClosedListeners);
-    worker.say(&ToWorker::Stop { now: true });
-    assert_eq!(worker.happens(), Happened::Cut);
-    let ToSupervisor::Stopping { losses } = worker.hear() else { panic!() };
-    assert_eq!(losses.total(), 2);
-    assert_eq!(worker.thread.join().unwrap(), ExitCode::SUCCESS);
-    assert!(!worker.directory.path().join("door").exists());
-}
-
-#[test]
-fn the_sockets_of_a_server_that_ends_are_closed_in_the_worker_too() {
-    let mut worker = Worker::start();
-    let (listener, _) = worker.serve(1);
-    let address = listener.local_addr().unwrap();
-    worker.say(&ToWorker::CloseListeners);
-    worker.ping();
-    drop(listener);
-    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-    worker.stop();
-}
-
-#[test]
-fn actions_answer_and_neither_hang_nor_end_the_worker() {
-    let mut worker = Worker::start();
-    let done = |call, ok, message: &str| ToSupervisor::ActionDone { call, ok, message: message.to_owned() };
-    let action = |call, name: &str, body: &str| ToWorker::Action {
-        call,
-        name: name.to_owned(),
-        body: body.to_owned(),
-    };
-    worker.say(&action(1, "hang", ""));
-    worker.say(&action(2, "greet", "you"));
-    assert_eq!(worker.hear(), done(2, true, "hello you"));
-    worker.say(&action(3, "panic", ""));
-    assert_eq!(worker.hear(), done(3, false, "the action panicked: scripted"));
-    worker.ping();
-    worker.action_word.send(()).unwrap();
-    assert_eq!(worker.hear(), done(1, true, "late"));
-    worker.stop();
-}
-
-#[test]
-fn files_that_an_action_has_read_are_what_the_next_supervisor_gets() {
-    let mut worker = Worker::start();
-    let (_listener, file) = worker.serve(1);
-    std::fs::write(&file, "newer").unwrap();
-    let body = file.to_str().unwrap().to_owned();
-    worker.say(&ToWorker::Action { call: 1, name: "read".to_owned(), body });
-    let (message, fds) = worker.hear_with_fds();
-    assert_eq!(message, ToSupervisor::ActionDone { call: 1, ok: true, message: "read".to_owned() });
-    assert_eq!(&**Bundle::from_memfd(&fds[0]).unwrap().top_bytes().unwrap(), b"newer");
-    let (_, fds) = worker.succeed().unwrap();
-    assert_eq!(&**Bundle::from_memfd(&fds[0]).unwrap().top_bytes().unwrap(), b"newer");
-    worker.stop();
-}
-
-#[test]
-fn reports_and_facts_pass_through() {
-    let worker = Worker::start();
-    worker.say(&ToWorker::Report { call: 1, what: Report::Metrics });
-    assert_eq!(worker.hear(), ToSupervisor::Reported { call: 1, body: "metrics".to_owned() });
-    worker.say(&ToWorker::Report { call: 2, what: Report::Connections });
-    assert_eq!(worker.hear(), ToSupervisor::Reported { call: 2, body: "[]".to_owned() });
-    worker.say(&ToWorker::Facts { metrics: "up 1".to_owned() });
-    assert_eq!(worker.happens(), Happened::Facts("up 1".to_owned()));
-    worker.stop();
 }
