@@ -1,4 +1,5 @@
-//! The four lines that are printed when the first generation serves: what, where, how to talk to it, what next.
+//! The four lines that are printed when the first generation serves: what, where, how to talk to it, what next. Before
+//! the third there may be notes: why what serves is not what is on the disk.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,30 +12,32 @@ use crate::options::Options;
 /// Addresses that are named; of more, only their number.
 const MAX_ADDRESSES: usize = 4;
 
+/// What serves, for the banner.
+#[derive(Debug)]
+pub(crate) struct Serves<'a> {
+    /// What the worker says about it.
+    pub(crate) summary: &'a [String],
+    /// Its number.
+    pub(crate) generation: u64,
+    /// Where it listens.
+    pub(crate) listeners: &'a [ListenerStatus],
+    /// Why it is not what is on the disk, or not for long: a line for each.
+    pub(crate) notes: &'a [String],
+}
+
 /// Prints the banner on stdout. That nobody reads it is no reason to stop.
-pub(crate) fn print(
-    options: &Options,
-    summary: &[String],
-    generation: u64,
-    listeners: &[ListenerStatus],
-    control: &Path,
-) {
-    let text = text(options, summary, generation, listeners, control);
+pub(crate) fn print(options: &Options, serves: &Serves<'_>, control: &Path) {
+    let text = text(options, serves, control);
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-fn text(
-    options: &Options,
-    summary: &[String],
-    generation: u64,
-    listeners: &[ListenerStatus],
-    control: &Path,
-) -> String {
+fn text(options: &Options, serves: &Serves<'_>, control: &Path) -> String {
+    let Serves { summary, generation, listeners, notes } = serves;
     let what = if summary.is_empty() { "ready".to_owned() } else { summary.join("; ") };
     let mut text = format!("{} {} serves: {what}\n", options.name, options.version);
     let _ = write!(text, "generation {generation} listens on ");
-    match listeners {
+    match *listeners {
         [] => text.push_str("nothing"),
         listeners => {
             let named: Vec<&str> = listeners.iter().take(MAX_ADDRESSES).map(|l| l.address.as_str()).collect();
@@ -43,6 +46,9 @@ fn text(
                 let _ = write!(text, " and {} more", listeners.len() - MAX_ADDRESSES);
             }
         }
+    }
+    for note in *notes {
+        let _ = write!(text, "\n{note}");
     }
     let _ = write!(text, "\ncontrol socket: {}\nnext: {}\n", control.display(), options.next_command);
     text
@@ -60,8 +66,14 @@ mod tests {
             ListenerStatus { name: "web".into(), address: "127.0.0.1:80".into(), inherited: false };
         for count in [0, 1, 9] {
             let listeners = vec![listener.clone(); count];
-            let text = text(&options, &["one route".into()], 3, &listeners, Path::new("/run/app.sock"));
+            let mut serves =
+                Serves { summary: &["one route".into()], generation: 3, listeners: &listeners, notes: &[] };
+            let text = text(&options, &serves, Path::new("/run/app.sock"));
             assert_eq!(text.lines().count(), 4, "{text}");
+            let notes = ["generation 4 was not confirmed".to_owned()];
+            serves.notes = &notes;
+            let noted = text(&options, &serves, Path::new("/run/app.sock"));
+            assert_eq!(noted.lines().nth(2), Some(notes[0].as_str()), "{noted}");
             assert!(text.starts_with("app 1.0.0 serves: one route\ngeneration 3 listens on "));
             assert!(text.ends_with("control socket: /run/app.sock\nnext: app status\n"));
         }

@@ -37,5 +37,5 @@ mod start;
 mod systemd;
 mod worker;
 
-pub use options::Options;
+pub use options::{Options, StartFrom};
 pub use start::run;

@@ -3,6 +3,8 @@
 //! | name | what |
 //! |---|---|
 //! | `handover_generation` | number of the generation that serves |
+//! | `handover_generation_confirmed` | number of the generation that serves or served last without awaiting confirmation |
+//! | `handover_pending_change` | 1 while a change awaits confirmation |
 //! | `handover_operations_total{kind,outcome}` | operations that ended |
 //! | `handover_requests_refused_total{reason}` | requests that never became an operation |
 //! | `handover_last_operation_success` | 1 if the last operation that could change what serves succeeded |
@@ -41,6 +43,8 @@ struct RefusedFor {
 pub(crate) struct Metrics {
     registry: Registry,
     generation: Gauge,
+    confirmed: Gauge,
+    pending: Gauge,
     operations: Family<Ended, Counter>,
     refused: Family<RefusedFor, Counter>,
     last_success: Gauge,
@@ -54,6 +58,8 @@ impl Metrics {
         let metrics = Metrics {
             registry: Registry::with_prefix("handover"),
             generation: Gauge::default(),
+            confirmed: Gauge::default(),
+            pending: Gauge::default(),
             operations: Family::default(),
             refused: Family::default(),
             last_success: Gauge::default(),
@@ -68,6 +74,10 @@ impl Metrics {
     fn registered(mut self) -> Self {
         let registry = &mut self.registry;
         registry.register("generation", "Number of the generation that serves", self.generation.clone());
+        let confirmed = "Number of the generation that served last without awaiting confirmation";
+        registry.register("generation_confirmed", confirmed, self.confirmed.clone());
+        let pending = "Whether a change awaits confirmation";
+        registry.register("pending_change", pending, self.pending.clone());
         registry.register("operations", "Operations that ended", self.operations.clone());
         let refused = "Requests that never became an operation";
         registry.register("requests_refused", refused, self.refused.clone());
@@ -103,6 +113,16 @@ impl Metrics {
     /// This generation serves.
     pub(crate) fn serves(&self, generation: u64) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// This generation serves, and awaits no confirmation.
+    pub(crate) fn confirmed(&self, generation: u64) {
+        self.confirmed.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// A change awaits confirmation, or none does.
+    pub(crate) fn pending(&self, pending: bool) {
+        self.pending.set(i64::from(pending));
     }
 
     /// The files on disk are, or are not, those that serve.

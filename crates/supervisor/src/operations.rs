@@ -7,14 +7,17 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
-use handover_api::{Operation, Refused, Step, StepName, operation_id};
+use handover_api::{ActorKind, Operation, Refused, Step, StepName, operation_id};
 use handover_lifecycle::{Cause, Kind, OperationKey, Verdict};
 use tokio::sync::oneshot;
 
+use crate::driver::Loaded;
 use crate::handle::{Ask, NewOperation, Ticket};
 use crate::journal::now;
+use crate::protocol::GuardLimits;
 
 /// Ended operations that are found without asking the journal.
 const RECENT: usize = 16;
@@ -35,6 +38,12 @@ pub(crate) struct Entry {
     pub(crate) joins: Option<OperationKey>,
     /// Whether its beginning is in the journal.
     pub(crate) is_noted: bool,
+    /// Whether it only looks, and leaves no trace.
+    pub(crate) is_look: bool,
+    /// What its guard compares, if it has one.
+    pub(crate) guard: GuardLimits,
+    /// Who wants to see the bytes that it prepares.
+    shows: Option<oneshot::Sender<Arc<Loaded>>>,
     begun: Instant,
     step: Option<(StepName, Instant)>,
     admission: Option<Admission>,
@@ -72,6 +81,29 @@ impl Operations {
         self.insert(operation, None, None)
     }
 
+    /// The same under a key that the machine has chosen.
+    pub(crate) fn own_as(&mut self, key: OperationKey, operation: Operation) {
+        self.insert_as(key, operation, None, None);
+    }
+
+    /// Takes in a dry run that leaves no trace. `shows` gets the bytes that it prepares.
+    pub(crate) fn look(
+        &mut self,
+        new: NewOperation,
+        serving: Option<u64>,
+        admission: Admission,
+        shows: oneshot::Sender<Arc<Loaded>>,
+    ) -> OperationKey {
+        let mut operation = Operation::running(operation_id(), Kind::DryRun, new.actor, now());
+        operation.serving_generation = serving;
+        let key = self.insert(operation, Some(new.ask), Some(admission));
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.is_look = true;
+            entry.shows = Some(shows);
+        }
+        key
+    }
+
     fn insert(
         &mut self,
         operation: Operation,
@@ -80,18 +112,31 @@ impl Operations {
     ) -> OperationKey {
         self.made += 1;
         let key = OperationKey(self.made);
+        self.insert_as(key, operation, ask, admission);
+        key
+    }
+
+    fn insert_as(
+        &mut self,
+        key: OperationKey,
+        operation: Operation,
+        ask: Option<Ask>,
+        admission: Option<Admission>,
+    ) {
         let entry = Entry {
             operation,
             ask,
             joins: None,
             is_noted: false,
+            is_look: false,
+            guard: GuardLimits::DEFAULT,
+            shows: None,
             begun: Instant::now(),
             step: None,
             admission,
             waiting: Vec::new(),
         };
         self.entries.insert(key, entry);
-        key
     }
 
     pub(crate) fn get_mut(&mut self, key: OperationKey) -> Option<&mut Entry> {
@@ -122,11 +167,14 @@ impl Operations {
         self.entries.iter().filter(|(_, entry)| entry.joins == Some(key)).map(|(key, _)| *key).collect()
     }
 
-    /// Answers whoever waits, and forgets the request.
+    /// Answers whoever waits, and forgets the request. `None` if there is nothing to tell anybody else.
     pub(crate) fn answer(&mut self, key: OperationKey) -> Option<Operation> {
         let entry = self.entries.remove(&key)?;
         for waiting in entry.waiting {
             let _ = waiting.send(entry.operation.clone());
+        }
+        if entry.is_look {
+            return None;
         }
         self.recent.push_back(entry.operation.clone());
         if self.recent.len() > RECENT {
@@ -135,9 +183,11 @@ impl Operations {
         Some(entry.operation)
     }
 
-    /// Takes the request out, to refuse it.
-    pub(crate) fn take(&mut self, key: OperationKey) -> Option<(Operation, Option<Admission>)> {
-        self.entries.remove(&key).map(|entry| (entry.operation, entry.admission))
+    /// Takes the request out, to refuse it; and whether it is to leave no trace.
+    pub(crate) fn take(&mut self, key: OperationKey) -> Option<(Operation, Option<Admission>, bool)> {
+        let entry = self.entries.remove(&key)?;
+        let is_watch = entry.operation.actor.kind == ActorKind::Watch;
+        Some((entry.operation, entry.admission, entry.is_look || is_watch))
     }
 }
 
@@ -154,6 +204,13 @@ impl Entry {
         let (done, waiting) = oneshot::channel();
         self.waiting.push(done);
         Ticket { operation: self.as_it_is(), done: waiting }
+    }
+
+    /// It prepares these bytes.
+    pub(crate) fn show(&mut self, loaded: &Arc<Loaded>) {
+        if let Some(shows) = self.shows.take() {
+            let _ = shows.send(Arc::clone(loaded));
+        }
     }
 
     /// It comes to its next step.
@@ -224,10 +281,12 @@ pub(crate) fn described(id: String, new: &NewOperation) -> Operation {
 /// What kind of operation a request asks for.
 pub(crate) fn kind_of(ask: &Ask) -> Kind {
     match ask {
-        Ask::Reload { .. } | Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Confirm | Ask::Cancel => {
-            Kind::Reload
-        }
-        Ask::Validate => Kind::DryRun,
+        Ask::Reload { .. } => Kind::Reload,
+        Ask::Validate | Ask::Restore { dry_run: true, .. } => Kind::DryRun,
+        Ask::Rollback { .. } => Kind::Rollback,
+        Ask::Restore { .. } => Kind::Restore,
+        Ask::Confirm => Kind::Confirm,
+        Ask::Cancel => Kind::Cancel,
         Ask::Action { .. } => Kind::Action,
         Ask::Drain { .. } => Kind::Drain,
         Ask::Resume => Kind::Resume,

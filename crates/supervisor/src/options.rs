@@ -10,6 +10,15 @@ use handover_lifecycle::Limits;
 use crate::paths;
 use crate::protocol::LogSettings;
 
+/// Which generation of the journal to start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartFrom {
+    /// The one that was served last, unless it needed confirmation and was not confirmed.
+    Last,
+    /// This one.
+    Generation(u64),
+}
+
 /// What a supervisor is started with. [`Options::new`] gives the usual, then set what differs.
 #[derive(Clone)]
 pub struct Options {
@@ -23,6 +32,8 @@ pub struct Options {
     pub state: PathBuf,
     /// The top-level file, as it was named, for `status` only: the worker reads it.
     pub config: Option<PathBuf>,
+    /// Start from a generation of the journal instead of the disk. Says nothing to a worker that is adopted.
+    pub start_from: Option<StartFrom>,
     /// `argv` of the worker: the same as this process's own, so that the same `main` comes to the same place.
     pub arguments: Vec<OsString>,
     /// Variables that the worker gets beside this process's own.
@@ -51,6 +62,7 @@ impl Options {
             next_command: format!("curl --unix-socket {} http://localhost/v1/status", control.display()),
             control,
             config: None,
+            start_from: None,
             arguments: std::env::args_os().collect(),
             environment: Vec::new(),
             limits: Limits::DEFAULT,

@@ -15,17 +15,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use handover_api::Outcome;
 use handover_handoff::inherit::{self, InheritError, Inherited};
 use handover_handoff::process::{self, Executable};
-use handover_lifecycle::{Event, Exit, GenerationNumber, Machine, Recovered, Source, Unfinished};
+use handover_lifecycle::{Exit, GenerationNumber, Machine, Recovered, Unfinished};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::control;
 use crate::control_socket::{ControlError, Lock};
-use crate::driver::{Driver, Ended, Parts, QUEUE, Queues};
+use crate::driver::{self, Before, Driver, Ended, Parts, QUEUE, Queues};
 use crate::handle::{self, DriverHandle};
 use crate::journal::{DEFAULT_KEEP, Journal, JournalError};
 use crate::listeners::Listeners;
 use crate::operations::Operations;
-use crate::options::Options;
+use crate::options::{Options, StartFrom};
 use crate::protocol::Settings;
 use crate::scribe::Scribe;
 use crate::signals::Signals;
@@ -46,6 +46,8 @@ enum StartError {
     Adopt(#[from] CannotAdopt),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error("{}", not_kept(*wanted, kept))]
+    NotKept { wanted: StartFrom, kept: Vec<u64> },
     #[error("cannot {doing}: {source}")]
     Io { doing: &'static str, source: std::io::Error },
 }
@@ -60,10 +62,26 @@ impl StartError {
             StartError::Control(ControlError::Held { .. })
             | StartError::Journal(JournalError::InUse { .. })
             | StartError::Adopt(_) => handover_api::ExitCode::BusyOrStale,
-            StartError::Inherit(_) | StartError::Control(ControlError::TooLong { .. }) => {
-                handover_api::ExitCode::Usage
-            }
+            StartError::Inherit(_)
+            | StartError::NotKept { .. }
+            | StartError::Control(ControlError::TooLong { .. }) => handover_api::ExitCode::Usage,
             _ => handover_api::ExitCode::Differs,
+        }
+    }
+}
+
+fn not_kept(wanted: StartFrom, kept: &[u64]) -> String {
+    let what = match wanted {
+        StartFrom::Last => "the journal has no generation to start from".to_owned(),
+        StartFrom::Generation(number) => {
+            format!("the journal does not have the bytes of generation {number}")
+        }
+    };
+    match kept {
+        [] => format!("{what}; start from the files on disk, without --generation"),
+        kept => {
+            let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
+            format!("{what}; it has {}", kept.join(", "))
         }
     }
 }
@@ -139,6 +157,14 @@ async fn live(options: Options) -> Result<Over, StartError> {
 
     let mut operations = Operations::new();
     let recovered = recovered(&journal, &mut operations);
+    let from = match options.start_from.filter(|_| found.is_none()) {
+        None => None,
+        Some(wanted) => {
+            let from = driver::start_from(&journal, wanted);
+            Some(from.map_err(|kept| StartError::NotKept { wanted, kept })?)
+        }
+    };
+    let before = Before::of(&journal, found.is_some());
     let known = found.as_ref().and_then(|found| journal.generation(found.serving.generation).cloned());
     let scribe = Scribe::start(journal).map_err(StartError::io("start the journal's thread"))?;
     let machine = Machine::new(options.limits, recovered);
@@ -157,8 +183,8 @@ async fn live(options: Options) -> Result<Over, StartError> {
     let (from_workers, said) = mpsc::channel(QUEUE);
     let mut driver = Driver::new(parts, machine, operations, inputs, from_workers);
     let begin = match found {
-        Some(found) => driver.adopt(found, known).map_err(StartError::io("watch the worker"))?,
-        None => Event::Start { operation: driver.own_start(), source: Source::Disk, pending: None },
+        Some(found) => driver.adopt(found, known, before).map_err(StartError::io("watch the worker"))?,
+        None => driver.begin(before, from),
     };
     let server = tokio::spawn(control::serve(socket, handle));
     let queues = Queues { commands: requests, inputs: taken_inputs, workers: said, signals };
@@ -209,7 +235,7 @@ fn recovered(journal: &Journal, operations: &mut Operations) -> Recovered {
     Recovered {
         last_generation: GenerationNumber(journal.last_generation()),
         keys_from: u64::try_from(since.as_millis()).unwrap_or(0),
-        last_good: None,
+        last_good: journal.last_good().map(GenerationNumber),
         unfinished,
     }
 }

@@ -145,6 +145,8 @@ pub(crate) struct Start<'a> {
     pub(crate) environment: &'a [(OsString, OsString)],
     pub(crate) number: u64,
     pub(crate) succession: PathBuf,
+    /// What the worker that it replaces has handed over.
+    pub(crate) carried: Option<Arc<OwnedFd>>,
 }
 
 impl Start<'_> {
@@ -165,10 +167,9 @@ impl Start<'_> {
         let process = spawn.start()?;
         drop(theirs);
         let worker = Worker::new(self.number, process, ours, self.succession, report)?;
-        worker.send(
-            ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: key.0, carried: false },
-            Vec::new(),
-        );
+        let welcome =
+            ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: key.0, carried: self.carried.is_some() };
+        worker.send(welcome, self.carried.into_iter().collect());
         Ok(worker)
     }
 }
@@ -180,6 +181,8 @@ pub(crate) struct Found {
     bundle: Bundle,
     bundle_file: OwnedFd,
     listeners: Vec<OwnedFd>,
+    held: Vec<OwnedFd>,
+    carried: Option<OwnedFd>,
     process: Child,
     channel: SupervisorChannel,
     version: String,
@@ -245,15 +248,30 @@ impl Found {
             _ => return Err(fail("it says something else than hello".to_owned())),
         };
         let mut descriptors = descriptors.into_iter();
-        let (Some(bundle_file), listeners) = (descriptors.next(), descriptors.collect::<Vec<_>>()) else {
+        let Some(bundle_file) = descriptors.next() else {
             return Err(fail("it does not pass the bundle of what it serves".to_owned()));
         };
-        if listeners.len() != serving.listeners.len() {
+        let listeners: Vec<OwnedFd> = descriptors.by_ref().take(serving.listeners.len()).collect();
+        let held: Vec<OwnedFd> = descriptors.by_ref().take(serving.held.len()).collect();
+        if listeners.len() != serving.listeners.len() || held.len() != serving.held.len() {
             return Err(fail("it does not pass all of its listeners".to_owned()));
         }
+        let carried = descriptors.next().filter(|_| serving.carried);
         let bundle = Bundle::from_memfd(&bundle_file).map_err(|error| fail(error.to_string()))?;
         let path = path.to_owned();
-        Ok(Some(Found { serving, bundle, bundle_file, listeners, process, channel, version, actions, path }))
+        Ok(Some(Found {
+            serving,
+            bundle,
+            bundle_file,
+            listeners,
+            held,
+            carried,
+            process,
+            channel,
+            version,
+            actions,
+            path,
+        }))
     }
 
     /// Makes it this supervisor's worker; `number` is its number from now on.
@@ -261,8 +279,8 @@ impl Found {
         let mut worker = Worker::new(number, self.process, self.channel, self.path, report)?;
         worker.version = self.version;
         worker.actions = self.actions;
-        let Found { serving, bundle, bundle_file, listeners, .. } = self;
-        Ok(Adopted { serving, bundle, bundle_file, listeners, worker })
+        let Found { serving, bundle, bundle_file, listeners, held, carried, .. } = self;
+        Ok(Adopted { serving, bundle, bundle_file, listeners, held, carried, worker })
     }
 }
 
@@ -297,6 +315,10 @@ pub(crate) struct Adopted {
     pub(crate) bundle: Bundle,
     pub(crate) bundle_file: OwnedFd,
     pub(crate) listeners: Vec<OwnedFd>,
+    /// Sockets that it held for going back.
+    pub(crate) held: Vec<OwnedFd>,
+    /// Its carried state.
+    pub(crate) carried: Option<OwnedFd>,
     pub(crate) worker: Worker,
 }
 

@@ -1,7 +1,7 @@
 //! How requests begin and end: noted, written, answered, in this order.
 
 use handover_api::{EventKind, Operation, Problem, Refused, StepName, operation_id};
-use handover_lifecycle::{Cause, Kind, OperationKey, Outcome, Refusal, Verdict};
+use handover_lifecycle::{Cause, Event, Kind, OperationKey, Outcome, Refusal, Verdict};
 
 use super::{Driver, Input, RefusalAnswer};
 use crate::banner;
@@ -11,8 +11,13 @@ impl Driver {
     pub(super) fn started(&mut self, key: OperationKey) {
         self.last_exit = None;
         let serving = self.serving.as_ref().map(|serving| serving.generation.0);
+        let undone = self.cancelled(self.operations.get(key).and_then(|entry| entry.ask.as_ref()));
         let Some(entry) = self.operations.get_mut(key) else { return };
         entry.operation.serving_generation = serving;
+        entry.operation.undone = entry.operation.undone.or(undone);
+        if entry.is_look {
+            return entry.admit();
+        }
         let operation = entry.operation.clone();
         tracing::info!(operation = operation.id, actor = %operation.actor, "{} begins", operation.title());
         self.note(key);
@@ -57,7 +62,13 @@ impl Driver {
                 running: self.operations.get(running).map(|e| e.operation.id.clone()).unwrap_or_default(),
                 kind,
             },
-            Refusal::Pending { .. } | Refusal::TakenBack => Refused::Unavailable(refusal.to_string()),
+            Refusal::Pending { generation, back_to, left } => Refused::Pending {
+                operation: self.probation.as_ref().map(|p| p.operation_id.clone()).unwrap_or_default(),
+                generation: generation.0,
+                back_to: back_to.0,
+                left,
+            },
+            Refusal::TakenBack => Refused::Unavailable(refusal.to_string()),
             Refusal::NothingPending => Refused::NothingPending,
             Refusal::Drained => Refused::Drained,
             Refusal::Stopping => Refused::Stopping,
@@ -67,7 +78,11 @@ impl Driver {
                 Refused::Stale { expected: expected.0, serving: serving.map(|serving| serving.0) }
             }
         };
-        let Some((operation, admission)) = self.operations.take(request) else { return };
+        let Some((operation, mut admission, leaves_no_trace)) = self.operations.take(request) else { return };
+        if let Some(admission) = admission.take_if(|_| leaves_no_trace) {
+            let _ = admission.send(Err(refused));
+            return;
+        }
         let answer = match admission {
             Some(admission) => RefusalAnswer::Admission(admission, refused.clone()),
             None => RefusalAnswer::Nobody,
@@ -107,6 +122,9 @@ impl Driver {
     pub(super) fn progress(&mut self, key: OperationKey, step: StepName) {
         let Some(entry) = self.operations.get_mut(key) else { return };
         entry.step(step);
+        if entry.is_look {
+            return;
+        }
         // What it changes may be long, and comes with its end.
         let operation = Operation { changes: Vec::new(), ..entry.as_it_is() };
         self.tell(EventKind::OperationStep, operation.message.clone(), Some(operation));
@@ -125,11 +143,25 @@ impl Driver {
         let lost = matches!(verdict.cause, Cause::WorkerDied | Cause::NoWorker);
         let last_exit = self.last_exit.clone().filter(|_| lost && !verdict.outcome.is_success());
         let inputs = self.inputs.clone();
+        let not_confirmed = self.before.not_confirmed();
         let Some(entry) = self.operations.get_mut(key) else { return };
-        if entry.operation.errors.is_empty() {
-            entry.operation.errors.extend(last_exit.map(Problem::new));
+        let operation = &mut entry.operation;
+        if operation.errors.is_empty() {
+            operation.errors.extend(last_exit.map(Problem::new));
         }
+        if verdict.outcome.is_success() {
+            // What stood in the way and was got round.
+            operation.warnings.append(&mut operation.errors);
+        }
+        operation.undone = operation.undone.or(match (verdict.outcome, verdict.cause, operation.kind) {
+            (Outcome::RolledBack, Cause::NotConfirmed, Kind::Start) => not_confirmed,
+            (Outcome::RolledBack, Cause::GuardFailed | Cause::Cancelled, _) => operation.generation,
+            _ => None,
+        });
         entry.finish(verdict);
+        if entry.is_look {
+            return self.pending.push_back(Event::OutcomeWritten { operation: key });
+        }
         let operation = entry.operation.clone();
         self.parts.scribe.later(move |journal| {
             let written = journal.finish(&operation);
@@ -189,13 +221,21 @@ impl Driver {
     }
 
     fn print_banner(&mut self, start: &Operation) {
-        let serves = start.outcome.is_some_and(Outcome::is_success);
-        let Some(serving) = self.serving.as_ref().filter(|_| serves && !self.banner_printed) else { return };
+        let Some(serving) = self.serving.as_ref().filter(|_| !self.banner_printed) else { return };
         self.banner_printed = true;
+        let mut notes = self.notes.clone();
+        if matches!(start.cause, Some(Cause::NotConfirmed | Cause::Unreachable)) {
+            notes.push(start.message.clone());
+        }
+        notes.extend(self.shown_pending().map(|pending| pending.sentence()));
         if self.parts.options.banner {
-            let listeners = self.parts.listeners.status();
-            let control = self.parts.lock.control();
-            banner::print(&self.parts.options, &serving.summary, serving.generation.0, &listeners, control);
+            let serving = banner::Serves {
+                summary: &serving.summary,
+                generation: serving.generation.0,
+                listeners: &self.parts.listeners.status(),
+                notes: &notes,
+            };
+            banner::print(&self.parts.options, &serving, self.parts.lock.control());
         }
     }
 

@@ -15,13 +15,23 @@
 //! |---|---|
 //! | `mod.rs` | the loop |
 //! | `effects.rs` | what the machine says, done |
+//! | `loads.rs` | a generation on its way into a worker: where its bytes come from, what it needs, what came of it |
+//! | `changes.rs` | what serves, what it may go back to, and until when: intents, guards, confirmation |
 //! | `endings.rs` | outcomes: written, then answered |
 //! | `requests.rs` | what is asked for, admitted or refused |
 //! | `report.rs` | what is asked about: status, history, metrics |
+//! | `diffs.rs` | what a reload or rollback would change |
 //! | `workers.rs` | what workers say |
+//! | `adopting.rs` | the beginning: alone, or with a worker that was left behind |
+//! | `asking.rs` | reloads that workers ask for |
 
+mod adopting;
+mod asking;
+mod changes;
+mod diffs;
 mod effects;
 mod endings;
+mod loads;
 mod report;
 mod requests;
 mod workers;
@@ -31,8 +41,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handover_api::{Actor, Change, Event as Told, EventKind, Operation, Problem};
-use handover_handoff::Bundle;
+use handover_api::{Actor, Change, Event as Told, EventKind, Operation, Problem, Refused};
 use handover_handoff::process::Executable;
 use handover_lifecycle::{
     CandidateKey, Event, Exit, GenerationNumber, Machine, OperationKey, Source, WorkerKey,
@@ -41,17 +50,19 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::control_socket::{ControlSocket, Lock};
 use crate::drift::Drift;
-use crate::handle::{Command, NewOperation};
+use crate::handle::{Carried, Command, NewOperation};
 use crate::journal::{JournalError, now};
 use crate::listeners::{Binding, Listeners};
 use crate::metrics::Metrics;
 use crate::operations::{Admission, Operations};
 use crate::options::Options;
-use crate::protocol::{ListenerSpec, Settings};
+use crate::protocol::{ListenerSpec, Settings, ToWorker};
 use crate::scribe::Scribe;
 use crate::signals::{Arrived, Signals};
 use crate::systemd::Notifier;
 use crate::worker::{FromWorker, Worker};
+
+pub(crate) use adopting::{Before, start_from};
 
 /// How often the worker is asked whether it is there, if the service manager's watchdog does not want it oftener.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -67,10 +78,14 @@ pub(crate) enum Input {
     Checked(Box<Checked>),
     /// Listeners were bound.
     Bound { worker: WorkerKey, candidate: CandidateKey, bindings: Vec<Binding> },
+    /// The bytes that a candidate is to be made from were fetched.
+    Fetched { worker: WorkerKey, candidate: CandidateKey, fetched: Result<Arc<Loaded>, Problem> },
     /// A candidate's bundle was read.
-    Unpacked { worker: WorkerKey, candidate: CandidateKey, bundle: Box<Result<Unpacked, String>> },
+    Unpacked { worker: WorkerKey, candidate: CandidateKey, loaded: Result<Arc<Loaded>, String> },
     /// The bundle that came with the end of an action was read.
-    Renewed { worker: WorkerKey, call: u64, ok: bool, bundle: Box<Result<Unpacked, String>> },
+    Renewed { worker: WorkerKey, call: u64, ok: bool, loaded: Result<Arc<Loaded>, String> },
+    /// A reload that a worker asked for has ended, or was refused.
+    Asked { worker: WorkerKey, call: u64, done: bool, detail: String },
     /// An intent was written, or not.
     Intent { operation: OperationKey, generation: GenerationNumber, written: bool },
     /// An outcome was written, or not.
@@ -83,13 +98,6 @@ pub(crate) enum Input {
     Compared { generation: GenerationNumber, equal: bool },
 }
 
-/// A bundle, and the memory file that it came in.
-#[derive(Debug)]
-pub(crate) struct Unpacked {
-    bundle: Bundle,
-    file: OwnedFd,
-}
-
 /// A request on its way to admission.
 #[derive(Debug)]
 pub(crate) struct Checked {
@@ -98,13 +106,15 @@ pub(crate) struct Checked {
     /// An operation that has this ID already.
     found: Option<Operation>,
     room: Result<(), JournalError>,
+    /// The generation that a rollback is to go to.
+    target: Option<Result<u64, Refused>>,
 }
 
 /// Who waits for a refusal to be written.
 #[derive(Debug)]
 pub(crate) enum RefusalAnswer {
     Nobody,
-    Admission(Admission, handover_api::Refused),
+    Admission(Admission, Refused),
     Written(oneshot::Sender<Operation>),
 }
 
@@ -115,6 +125,10 @@ struct Candidate {
     generation: GenerationNumber,
     source: Source,
     dry_run: bool,
+    /// The message that begins it, as long as what it is made from is being fetched.
+    order: Option<ToWorker>,
+    /// What it is made from, if not from the disk.
+    given: Option<Arc<Loaded>>,
     needs: Vec<ListenerSpec>,
     prepared: Option<Prepared>,
 }
@@ -126,15 +140,21 @@ struct Prepared {
     warnings: Vec<Problem>,
     settings: Settings,
     summary: Vec<String>,
+    version: Option<String>,
     loaded: Option<Arc<Loaded>>,
 }
 
-/// The bytes of a generation, at hand for the next worker.
+/// A generation, at hand for the next worker.
 #[derive(Debug)]
-struct Loaded {
+pub(crate) struct Loaded {
     file: Arc<OwnedFd>,
     drift: Arc<Drift>,
+    /// What differed when it was made.
     changes: Vec<Change>,
+    /// The source's own name for it.
+    version: Option<String>,
+    /// The operation that made it.
+    operation_id: Option<String>,
 }
 
 /// What serves.
@@ -146,7 +166,27 @@ struct Serving {
     settings: Settings,
     summary: Vec<String>,
     committed_at: String,
-    operation_id: Option<String>,
+    /// Whether it serves because somebody went back to it, or restored it, and not because it was on the disk.
+    is_rollback: bool,
+}
+
+/// The change that awaits confirmation, as it is shown.
+#[derive(Debug, Clone)]
+pub(crate) struct Probation {
+    operation_id: String,
+    actor: Actor,
+    comment: Option<String>,
+    generation: GenerationNumber,
+    back_to: GenerationNumber,
+    /// RFC 3339.
+    until: String,
+}
+
+/// What must outlive a worker and is no file.
+#[derive(Debug, Clone)]
+struct CarriedState {
+    bytes: Carried,
+    file: Arc<OwnedFd>,
 }
 
 /// Everything around the driver that lasts as long as the supervisor.
@@ -186,19 +226,33 @@ pub(crate) struct Driver {
     candidates: BTreeMap<CandidateKey, Candidate>,
     loaded: BTreeMap<GenerationNumber, Arc<Loaded>>,
     serving: Option<Serving>,
+    /// The generation that the server may have to go back to: its bytes are kept at hand.
+    back_to: Option<GenerationNumber>,
+    probation: Option<Probation>,
+    carried: Option<CarriedState>,
+    /// Whether the worker holds sockets that it does not serve.
+    holding: bool,
     operations: Operations,
+    /// Requests that wait until a look at what would change has ended.
+    after_look: VecDeque<(NewOperation, Option<Admission>)>,
+    asks: asking::Asks,
     last: Option<Operation>,
     metrics: Arc<Metrics>,
     /// Reports that workers were asked for.
     reports: BTreeMap<u64, oneshot::Sender<String>>,
     /// Actions that run: which call is which operation's.
     actions: BTreeMap<u64, OperationKey>,
+    /// The guard that runs: its call and whose it is.
+    guard: Option<(u64, OperationKey)>,
     calls: u64,
     pings: Pings,
     /// How the worker that was lost last ended.
     last_exit: Option<String>,
     connections: Option<u64>,
     banner_printed: bool,
+    /// What the banner must say beside what serves: why it is not what is on the disk.
+    notes: Vec<String>,
+    before: Before,
     pending: VecDeque<Event>,
     exit: Option<Exit>,
 }
@@ -232,16 +286,25 @@ impl Driver {
             candidates: BTreeMap::new(),
             loaded: BTreeMap::new(),
             serving: None,
+            back_to: None,
+            probation: None,
+            carried: None,
+            holding: false,
             operations,
+            after_look: VecDeque::new(),
+            asks: asking::Asks::default(),
             last: None,
             metrics: Arc::new(Metrics::new()),
             reports: BTreeMap::new(),
             actions: BTreeMap::new(),
+            guard: None,
             calls: 0,
             pings: Pings { next: tokio::time::Instant::now() + interval, interval, unanswered: 0 },
             last_exit: None,
             connections: None,
             banner_printed: false,
+            notes: Vec::new(),
+            before: Before::default(),
             pending: VecDeque::new(),
             exit: None,
         }
@@ -267,6 +330,10 @@ impl Driver {
     /// Tells the machine, does what it says, and goes on with what came of that.
     fn step(&mut self, event: Event) {
         self.pending.push_back(event);
+        self.go_on();
+    }
+
+    fn go_on(&mut self) {
         while let Some(event) = self.pending.pop_front() {
             tracing::trace!(?event, "event");
             for effect in self.machine.step(self.begun.elapsed(), event) {
@@ -275,6 +342,9 @@ impl Driver {
             }
         }
         self.metrics.restarts(self.machine.view().restarts);
+        if !self.after_look.is_empty() {
+            self.after_look();
+        }
     }
 
     fn deadline(&self) -> Option<tokio::time::Instant> {
@@ -302,8 +372,10 @@ impl Driver {
         match input {
             Input::Checked(checked) => self.checked(*checked),
             Input::Bound { worker, candidate, bindings } => self.bound(worker, candidate, &bindings),
-            Input::Unpacked { worker, candidate, bundle } => self.unpacked(worker, candidate, *bundle),
-            Input::Renewed { worker, call, ok, bundle } => self.renewed(worker, call, ok, *bundle),
+            Input::Fetched { worker, candidate, fetched } => self.fetched(worker, candidate, fetched),
+            Input::Unpacked { worker, candidate, loaded } => self.unpacked(worker, candidate, loaded),
+            Input::Renewed { worker, call, ok, loaded } => self.renewed(worker, call, ok, loaded),
+            Input::Asked { worker, call, done, detail } => self.asked(worker, call, done, detail),
             Input::Intent { operation, generation, written: true } => {
                 self.step(Event::IntentWritten { operation, generation });
             }
@@ -338,7 +410,7 @@ impl Driver {
 
     fn reopen_logs(&self) {
         for worker in self.workers.values() {
-            worker.send(crate::protocol::ToWorker::ReopenLogs, Vec::new());
+            worker.send(ToWorker::ReopenLogs, Vec::new());
         }
         (self.parts.options.reopen_logs)();
         tracing::info!("log files were opened again");

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_api::{Diff, Generation, JournalStatus, Operation, Refused, Status, WorkerStatus};
+use handover_api::{Generation, JournalStatus, Operation, Status, WorkerStatus};
+use handover_handoff::Bundle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -23,6 +24,7 @@ impl Driver {
     pub(super) fn status(&mut self, answer: oneshot::Sender<Box<Status>>) {
         let mut status = Box::new(self.known_status());
         let drift = self.serving.as_ref().map(|serving| Arc::clone(&serving.loaded.drift));
+        let on_disk = self.serving.as_ref().is_some_and(|serving| is_on_disk(serving.loaded.drift.bundle()));
         let scribe = self.parts.scribe.clone();
         // While it drains it says so by itself.
         let counted = match status.connections {
@@ -44,6 +46,9 @@ impl Driver {
                 ..JournalStatus::default()
             });
             status.drift = compared.ok().and_then(Result::ok).flatten().unwrap_or_default();
+            // Once the disk has the same, nothing is left to say.
+            status.rollback_in_force =
+                status.rollback_in_force.filter(|_| !on_disk || !status.drift.is_empty());
             let _ = answer.send(status);
         });
     }
@@ -57,7 +62,8 @@ impl Driver {
         let bundle = self.serving.as_ref().map(|serving| serving.loaded.drift.bundle());
         let top = bundle.and_then(|bundle| bundle.files().find(|(path, _)| Some(*path) == bundle.top()));
         let config = top.filter(|(_, file)| file.on_disk).map(|(path, _)| path.display().to_string());
-        let running = self.active().and_then(|key| self.operations.get(key)).map(|entry| entry.as_it_is());
+        let running = self.active().and_then(|key| self.operations.get(key)).filter(|entry| !entry.is_look);
+        let running = running.map(|entry| entry.as_it_is());
         Status {
             name: options.name.clone(),
             version: options.version.clone(),
@@ -67,9 +73,9 @@ impl Driver {
             config: config.or_else(|| options.config.as_ref().map(|path| path.display().to_string())),
             control: self.parts.lock.control().display().to_string(),
             generation: self.generation(),
-            pending: None,
-            rollback_in_force: None,
-            source_version: None,
+            pending: self.shown_pending(),
+            rollback_in_force: self.rollback_in_force(),
+            source_version: self.serving.as_ref().and_then(|serving| serving.loaded.version.clone()),
             expiring: Vec::new(),
             drift: Vec::new(),
             worker: worker.map(|worker| WorkerStatus {
@@ -100,7 +106,8 @@ impl Driver {
     }
 
     pub(super) fn history(&mut self, count: usize, answer: oneshot::Sender<Vec<Operation>>) {
-        let running = self.operations.unanswered().filter(|entry| entry.operation.outcome.is_none());
+        let running =
+            self.operations.unanswered().filter(|entry| entry.operation.outcome.is_none() && !entry.is_look);
         let mut operations: Vec<Operation> = running.map(|entry| entry.as_it_is()).collect();
         operations.reverse();
         self.parts.scribe.later(move |journal| {
@@ -124,15 +131,6 @@ impl Driver {
             path: bundle.top()?.display().to_string(),
             bytes: Arc::clone(bundle.top_bytes()?),
         })
-    }
-
-    pub(super) fn diff(&self, answer: oneshot::Sender<Result<Diff, Refused>>) {
-        let Some(serving) = &self.serving else {
-            let _ = answer.send(Ok(Diff { same: true, ..Diff::default() }));
-            return;
-        };
-        let (drift, generation) = (Arc::clone(&serving.loaded.drift), serving.generation.0);
-        tokio::task::spawn_blocking(move || answer.send(Ok(drift.diff(Some(generation)))));
     }
 
     pub(super) fn metrics(&mut self, answer: oneshot::Sender<String>) {
@@ -171,7 +169,7 @@ impl Driver {
             version: self.parts.options.version.clone(),
             generation,
             bundle: serving.loaded.drift.bundle().clone(),
-            carried: None,
+            carried: self.carried.as_ref().map(|carried| carried.bytes.clone()),
             history: Vec::new(),
         });
         self.parts.scribe.later(move |journal| {
@@ -195,6 +193,11 @@ impl Driver {
         self.reports.insert(call, asked);
         Reporting(Some(answered))
     }
+}
+
+/// Whether the top-level file is one on the disk, and not built in or in a store.
+fn is_on_disk(bundle: &Bundle) -> bool {
+    bundle.files().next().is_some_and(|(path, file)| bundle.top() == Some(path) && file.on_disk)
 }
 
 /// A worker's answer about itself that is on its way.

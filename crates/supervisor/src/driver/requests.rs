@@ -1,12 +1,14 @@
 //! What is asked for, on its way to the machine: looked up, checked, admitted or refused.
 
-use handover_api::{Actor, Refused};
+use handover_api::{Actor, ActorKind, Refused};
 use handover_lifecycle::{Asked, Caller, Event, GenerationNumber, Kind, Phase, Request};
 use tokio::sync::oneshot;
 
 use super::{Checked, Driver, Input, RefusalAnswer};
-use crate::handle::{Ask, Command, NewOperation, Ticket};
+use crate::handle::{Ask, Command, NewOperation, Terms, Ticket};
+use crate::journal::Journal;
 use crate::operations::{Admission, described, kind_of};
+use crate::protocol::GuardLimits;
 
 impl Driver {
     pub(super) fn command(&mut self, command: Command) {
@@ -23,7 +25,7 @@ impl Driver {
             Command::Config(answer) => {
                 let _ = answer.send(self.config());
             }
-            Command::Diff(_, _, answer) => self.diff(answer),
+            Command::Diff(against, actor, answer) => self.diff(against, actor, answer),
             Command::Backup(answer) => self.backup(answer),
             Command::Certificates(answer) => self.certificates(answer),
             Command::Metrics(answer) => self.metrics(answer),
@@ -38,11 +40,9 @@ impl Driver {
     }
 
     /// Looks the ID up, and asks the journal for room. Ending and serving again are never refused for want of room.
-    fn request(&mut self, new: NewOperation, admission: Option<Admission>) {
-        let needs_room = matches!(
-            new.ask,
-            Ask::Reload { .. } | Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Action { .. }
-        );
+    pub(super) fn request(&mut self, new: NewOperation, admission: Option<Admission>) {
+        let needs_room = needs_room(&new.ask);
+        let serving = self.serving.as_ref().map(|serving| serving.generation.0);
         if !needs_room && new.id.is_none() {
             return self.admit(new, admission);
         }
@@ -50,13 +50,17 @@ impl Driver {
         self.parts.scribe.later(move |journal| {
             let found = new.id.as_deref().and_then(|id| journal.operation(id).cloned());
             let room = if needs_room && found.is_none() { journal.check() } else { Ok(()) };
-            let checked = Checked { new, admission, found, room };
+            let target = match &new.ask {
+                Ask::Rollback { to, .. } => Some(target(journal, *to, serving)),
+                _ => None,
+            };
+            let checked = Checked { new, admission, found, room, target };
             let _ = inputs.blocking_send(Input::Checked(Box::new(checked)));
         });
     }
 
     pub(super) fn checked(&mut self, checked: Checked) {
-        let Checked { new, admission, found, room } = checked;
+        let Checked { mut new, admission, found, room, target } = checked;
         if let Some(id) = new.id.as_deref() {
             if let Some(entry) = self.operations.by_id(id) {
                 let (kind, action) = (entry.operation.kind, entry.operation.action.clone());
@@ -73,6 +77,11 @@ impl Driver {
         }
         if admission.as_ref().is_some_and(oneshot::Sender::is_closed) {
             return tracing::warn!(actor = %new.actor, "a request was given up before its turn came: it is not carried out");
+        }
+        match (&mut new.ask, target) {
+            (Ask::Rollback { to, .. }, Some(Ok(target))) => *to = Some(target),
+            (_, Some(Err(why))) => return self.refuse_request(&new, why, admission),
+            _ => {}
         }
         match room {
             Ok(()) => self.admit(new, admission),
@@ -101,6 +110,10 @@ impl Driver {
     }
 
     fn refuse_request(&mut self, new: &NewOperation, why: Refused, admission: Option<Admission>) {
+        if new.actor.kind == ActorKind::Watch {
+            // It asks again by itself, and would fill the history.
+            return answer(admission, Err(why));
+        }
         let answer = match admission {
             Some(admission) => RefusalAnswer::Admission(admission, why.clone()),
             None => RefusalAnswer::Nobody,
@@ -108,14 +121,30 @@ impl Driver {
         self.refuse(described(String::new(), new), &why, answer);
     }
 
-    fn admit(&mut self, mut new: NewOperation, admission: Option<Admission>) {
+    pub(super) fn admit(&mut self, mut new: NewOperation, admission: Option<Admission>) {
+        if self.looks() && !matches!(new.ask, Ask::Stop { .. }) {
+            return self.after_look.push_back((new, admission));
+        }
         let drain_limit = self.drain_limit();
+        let mut guard = GuardLimits::DEFAULT;
+        let mut terms = |terms: &Terms| {
+            let (terms, limits) = self.terms(terms);
+            guard = limits;
+            terms
+        };
         let request = match &mut new.ask {
-            Ask::Reload { .. } => Request::RELOAD,
-            Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Confirm | Ask::Cancel => {
-                let why = Refused::Unavailable("this is not built yet".to_owned());
-                return self.refuse_request(&new, why, admission);
+            Ask::Reload { certs_only, terms: asked } => {
+                Request::Reload { dry_run: false, certs_only: *certs_only, terms: terms(asked) }
             }
+            Ask::Rollback { to, terms: asked } => {
+                let to = GenerationNumber(to.unwrap_or_default());
+                Request::Rollback { to, dry_run: false, terms: terms(asked) }
+            }
+            Ask::Restore { dry_run, terms: asked, .. } => {
+                Request::Restore { dry_run: *dry_run, terms: terms(asked) }
+            }
+            Ask::Confirm => Request::Confirm,
+            Ask::Cancel => Request::Cancel,
             Ask::Validate => Request::VALIDATE,
             Ask::Action { name, .. } => {
                 let known = self.known_actions();
@@ -133,6 +162,9 @@ impl Driver {
         let expected = new.if_match.map(GenerationNumber);
         let serving = self.serving.as_ref().map(|serving| serving.generation.0);
         let operation = self.operations.ask(new, serving, admission);
+        if let Some(entry) = self.operations.get_mut(operation) {
+            entry.guard = guard;
+        }
         self.step(Event::Request { operation, asked: Asked { request, caller, expected } });
     }
 
@@ -141,6 +173,23 @@ impl Driver {
         let worker = self.workers.get(&self.serving.as_ref()?.worker)?;
         Some(worker.actions.clone())
     }
+}
+
+/// Whether the journal must have room for it. Ending, serving again and going back are never refused for want of room.
+fn needs_room(ask: &Ask) -> bool {
+    matches!(
+        ask,
+        Ask::Reload { .. } | Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Action { .. } | Ask::Confirm
+    )
+}
+
+/// The generation that a rollback goes to.
+fn target(journal: &Journal, to: Option<u64>, serving: Option<u64>) -> Result<u64, Refused> {
+    let kept = journal.kept();
+    let target = to.or_else(|| journal.previous());
+    target
+        .filter(|target| Some(*target) == serving || kept.contains(target))
+        .ok_or(Refused::NoSuchGeneration { wanted: to, kept })
 }
 
 fn answer(admission: Option<Admission>, ticket: Result<Ticket, Refused>) {

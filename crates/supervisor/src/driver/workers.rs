@@ -4,18 +4,23 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_api::{Actor, EventKind, Generation, Losses, Operation, Problem, operation_id};
-use handover_handoff::Bundle;
+use handover_api::{EventKind, Losses};
+use handover_handoff::memfd;
 use handover_handoff::process::{self, Exit};
-use handover_lifecycle::{
-    CallKey, CandidateKey, Event, GenerationNumber, Kind, OperationKey, Source, WorkerKey,
-};
+use handover_lifecycle::{CallKey, CandidateKey, Event, Kind, WorkerKey};
 
-use super::{Driver, Input, Loaded, PINGS_UNANSWERED, Prepared, Serving, Unpacked};
-use crate::journal::now;
-use crate::listeners::Binding;
-use crate::protocol::{BindResult, PROTOCOL_VERSION, ToSupervisor, ToWorker};
-use crate::worker::{Adopted, Found, FromWorker, Reporter};
+use super::{CarriedState, Driver, PINGS_UNANSWERED, Prepared};
+use crate::handle::Carried;
+use crate::protocol::{MAX_CARRIED_BYTES, PROTOCOL_VERSION, ToSupervisor, ToWorker};
+use crate::worker::FromWorker;
+
+impl CarriedState {
+    /// Takes it out of the memory file that it came in.
+    pub(super) fn of(file: OwnedFd) -> Result<Self, String> {
+        let bytes = memfd::read_sealed(&file, MAX_CARRIED_BYTES).map_err(|error| error.to_string())?;
+        Ok(CarriedState { bytes: Carried(bytes.into()), file: Arc::new(file) })
+    }
+}
 
 impl Driver {
     pub(super) fn worker_did(&mut self, key: WorkerKey, what: FromWorker) {
@@ -39,12 +44,13 @@ impl Driver {
                     self.step(Event::Need { worker: key, candidate });
                 }
             }
-            ToSupervisor::Prepared { candidate, changes, warnings, settings, summary, .. } => {
-                let prepared = Prepared { changes, warnings, settings: *settings, summary, loaded: None };
+            ToSupervisor::Prepared { candidate, changes, warnings, settings, summary, version } => {
+                let settings = *settings;
+                let prepared = Prepared { changes, warnings, settings, summary, version, loaded: None };
                 self.prepared(key, CandidateKey(candidate), prepared, descriptors.into_iter().next());
             }
-            ToSupervisor::Rejected { candidate, problems, .. } => {
-                self.rejected(key, CandidateKey(candidate), problems);
+            ToSupervisor::Rejected { candidate, problems, unreachable } => {
+                self.rejected(key, CandidateKey(candidate), problems, unreachable);
             }
             ToSupervisor::Committed { candidate } => {
                 self.step(Event::Committed { worker: key, candidate: CandidateKey(candidate) });
@@ -81,7 +87,11 @@ impl Driver {
                 self.pings.unanswered = 0;
                 self.parts.notifier.feed_watchdog();
             }
-            ToSupervisor::GuardEnded { .. } | ToSupervisor::Carry | ToSupervisor::Ask { .. } => {}
+            ToSupervisor::GuardEnded { call, passed, detail, figures } => {
+                self.guard_ended(key, call, passed, detail, figures);
+            }
+            ToSupervisor::Carry => self.carry(key, descriptors.into_iter().next()),
+            ToSupervisor::Ask { call, why } => self.ask_by_worker(key, call, why),
             ToSupervisor::Stopping { losses } => self.lose_connections(&losses),
         }
     }
@@ -100,6 +110,15 @@ impl Driver {
         self.send_facts();
     }
 
+    /// The worker's carried state has changed: the next worker gets it, and a backup has it.
+    fn carry(&mut self, key: WorkerKey, file: Option<OwnedFd>) {
+        let taken = file.ok_or_else(|| "nothing came with it".to_owned()).and_then(CarriedState::of);
+        match taken {
+            Ok(carried) => self.carried = Some(carried),
+            Err(why) => self.lost(key, &format!("it hands over its state, and {why}")),
+        }
+    }
+
     /// Connections were cut: that belongs to whatever ends connections now.
     fn lose_connections(&mut self, losses: &Losses) {
         for entry in self.operations.unanswered() {
@@ -110,126 +129,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn bound(&mut self, worker: WorkerKey, candidate: CandidateKey, bindings: &[Binding]) {
-        // Called off meanwhile: what was bound for it is closed here.
-        let Some(noted) = self.candidates.get(&candidate) else {
-            return self.parts.listeners.release(candidate);
-        };
-        if !noted.dry_run {
-            self.parts.listeners.hold(candidate, bindings);
-        }
-        let sockets =
-            bindings.iter().filter_map(|(_, held)| held.as_ref().map(|(_, held)| held.socket.clone()));
-        let results: Vec<BindResult> = bindings.iter().map(|(result, _)| result.clone()).collect();
-        let message = ToWorker::Bound { candidate: candidate.0, results };
-        if self.workers.get(&worker).is_some_and(|to| to.send(message, sockets.collect())) {
-            self.step(Event::Bound { worker, candidate });
-        } else {
-            self.step(Event::ChannelLost { worker });
-        }
-    }
-
-    fn prepared(
-        &mut self,
-        worker: WorkerKey,
-        candidate: CandidateKey,
-        prepared: Prepared,
-        bundle: Option<OwnedFd>,
-    ) {
-        let Some(noted) = self.candidates.get_mut(&candidate).filter(|noted| noted.worker == worker) else {
-            return;
-        };
-        noted.prepared = Some(prepared);
-        if noted.source != Source::Disk {
-            // It was given these bytes by us.
-            return self.step(Event::Prepared { worker, candidate, unchanged: false });
-        }
-        let Some(file) = bundle else {
-            return self.lost(worker, "it does not pass the bundle of what it prepared");
-        };
-        let inputs = self.inputs.clone();
-        tokio::task::spawn_blocking(move || {
-            let bundle = Bundle::from_memfd(&file).map(|bundle| Unpacked { bundle, file });
-            let bundle = Box::new(bundle.map_err(|error| error.to_string()));
-            let _ = inputs.blocking_send(Input::Unpacked { worker, candidate, bundle });
-        });
-    }
-
-    pub(super) fn unpacked(
-        &mut self,
-        worker: WorkerKey,
-        candidate: CandidateKey,
-        unpacked: Result<Unpacked, String>,
-    ) {
-        let unpacked = match unpacked {
-            Ok(unpacked) => unpacked,
-            Err(why) => return self.lost(worker, &why),
-        };
-        let serving = self.serving.as_ref().map(|serving| serving.loaded.drift.bundle().digest());
-        let Some(prepared) = self.candidates.get_mut(&candidate).and_then(|noted| noted.prepared.as_mut())
-        else {
-            return;
-        };
-        let unchanged = prepared.changes.is_empty() && serving == Some(unpacked.bundle.digest());
-        prepared.loaded = Some(Loaded::new(unpacked, prepared.changes.clone()));
-        let (changes, warnings) = (prepared.changes.clone(), prepared.warnings.clone());
-        if let Some(entry) = self.active().and_then(|key| self.operations.get_mut(key)) {
-            entry.operation.changes = changes;
-            entry.operation.warnings = warnings;
-        }
-        self.step(Event::Prepared { worker, candidate, unchanged });
-    }
-
-    /// An action has read files anew: the same generation serves other bytes from now on.
-    fn unpack_renewed(&self, worker: WorkerKey, call: u64, ok: bool, file: OwnedFd) {
-        let inputs = self.inputs.clone();
-        tokio::task::spawn_blocking(move || {
-            let bundle = Bundle::from_memfd(&file).map(|bundle| Unpacked { bundle, file });
-            let bundle = Box::new(bundle.map_err(|error| error.to_string()));
-            let _ = inputs.blocking_send(Input::Renewed { worker, call, ok, bundle });
-        });
-    }
-
-    /// A worker that replaces this one gets the new bytes; then the action has ended.
-    pub(super) fn renewed(
-        &mut self,
-        worker: WorkerKey,
-        call: u64,
-        ok: bool,
-        unpacked: Result<Unpacked, String>,
-    ) {
-        let unpacked = match unpacked {
-            Ok(unpacked) => unpacked,
-            Err(why) => return self.lost(worker, &why),
-        };
-        if let Some(serving) = self.serving.as_mut().filter(|serving| serving.worker == worker) {
-            serving.loaded = Loaded::new(unpacked, serving.loaded.changes.clone());
-            self.loaded.insert(serving.generation, Arc::clone(&serving.loaded));
-            self.compare();
-        }
-        self.step(Event::ActionDone { worker, call: CallKey(call), ok });
-    }
-
-    fn rejected(&mut self, worker: WorkerKey, candidate: CandidateKey, problems: Vec<Problem>) {
-        let Some(noted) = self.candidates.get(&candidate).filter(|noted| noted.worker == worker) else {
-            return;
-        };
-        if noted.source == Source::Disk {
-            if let Some(entry) = self.active().and_then(|key| self.operations.get_mut(key)) {
-                entry.operation.errors = problems;
-            }
-        } else {
-            for problem in problems {
-                tracing::error!(
-                    generation = noted.generation.0,
-                    "a worker refuses what served before: {problem}"
-                );
-            }
-        }
-        self.step(Event::Rejected { worker, candidate, unreachable: false });
-    }
-
-    fn lost(&mut self, key: WorkerKey, why: &str) {
+    pub(super) fn lost(&mut self, key: WorkerKey, why: &str) {
         if let Some(worker) = self.workers.get(&key) {
             if !worker.is_ending {
                 let pid = worker.process.pid();
@@ -291,51 +191,5 @@ impl Driver {
         }
         self.calls += 1;
         worker.send(ToWorker::Ping { call: self.calls }, Vec::new());
-    }
-
-    /// Takes over a worker of an earlier supervisor, as if this one had started it and made it serve. Gives the
-    /// event to begin with. `known` is what the journal knows of the generation that it serves.
-    pub(crate) fn adopt(&mut self, found: Found, known: Option<Generation>) -> std::io::Result<Event> {
-        let (key, generation) = (WorkerKey(found.serving.worker), GenerationNumber(found.serving.generation));
-        self.workers_started += 1;
-        let report = Reporter::new(key, self.from_workers.clone());
-        let Adopted { serving, bundle, bundle_file, listeners, worker } =
-            found.adopt(self.workers_started, report)?;
-        let pid = worker.process.pid();
-        tracing::info!(pid, "adopted the worker that an earlier supervisor left behind");
-        if let (Some(named), Some(top)) = (&self.parts.options.config, bundle.top())
-            && named != top
-        {
-            tracing::warn!(
-                "the adopted worker serves {}, and reloads read that file, not {}; to serve that one, stop and start anew",
-                top.display(),
-                named.display()
-            );
-        }
-        self.workers.insert(key, worker);
-        self.parts.listeners.adopt(serving.listeners.into_iter().zip(listeners).collect(), Vec::new());
-        let loaded = Loaded::new(
-            Unpacked { bundle, file: bundle_file },
-            known.as_ref().map(|known| known.changes.clone()).unwrap_or_default(),
-        );
-        self.loaded.insert(generation, Arc::clone(&loaded));
-        self.apply_settings(&serving.settings);
-        self.metrics.serves(generation.0);
-        self.serving = Some(Serving {
-            worker: key,
-            generation,
-            loaded,
-            settings: serving.settings,
-            summary: serving.summary,
-            committed_at: known.as_ref().map_or_else(now, |known| known.committed_at.clone()),
-            operation_id: known.and_then(|known| known.operation_id),
-        });
-        let operation = self.own_start();
-        Ok(Event::Adopted { operation, worker: key, generation, accepting: serving.accepting, pending: None })
-    }
-
-    /// The supervisor's own first operation.
-    pub(crate) fn own_start(&mut self) -> OperationKey {
-        self.operations.own(Operation::running(operation_id(), Kind::Start, Actor::supervisor(), now()))
     }
 }

@@ -1,0 +1,211 @@
+//! The beginning: alone, or with a worker that was left behind; and what was in force before.
+//!
+//! ```text
+//!   a worker lives ──▶ adopted: what it serves goes on, an unconfirmed change with the time that is left
+//!   none ──▶ started ─┬─ from the disk; but an unconfirmed change past its time is not used
+//!                     └─ from the journal, if the command line says so
+//! ```
+
+use std::sync::Arc;
+
+use handover_api::{Actor, Generation, Kind, Operation, Problem, operation_id};
+use handover_lifecycle::{Event, GenerationNumber, OperationKey, Pending, Source, WorkerKey};
+use jiff::Timestamp;
+
+use super::changes::written;
+use super::{CarriedState, Driver, Loaded, Probation, Serving};
+use crate::journal::{Journal, Unconfirmed, now};
+use crate::options::StartFrom;
+use crate::worker::{Adopted, Found, Reporter};
+
+/// What the journal says of the time before this supervisor.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// The change that was not confirmed, and the operation that made it.
+    unconfirmed: Option<(Unconfirmed, Option<Operation>)>,
+    /// Its bytes, to compare the disk with, if none is adopted.
+    loaded: Option<Loaded>,
+    /// The generation that served because of a rollback or a restore, and the digest of its files.
+    rolled_back: Option<(u64, Option<String>)>,
+    /// Whether the store could not be reached at the start.
+    pub(super) unreachable: bool,
+}
+
+impl Before {
+    /// Reads what there is. `adopts`: a worker lives, so that no bytes are needed.
+    pub(crate) fn of(journal: &Journal, adopts: bool) -> Self {
+        let unconfirmed = journal.unconfirmed().cloned();
+        let loaded = unconfirmed.as_ref().filter(|_| !adopts).and_then(|unconfirmed| {
+            Loaded::from_journal(journal, unconfirmed.generation, None)
+                .inspect_err(|error| {
+                    tracing::warn!("the change that was not confirmed is not known: {error}")
+                })
+                .ok()
+        });
+        let generations = journal.generations();
+        let newest = generations.first().map(|newest| newest.number);
+        let serving = generations.iter().find(|generation| generation.serving);
+        let rolled_back = serving.filter(|serving| {
+            let made_by = serving.operation_id.as_deref().and_then(|id| journal.operation(id));
+            Some(serving.number) != newest || made_by.is_some_and(|made_by| made_by.kind == Kind::Restore)
+        });
+        let rolled_back = rolled_back.map(|serving| (serving.number, journal.digest(serving.number)));
+        let unconfirmed = unconfirmed.map(|unconfirmed| {
+            let made_by = journal.operation(&unconfirmed.operation_id).cloned();
+            (unconfirmed, made_by)
+        });
+        Before { unconfirmed, loaded, rolled_back, unreachable: false }
+    }
+
+    /// The number of the generation that was not confirmed.
+    pub(super) fn not_confirmed(&self) -> Option<u64> {
+        self.unconfirmed.as_ref().map(|(unconfirmed, _)| unconfirmed.generation)
+    }
+
+    fn pending(&self) -> Option<Pending> {
+        let (unconfirmed, _) = self.unconfirmed.as_ref()?;
+        Some(Pending {
+            generation: GenerationNumber(unconfirmed.generation),
+            back_to: GenerationNumber(unconfirmed.back_to),
+            left: unconfirmed.left(Timestamp::now()),
+        })
+    }
+
+    fn probation(&self) -> Option<Probation> {
+        let (unconfirmed, made_by) = self.unconfirmed.as_ref()?;
+        Some(Probation {
+            operation_id: unconfirmed.operation_id.clone(),
+            actor: made_by.as_ref().map_or_else(Actor::supervisor, |made_by| made_by.actor.clone()),
+            comment: made_by.as_ref().and_then(|made_by| made_by.comment.clone()),
+            generation: GenerationNumber(unconfirmed.generation),
+            back_to: GenerationNumber(unconfirmed.back_to),
+            until: written(unconfirmed.until),
+        })
+    }
+}
+
+/// The generation to start from, if not from the disk.
+///
+/// # Errors
+/// What was asked for is not kept; the numbers of those that are.
+pub(crate) fn start_from(journal: &Journal, wanted: StartFrom) -> Result<u64, Vec<u64>> {
+    let kept = journal.kept();
+    let number = match wanted {
+        StartFrom::Last => journal.last_good(),
+        StartFrom::Generation(number) => Some(number),
+    };
+    number.filter(|number| kept.contains(number)).ok_or(kept)
+}
+
+impl Driver {
+    /// The supervisor's own first operation.
+    fn own_start(&mut self) -> OperationKey {
+        self.operations.own(Operation::running(operation_id(), Kind::Start, Actor::supervisor(), now()))
+    }
+
+    /// Begins without a worker. Gives the event to begin with. `from` is a generation of the journal instead of the disk.
+    pub(crate) fn begin(&mut self, mut before: Before, from: Option<u64>) -> Event {
+        let pending = before.pending().filter(|_| from.is_none());
+        if let (Some(loaded), Some(pending)) = (before.loaded.take(), pending) {
+            self.loaded.insert(pending.generation, Arc::new(loaded));
+            self.probation = before.probation();
+        }
+        self.before = before;
+        let source = match from {
+            Some(number) => {
+                self.notes.push(format!(
+                    "generation {number} is started from the journal, as the command line says: the files on disk are not looked at"
+                ));
+                Source::Generation(GenerationNumber(number))
+            }
+            None => Source::Disk,
+        };
+        Event::Start { operation: self.own_start(), source, pending }
+    }
+
+    /// Takes over a worker of an earlier supervisor, as if this one had started it and made it serve. Gives the
+    /// event to begin with. `known` is what the journal knows of the generation that it serves.
+    pub(crate) fn adopt(
+        &mut self,
+        found: Found,
+        known: Option<Generation>,
+        before: Before,
+    ) -> std::io::Result<Event> {
+        let (key, generation) = (WorkerKey(found.serving.worker), GenerationNumber(found.serving.generation));
+        self.workers_started += 1;
+        let report = Reporter::new(key, self.from_workers.clone());
+        let Adopted { serving, bundle, bundle_file, listeners, held, carried, worker } =
+            found.adopt(self.workers_started, report)?;
+        let pid = worker.process.pid();
+        tracing::info!(pid, "adopted the worker that an earlier supervisor left behind");
+        if let (Some(named), Some(top)) = (&self.parts.options.config, bundle.top())
+            && named != top
+        {
+            tracing::warn!(
+                "the adopted worker serves {}, and reloads read that file, not {}; to serve that one, stop and start anew",
+                top.display(),
+                named.display()
+            );
+        }
+        if self.parts.options.start_from.is_some() {
+            tracing::warn!(
+                "a worker was adopted, so what it serves goes on: use 'rollback' to serve another generation"
+            );
+        }
+        self.workers.insert(key, worker);
+        self.holding = !held.is_empty();
+        let held = serving.held.into_iter().zip(held).collect();
+        self.parts.listeners.adopt(serving.listeners.into_iter().zip(listeners).collect(), held);
+        self.carried = carried.and_then(|file| {
+            CarriedState::of(file)
+                .inspect_err(|why| tracing::warn!("what the adopted worker carries cannot be read: {why}"))
+                .ok()
+        });
+        let mut loaded = Loaded::new(bundle, bundle_file, None);
+        loaded.version.clone_from(&serving.version);
+        if let Some(known) = &known {
+            loaded.changes.clone_from(&known.changes);
+            loaded.operation_id.clone_from(&known.operation_id);
+        }
+        let loaded = Arc::new(loaded);
+        self.loaded.insert(generation, Arc::clone(&loaded));
+        self.apply_settings(&serving.settings);
+        self.metrics.serves(generation.0);
+        self.serving = Some(Serving {
+            worker: key,
+            generation,
+            loaded,
+            settings: serving.settings,
+            summary: serving.summary,
+            committed_at: known.map_or_else(now, |known| known.committed_at),
+            is_rollback: before.rolled_back.as_ref().is_some_and(|(number, _)| *number == generation.0),
+        });
+        let pending = before.pending().filter(|pending| pending.generation == generation);
+        self.probation = before.probation().filter(|_| pending.is_some());
+        self.metrics.pending(pending.is_some());
+        match pending {
+            Some(pending) => self.back_to = Some(pending.back_to),
+            None => self.metrics.confirmed(generation.0),
+        }
+        let operation = self.own_start();
+        Ok(Event::Adopted { operation, worker: key, generation, accepting: serving.accepting, pending })
+    }
+
+    /// The first generation serves: if another one was in force by a rollback, and this is not what it was, it is said.
+    pub(super) fn note_end_of_rollback(&mut self) {
+        let Some((number, digest)) = self.before.rolled_back.take() else { return };
+        let Some(serving) = &self.serving else { return };
+        if serving.is_rollback || digest.as_deref() == Some(serving.loaded.drift.digest()) {
+            return;
+        }
+        let note = format!(
+            "generation {number} served before because of a rollback or a restore; now the files on disk serve again \
+             ('--generation last' starts from the journal instead)"
+        );
+        tracing::warn!("{note}");
+        if let Some(entry) = self.active().and_then(|key| self.operations.get_mut(key)) {
+            entry.operation.warnings.push(Problem::new(note.clone()));
+        }
+        self.notes.push(note);
+    }
+}
