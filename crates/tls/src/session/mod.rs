@@ -262,10 +262,9 @@ impl Session {
             None => Ok(()),
         };
         match self.pending.take(self.side, self.suite.version(), content, &mut take)? {
-            None => {
-                // Pieces of messages, and tickets: as little worth as empty records when they go on for ever.
-                bear(&mut self.patience.empty, "too many handshake records without data between them")
-            }
+            // A piece of a message: the message's length bounds them.
+            None if !self.pending.is_none() => Ok(()),
+            None => bear(&mut self.patience.empty, "too many session tickets without data between them"),
             Some(Asked::KeyUpdate { answer }) => {
                 bear(&mut self.patience.updates, "too many key updates without data between them")?;
                 self.reading.update(self.suite)?;
@@ -305,7 +304,8 @@ impl Session {
 
     /// Asks for another key when the peer should have changed it long ago.
     fn watch_peers_key(&mut self) {
-        self.due.ask |= self.suite.version() == Version::Tls13 && self.reading.number == self.records_per_key();
+        self.due.ask |=
+            self.suite.version() == Version::Tls13 && self.reading.number == self.records_per_key();
     }
 
     const fn records_per_key(&self) -> u64 {
