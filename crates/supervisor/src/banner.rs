@@ -68,14 +68,14 @@ mod tests {
             let listeners = vec![listener.clone(); count];
             let mut serves =
                 Serves { summary: &["one route".into()], generation: 3, listeners: &listeners, notes: &[] };
-            let text = text(&options, &serves, Path::new("/run/app.sock"));
-            assert_eq!(text.lines().count(), 4, "{text}");
+            let plain = text(&options, &serves, Path::new("/run/app.sock"));
+            assert_eq!(plain.lines().count(), 4, "{plain}");
+            assert!(plain.starts_with("app 1.0.0 serves: one route\ngeneration 3 listens on "));
+            assert!(plain.ends_with("control socket: /run/app.sock\nnext: app status\n"));
             let notes = ["generation 4 was not confirmed".to_owned()];
             serves.notes = &notes;
             let noted = text(&options, &serves, Path::new("/run/app.sock"));
             assert_eq!(noted.lines().nth(2), Some(notes[0].as_str()), "{noted}");
-            assert!(text.starts_with("app 1.0.0 serves: one route\ngeneration 3 listens on "));
-            assert!(text.ends_with("control socket: /run/app.sock\nnext: app status\n"));
         }
     }
 }
