@@ -10,6 +10,8 @@ pub struct HeaderRules {
     rendered: Box<[u8]>,
     /// Names to take out, in lower case: the removed ones and those that are set.
     names: Box<[Box<[u8]>]>,
+    /// Names to take out in whatever spelling, in lower case with `-`: see [`HeaderRules::guarding`].
+    guarded: Box<[Box<[u8]>]>,
     /// Bit n: some name has n bytes (the last bit: that many or more). Most headers are passed by this alone.
     lengths: u64,
     /// Rules exist for headers that the writers would add by themselves; then the rule wins.
@@ -124,6 +126,16 @@ impl HeaderRules {
         Ok(self)
     }
 
+    /// Takes out what comes under these names, too: headers that endpoints believe because only the proxy may write them. Servers that hand
+    /// headers on as variables know no difference between `-` and `_`: either stands for the other.
+    #[must_use]
+    pub fn guarding<R: AsRef<str>>(mut self, names: &[R]) -> Self {
+        self.guarded = names.iter().map(|name| folded(name.as_ref().as_bytes()).collect()).collect();
+        self.lengths =
+            self.guarded.iter().fold(self.lengths, |lengths, name| lengths | length_bit(name.len()));
+        self
+    }
+
     fn note(&mut self, known: Known) {
         match known {
             Known::Host => self.names_host = true,
@@ -168,7 +180,7 @@ impl HeaderRules {
     /// Which of these headers the rules take out, one bit each.
     #[inline]
     pub(crate) fn taken_out(&self, headers: &[Header<'_>]) -> u128 {
-        if self.names.is_empty() { 0 } else { self.find(headers) }
+        if self.lengths == 0 { 0 } else { self.find(headers) }
     }
 
     fn find(&self, headers: &[Header<'_>]) -> u128 {
@@ -176,13 +188,19 @@ impl HeaderRules {
         for (at, header) in headers.iter().enumerate() {
             let name = header.name.as_bytes();
             if self.lengths & length_bit(name.len()) != 0
-                && self.names.iter().any(|rule| rule.eq_ignore_ascii_case(name))
+                && (self.names.iter().any(|rule| rule.eq_ignore_ascii_case(name))
+                    || self.guarded.iter().any(|rule| folded(name).eq(rule.iter().copied())))
             {
                 found |= 1 << at;
             }
         }
         found
     }
+}
+
+/// A name as guarded names are compared.
+fn folded(name: &[u8]) -> impl Iterator<Item = u8> {
+    name.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() })
 }
 
 const fn length_bit(length: usize) -> u64 {
@@ -223,5 +241,21 @@ mod tests {
         assert_eq!(rules.taken_out(&headers), 0b1101);
         assert_eq!(rules.rendered(), b"X-One: 1\r\n");
         assert!(HeaderRules::default().is_empty());
+    }
+
+    #[test]
+    fn guarded_names_are_taken_out_in_every_spelling() {
+        let rules = HeaderRules::new(&[("X-One", "1")], &NONE).unwrap().guarding(&["X-Client_Subject"]);
+        let header = |name| Header { name, value: b"" };
+        let headers = [
+            header("x-client-subject"),
+            header("X_CLIENT_SUBJECT"),
+            header("X-Client_Subject"),
+            header("X-ClientSubject"),
+            header("x-client-subject2"),
+            header("x-one"),
+        ];
+        assert_eq!(rules.taken_out(&headers), 0b10_0111);
+        assert_eq!(HeaderRules::default().guarding(&["A"]).taken_out(&[header("a"), header("b")]), 1);
     }
 }

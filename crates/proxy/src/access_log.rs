@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use handover_http1::{RequestHead, Version};
+use handover_tls::Facts;
 
 use crate::buffers::{Buf, Buffers};
 use crate::clock::Clock;
@@ -79,6 +80,20 @@ pub(crate) struct PastTunnel<'a> {
     pub(crate) bytes_out: u64,
     pub(crate) duration_us: u64,
     pub(crate) endpoint: Option<&'a str>,
+    /// What was agreed on with the client, over TLS.
+    pub(crate) tls: Option<&'a Facts>,
+}
+
+/// What is said of a request that is over.
+#[derive(Debug)]
+pub(crate) struct Ended<'a> {
+    pub(crate) status: u16,
+    /// Bytes written to the client.
+    pub(crate) bytes: u64,
+    pub(crate) duration_us: u64,
+    pub(crate) endpoint: Option<&'a str>,
+    /// What was agreed on with the client, over TLS.
+    pub(crate) tls: Option<&'a Facts>,
 }
 
 /// What goes to the writer.
@@ -261,23 +276,16 @@ impl AccessLog {
     }
 
     /// Completes a line.
-    pub(crate) fn end(
-        &mut self,
-        line: &mut Line,
-        status: u16,
-        bytes: u64,
-        duration_us: u64,
-        endpoint: Option<&str>,
-        buffers: &mut Buffers,
-    ) -> u64 {
+    pub(crate) fn end(&mut self, line: &mut Line, ended: &Ended<'_>, buffers: &mut Buffers) -> u64 {
         if self.on.is_some() {
             let out = &mut self.pending;
             out.extend_from_slice(line.buf.unread());
+            let Ended { status, bytes, .. } = ended;
             let _ = match line.format {
                 LogFormat::Text => write!(out, " {status} {bytes}"),
                 LogFormat::Json => write!(out, ",\"status\":{status},\"bytes\":{bytes}"),
             };
-            push_end(out, line.format, duration_us, endpoint);
+            push_end(out, line.format, ended.duration_us, ended.endpoint, ended.tls);
             self.lines += 1;
         }
         buffers.release(&mut line.buf);
@@ -307,7 +315,7 @@ impl AccessLog {
                 )
             }
         };
-        push_end(out, *format, past.duration_us, past.endpoint);
+        push_end(out, *format, past.duration_us, past.endpoint, past.tls);
         self.lines += 1;
         self.flush_if_full()
     }
@@ -332,7 +340,13 @@ impl AccessLog {
 }
 
 /// What all lines end with.
-fn push_end(out: &mut Vec<u8>, format: LogFormat, duration_us: u64, endpoint: Option<&str>) {
+fn push_end(
+    out: &mut Vec<u8>,
+    format: LogFormat,
+    duration_us: u64,
+    endpoint: Option<&str>,
+    tls: Option<&Facts>,
+) {
     let (seconds, micros) = (duration_us / 1_000_000, duration_us % 1_000_000);
     let _ = match format {
         LogFormat::Text => write!(out, " {seconds}.{micros:06} "),
@@ -340,10 +354,35 @@ fn push_end(out: &mut Vec<u8>, format: LogFormat, duration_us: u64, endpoint: Op
     };
     // A path may hold anything.
     push_escaped(out, endpoint.unwrap_or("-").as_bytes());
+    if let Some(facts) = tls {
+        push_tls(out, format, facts);
+    }
     out.extend_from_slice(match format {
         LogFormat::Text => b"\n",
         LogFormat::Json => b"\"}\n",
     });
+}
+
+/// What is said of TLS, where there is any: ` TLSv1.3 new "a.example" "CN=client"`.
+fn push_tls(out: &mut Vec<u8>, format: LogFormat, facts: &Facts) {
+    let version = facts.version.name();
+    let _ = match format {
+        LogFormat::Text => {
+            write!(out, " {version} {} \"", if facts.resumed { "resumed" } else { "new" })
+        }
+        LogFormat::Json => {
+            write!(out, "\",\"tls\":\"{version}\",\"resumed\":{},\"sni\":\"", facts.resumed)
+        }
+    };
+    push_escaped(out, facts.sni.as_deref().unwrap_or("-").as_bytes());
+    out.extend_from_slice(match format {
+        LogFormat::Text => b"\" \"",
+        LogFormat::Json => b"\",\"client_subject\":\"",
+    });
+    push_escaped(out, facts.client_subject.as_deref().unwrap_or("-").as_bytes());
+    if format == LogFormat::Text {
+        out.push(b'"');
+    }
 }
 
 fn push_peer(out: &mut Vec<u8>, peer: Option<IpAddr>) {

@@ -3,7 +3,7 @@
 //! ```text
 //!   ┌─▶ wait ─▶ events: connections run, listeners accept, idle upstream connections that broke are dropped
 //!   │           mailbox: commands
-//!   │           connections that had more to do run again
+//!   │           connections that had more to do run again; one of those that shake hands takes a step
 //!   └────────── ticks (100 ms): time limits, pool, logs
 //! ```
 
@@ -27,11 +27,14 @@ use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 
 use crate::clock::Ticks;
 use crate::config::ListenAddress;
-use crate::conn::{Conn, Cx, End, Fate, HttpConn, Kept, LocalListener, Past, Shown, Tunnel, TunnelKind};
+use crate::conn::{
+    Conn, Cx, End, Fate, Handshake, HttpConn, Kept, LocalListener, Past, Shown, Tunnel, TunnelKind,
+};
 use crate::generation::ListenerKind;
 use crate::metrics::Cell;
-use crate::reactor::{ConnKey, Mailbox, Owner, Wheel};
+use crate::reactor::{ConnKey, Mailbox, Owner, Secure, Wheel};
 use crate::spread::Spread;
+use crate::threads::Rotation;
 
 pub(crate) use accept::Arrival;
 
@@ -44,6 +47,8 @@ const ACCEPT_PAUSE: Ticks = Ticks(1);
 const IMBALANCE: u32 = 4;
 /// Idle connections of a listener that goes are closed within this time (3 s).
 const RETIRE_SPREAD: Ticks = Ticks(30);
+/// Whether it is time for another ticket key is looked at this often (1 min), as long as anything happens.
+const ROTATION_TICKS: u64 = 600;
 /// The pool of upstream connections is looked through this often (1 s).
 const POOL_TICKS: u64 = 10;
 
@@ -95,6 +100,8 @@ struct Place {
     stamp: u32,
     /// It is in `again`.
     queued: bool,
+    /// It is in `steps`.
+    in_steps: bool,
     conn: Option<Conn>,
 }
 
@@ -107,6 +114,8 @@ pub(crate) struct EventLoop {
     mailbox: Arc<Mailbox<Command>>,
     peers: Arc<Peers>,
     again: Vec<ConnKey>,
+    /// Those that have a step of a handshake to take: one of them does in each turn.
+    steps: VecDeque<ConnKey>,
     /// Counted and not yet open, with the place of their listener.
     arriving: VecDeque<(u32, Arrival)>,
     /// From other threads, for a listener that this one has not been told of.
@@ -118,6 +127,9 @@ pub(crate) struct EventLoop {
     /// Idle connections are closed within this time of a drain's beginning.
     drain_spread: Ticks,
     spread: Spread,
+    /// On one of the threads.
+    rotation: Option<Rotation>,
+    rotation_tick: u64,
     running: bool,
 }
 
@@ -136,6 +148,7 @@ impl EventLoop {
             mailbox,
             peers,
             again: Vec::new(),
+            steps: VecDeque::new(),
             arriving: VecDeque::new(),
             early: Vec::new(),
             expired: Vec::new(),
@@ -143,8 +156,16 @@ impl EventLoop {
             pool_tick: 0,
             drain_spread: Ticks(0),
             spread,
+            rotation: None,
+            rotation_tick: 0,
             running: true,
         })
+    }
+
+    /// Looks after the keys of session tickets, too.
+    pub(crate) fn with_rotation(mut self, rotation: Option<Rotation>) -> Self {
+        self.rotation = rotation;
+        self
     }
 
     /// Serves until [`Command::Stop`]: true. False: it cannot go on.
@@ -179,6 +200,7 @@ impl EventLoop {
             self.take_in();
         }
         self.run_again();
+        self.take_step();
         self.keep_time();
         Ok(())
     }
@@ -195,8 +217,23 @@ impl EventLoop {
         }
     }
 
+    /// Lets the one that has waited longest take a step of its handshake.
+    fn take_step(&mut self) {
+        while let Some(key) = self.steps.pop_front() {
+            match self.places.get_mut(key.index as usize) {
+                Some(place) if place.stamp == key.stamp => place.in_steps = false,
+                _ => continue,
+            }
+            self.cx.may_step = true;
+            self.drive(key);
+            if !std::mem::take(&mut self.cx.may_step) {
+                return;
+            }
+        }
+    }
+
     fn wait_limit(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.arriving.is_empty() {
+        if !self.again.is_empty() || !self.arriving.is_empty() || !self.steps.is_empty() {
             return Some(Duration::ZERO);
         }
         let next_tick = self.cx.clock.tick() + 1;
@@ -219,26 +256,32 @@ impl EventLoop {
 
     fn settle(&mut self, key: ConnKey, mut conn: Conn, mut fate: Fate) {
         while matches!(fate, Fate::Upgraded) {
+            self.kind_cell(&conn).sub(1);
             conn = match conn {
                 Conn::Http(http) => match http.into_tunnel(&mut self.cx) {
-                    Ok(tunnel) => {
-                        self.cx.cells().http.sub(1);
-                        self.cx.cells().websocket.add(1);
-                        Conn::Tunnel(Box::new(tunnel))
-                    }
+                    Ok(tunnel) => Conn::Tunnel(Box::new(tunnel)),
                     Err(http) => Conn::Http(http),
+                },
+                Conn::Handshake(handshake) => match handshake.into_conn(&mut self.cx) {
+                    Ok(conn) => conn,
+                    Err(handshake) => Conn::Handshake(handshake),
                 },
                 tunnel @ Conn::Tunnel(_) => tunnel,
             };
+            self.kind_cell(&conn).add(1);
             fate = conn.run(&mut self.cx);
         }
         match fate {
             Fate::Over(end) => self.close(key, conn, end),
             Fate::Parked if let Some(thread) = self.place_for(&mut conn) => self.move_to(thread, key, conn),
-            Fate::Parked | Fate::Again | Fate::Upgraded => {
+            Fate::Parked | Fate::Again | Fate::Later | Fate::Upgraded => {
                 self.wheel.arm(key.index, conn.deadline());
                 if let Some(place) = self.places.get_mut(key.index as usize) {
                     place.conn = Some(conn);
+                    if matches!(fate, Fate::Later) && !place.in_steps {
+                        place.in_steps = true;
+                        self.steps.push_back(key);
+                    }
                     // An event may have made it run although it was in the list.
                     if matches!(fate, Fate::Again) && !place.queued {
                         place.queued = true;
@@ -262,6 +305,7 @@ impl EventLoop {
         if let Some(place) = self.places.get_mut(key.index as usize) {
             place.stamp = place.stamp.wrapping_add(1);
             place.queued = false;
+            place.in_steps = false;
             self.free.push(key.index);
         }
         self.uncount_here();
@@ -271,6 +315,7 @@ impl EventLoop {
         let cells = self.cx.cells();
         match conn {
             Conn::Http(_) => &cells.http,
+            Conn::Handshake(_) => &cells.tls,
             Conn::Tunnel(tunnel) if tunnel.kind() == TunnelKind::Tcp => &cells.tcp,
             Conn::Tunnel(_) => &cells.websocket,
         }
@@ -299,12 +344,19 @@ impl EventLoop {
             let dropped = self.cx.log.flush();
             self.cx.cells().log_dropped.add(dropped);
         }
+        if let Some(rotation) = &self.rotation
+            && now >= self.rotation_tick
+        {
+            self.rotation_tick = now + ROTATION_TICKS;
+            rotation.advance();
+        }
         if self.accept_again.is_some_and(|tick| tick <= now) {
             self.accept_again = None;
             self.watch_listeners();
         }
         let cells = self.cx.cells();
         cells.idle_upstream.set(self.cx.upstreams.idle_count() as u64);
-        cells.buffer_bytes.set(self.cx.buffers.bytes_out() as u64);
+        let held = self.cx.buffers.bytes_out() + self.cx.reactor.held_bytes();
+        cells.buffer_bytes.set(held as u64);
     }
 }

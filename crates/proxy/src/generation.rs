@@ -1,5 +1,7 @@
 //! A generation: everything that requests need, built once in prepare, never changed afterwards, shared by all threads.
 
+mod tls;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -7,7 +9,9 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use handover_http1::{ClientSent, HeadLimits, HeaderRules, Prepared, RequestRules};
+use handover_tls::{SettingsError, Tickets};
 use rustix::fs::{Mode, OFlags};
+use rustls::ClientConfig;
 
 use crate::clock::Ticks;
 use crate::config::{
@@ -15,6 +19,8 @@ use crate::config::{
 };
 use crate::metrics::{Cells, ListenerCells, Metrics, ServiceCells};
 use crate::routes::{RouteTable, Routes};
+
+pub(crate) use tls::{EndpointTls, ListenerTls};
 
 /// The name under which the metrics listener appears.
 pub(crate) const METRICS_LISTENER: &str = "metrics";
@@ -45,6 +51,8 @@ pub(crate) struct ListenerPlan {
     pub(crate) body: Ticks,
     pub(crate) tunnel: Ticks,
     pub(crate) cells: Arc<Cells<ListenerCells>>,
+    /// `None`: connections are plain.
+    pub(crate) tls: Option<Arc<ListenerTls>>,
 }
 
 /// What a listener's connections speak.
@@ -79,6 +87,8 @@ pub(crate) struct ServicePlan {
     pub(crate) request_rules: RequestRules,
     pub(crate) response_rules: HeaderRules,
     pub(crate) cells: Arc<Cells<ServiceCells>>,
+    /// `None`: connections are plain.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 /// An address to connect to; the same value in all generations that name it.
@@ -88,6 +98,8 @@ pub(crate) struct EndpointPlan {
     pub(crate) address: EndpointAddress,
     /// The address as text, for logs.
     pub(crate) label: Box<str>,
+    /// `None`: connections are plain.
+    pub(crate) tls: Option<Arc<EndpointTls>>,
     /// Requests and tunnels in progress, over all threads.
     pub(crate) active: AtomicU32,
 }
@@ -112,6 +124,8 @@ impl BuildError {
             Self::Directory { route, .. } => format!("/routes/{route}/directory"),
             Self::Fixed { route, .. } => format!("/routes/{route}/fixed"),
             Self::Rule { service, .. } => format!("/services/{service}"),
+            Self::ListenerTls { listener, .. } => format!("/listeners/{listener}/tls"),
+            Self::ServiceTls { service, .. } => format!("/services/{service}/tls"),
         }
     }
 }
@@ -152,31 +166,51 @@ pub(crate) enum BuildError {
         /// The reason.
         error: handover_http1::RuleError,
     },
+    /// A listener's TLS cannot be set up.
+    #[error("listener {listener}: {error}")]
+    ListenerTls {
+        /// Name of the listener.
+        listener: Arc<str>,
+        /// The reason.
+        error: SettingsError,
+    },
+    /// A service's TLS cannot be set up.
+    #[error("service {service}: {error}")]
+    ServiceTls {
+        /// Name of the service.
+        service: Arc<str>,
+        /// The reason.
+        error: SettingsError,
+    },
 }
 
 impl Generation {
-    /// Builds what `config` says. Endpoints that `previous` has as well stay the same objects, so that their connections are kept.
+    /// Builds what `config` says. What `previous` has as well stays the same object: endpoints, so that their connections are kept,
+    /// and everything about TLS that did not change.
     pub(crate) fn build(
         config: Config,
         routes: &Routes,
         previous: Option<&Self>,
         metrics: &Metrics,
+        tickets: &Arc<Tickets>,
     ) -> Result<Self, Vec<BuildError>> {
         let mut errors = Vec::new();
+        let secured = tls::build_listeners(&config, previous, tickets, &mut errors);
         let services = build_services(&config, previous, metrics, &mut errors);
         let actions = build_actions(&config, &mut errors);
         let mut listeners: Vec<_> = config
             .listeners
             .iter()
+            .zip(secured)
             .enumerate()
-            .map(|(index, listener)| {
+            .map(|(index, (listener, tls))| {
                 let kind = match listener.protocol {
                     config::Protocol::Http => {
                         ListenerKind::Http(routes.table(index).cloned().unwrap_or_default())
                     }
                     config::Protocol::Tcp { service } => ListenerKind::Tcp(service),
                 };
-                ListenerPlan::new(listener, kind, metrics)
+                ListenerPlan::new(listener, kind, tls, metrics)
             })
             .collect();
         if let Some(plan) = &config.metrics {
@@ -242,8 +276,27 @@ impl Generation {
 }
 
 impl ListenerPlan {
-    fn new(listener: &config::Listener, kind: ListenerKind, metrics: &Metrics) -> Self {
+    /// True if connections that began under the other can go on under this one.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let same_tls = match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some(new), Some(old)) => new.lets_in_like(old),
+            _ => false,
+        };
+        same_tls && self.kind.is_like(&other.kind)
+    }
+
+    fn new(
+        listener: &config::Listener,
+        kind: ListenerKind,
+        tls: Option<Arc<ListenerTls>>,
+        metrics: &Metrics,
+    ) -> Self {
         let limits = &listener.limits;
+        let cells = metrics.listener(&listener.name);
+        if tls.is_some() {
+            cells.of(0).secure.set(1);
+        }
         Self {
             name: Arc::clone(&listener.name),
             kind,
@@ -258,7 +311,8 @@ impl ListenerPlan {
             idle: listener.timeouts.idle.into(),
             body: listener.timeouts.body.into(),
             tunnel: listener.timeouts.tunnel.into(),
-            cells: metrics.listener(&listener.name),
+            cells,
+            tls,
         }
     }
 
@@ -276,6 +330,7 @@ impl ListenerPlan {
             tunnel: half_a_minute,
             cells: metrics.listener(&name),
             name,
+            tls: None,
         }
     }
 }
@@ -299,10 +354,13 @@ fn build_services(
         .flat_map(|service| &service.endpoints)
         .map(|endpoint| ((&*endpoint.service, &endpoint.address), endpoint))
         .collect();
+    let secured = tls::build_services(config, previous, errors);
+    let guarded = tls::subject_headers(config);
     config
         .services
         .iter()
-        .map(|service| {
+        .zip(secured)
+        .map(|(service, tls)| {
             let mut rules = |edits: &HeaderEdits| {
                 let set: Vec<_> =
                     edits.set.iter().map(|field| (&*field.name, field.value.as_bytes())).collect();
@@ -313,22 +371,9 @@ fn build_services(
                     HeaderRules::default()
                 })
             };
-            let request_headers = rules(&service.request_headers);
+            let request_headers = rules(&service.request_headers).guarding(&guarded);
             let response_rules = rules(&service.response_headers);
-            let endpoints = service
-                .endpoints
-                .iter()
-                .flat_map(|endpoint| &endpoint.addresses)
-                .map(|address| match old.get(&(&*service.name, address)) {
-                    Some(known) => Arc::clone(known),
-                    None => Arc::new(EndpointPlan {
-                        service: Arc::clone(&service.name),
-                        address: address.clone(),
-                        label: address.to_string().into(),
-                        active: AtomicU32::new(0),
-                    }),
-                })
-                .collect();
+            let endpoints = endpoints(service, tls.as_ref(), &old);
             ServicePlan {
                 name: Arc::clone(&service.name),
                 balance: service.balance,
@@ -350,9 +395,43 @@ fn build_services(
                 },
                 response_rules,
                 cells: metrics.service(&service.name),
+                tls,
             }
         })
         .collect()
+}
+
+/// One for every address of every endpoint: those that there were before, if connections to them are still what is wanted.
+fn endpoints(
+    service: &config::Service,
+    tls: Option<&Arc<ClientConfig>>,
+    old: &HashMap<(&str, &EndpointAddress), &Arc<EndpointPlan>>,
+) -> Vec<Arc<EndpointPlan>> {
+    let mut endpoints = Vec::new();
+    for (position, endpoint) in service.endpoints.iter().enumerate() {
+        let name = service.tls.as_ref().and_then(|tls| tls.server_names.get(position));
+        let tls = tls
+            .zip(name)
+            .map(|(config, name)| Arc::new(EndpointTls { config: Arc::clone(config), name: name.clone() }));
+        for address in &endpoint.addresses {
+            let alike = |known: &&&Arc<EndpointPlan>| match (&known.tls, &tls) {
+                (None, None) => true,
+                (Some(before), Some(now)) => before.is_like(now),
+                _ => false,
+            };
+            endpoints.push(match old.get(&(&*service.name, address)).filter(alike) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(EndpointPlan {
+                    service: Arc::clone(&service.name),
+                    address: address.clone(),
+                    label: address.to_string().into(),
+                    tls: tls.clone(),
+                    active: AtomicU32::new(0),
+                }),
+            });
+        }
+    }
+    endpoints
 }
 
 /// What `Host` says in requests that came without one: the name and port of the first endpoint that has them. Behind a

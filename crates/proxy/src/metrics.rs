@@ -3,11 +3,16 @@
 //! A [`Cells`] block belongs to one thread and one listener or service; blocks of different threads never share a cache line.
 //! The registry keeps blocks by name across generations, so that a reload does not set a counter back.
 
+mod tls;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use handover::Figures;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+
+pub(crate) use tls::{Expiry, HANDSHAKE_FAILURES, HandshakeFailure};
 
 /// A counter with one writer: no read-modify-write instruction is needed.
 #[derive(Debug, Default)]
@@ -62,6 +67,12 @@ pub(crate) struct ListenerCells {
     pub(crate) durations: [Cell; DURATION_BOUNDS_US.len() + 1],
     /// Sum of all durations in microseconds.
     pub(crate) duration_us: Cell,
+    /// 1 if the listener has ever spoken TLS.
+    pub(crate) secure: Cell,
+    /// Handshakes that succeeded: TLS 1.2 and 1.3, each new and resumed.
+    pub(crate) handshakes: [Cell; 4],
+    /// Handshakes that failed, by reason.
+    pub(crate) handshake_failures: [Cell; HANDSHAKE_FAILURES.len()],
 }
 
 impl ListenerCells {
@@ -76,6 +87,17 @@ impl ListenerCells {
             cell.add(1);
         }
         self.duration_us.add(duration_us);
+    }
+
+    /// Counts a handshake that succeeded.
+    pub(crate) fn handshake(&self, tls13: bool, resumed: bool) {
+        let kind = usize::from(tls13) * 2 + usize::from(resumed);
+        self.handshakes.get(kind).into_iter().for_each(|cell| cell.add(1));
+    }
+
+    /// Counts a handshake that failed.
+    pub(crate) fn handshake_failed(&self, why: HandshakeFailure) {
+        self.handshake_failures.get(why as usize).into_iter().for_each(|cell| cell.add(1));
     }
 }
 
@@ -96,6 +118,9 @@ pub(crate) struct ServiceCells {
     pub(crate) reused: Cell,
     /// Time limits that passed.
     pub(crate) timeouts: Cell,
+    /// TLS handshakes with endpoints that succeeded, and that failed.
+    pub(crate) handshakes: Cell,
+    pub(crate) handshake_failures: Cell,
 }
 
 /// What is counted per thread.
@@ -109,6 +134,8 @@ pub(crate) struct ThreadCells {
     pub(crate) websocket: Cell,
     /// Open TCP tunnels.
     pub(crate) tcp: Cell,
+    /// Open connections that are being let in over TLS.
+    pub(crate) tls: Cell,
     /// Idle upstream connections.
     pub(crate) idle_upstream: Cell,
     /// Bytes of buffers that connections hold.
@@ -154,6 +181,9 @@ pub(crate) struct Metrics {
     pub(crate) by_thread: Cells<ThreadCells>,
     listeners: Mutex<BTreeMap<Arc<str>, Arc<Cells<ListenerCells>>>>,
     services: Mutex<BTreeMap<Arc<str>, Arc<Cells<ServiceCells>>>>,
+    certificates: Mutex<Vec<Expiry>>,
+    /// Of listeners and services that are forgotten: totals never go back.
+    past: Mutex<Figures>,
 }
 
 impl Metrics {
@@ -164,6 +194,8 @@ impl Metrics {
             by_thread: Cells::new(threads),
             listeners: Mutex::default(),
             services: Mutex::default(),
+            certificates: Mutex::default(),
+            past: Mutex::default(),
         }
     }
 
@@ -181,10 +213,23 @@ impl Metrics {
 
     /// Forgets things that no generation names any more and that nothing uses.
     pub(crate) fn prune(&self) {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        listeners.retain(|_, cells| Arc::strong_count(cells) > 1);
+        listeners.retain(|_, cells| {
+            let used = Arc::strong_count(cells) > 1;
+            if !used {
+                tls::add_listener(&mut past, cells);
+            }
+            used
+        });
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        services.retain(|_, cells| Arc::strong_count(cells) > 1);
+        services.retain(|_, cells| {
+            let used = Arc::strong_count(cells) > 1;
+            if !used {
+                tls::add_service(&mut past, cells);
+            }
+            used
+        });
     }
 
     /// Connections open now, of all kinds.
@@ -194,6 +239,7 @@ impl Metrics {
             sum.wrapping_add(cells.http.get())
                 .wrapping_add(cells.websocket.get())
                 .wrapping_add(cells.tcp.get())
+                .wrapping_add(cells.tls.get())
         })
     }
 
@@ -210,6 +256,9 @@ impl Metrics {
         self.register_listeners(&mut registry, &listeners);
         self.register_services(&mut registry, &services);
         self.register_threads(&mut registry);
+        tls::register(&mut registry, &listeners);
+        let certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        tls::register_certificates(&mut registry, certificates);
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = prometheus_client::encoding::text::encode_registry(&mut text, &registry);
@@ -251,7 +300,7 @@ impl Metrics {
         let mut responses = Table::counter();
         let mut active = Table::gauge();
         type Pick = fn(&ServiceCells) -> &Cell;
-        let rest: [(&str, &str, Pick); 5] = [
+        let rest: [(&str, &str, Pick); 7] = [
             ("service_connects", "Connections made to endpoints", |cells| &cells.connects),
             ("service_connect_failures", "Connections to endpoints that failed", |cells| {
                 &cells.connect_failures
@@ -259,6 +308,12 @@ impl Metrics {
             ("service_retries", "Requests sent once more", |cells| &cells.retries),
             ("service_reused_connections", "Requests that used a kept connection", |cells| &cells.reused),
             ("service_timeouts", "Time limits of endpoints that passed", |cells| &cells.timeouts),
+            ("service_tls_handshakes", "TLS handshakes with endpoints that succeeded", |cells| {
+                &cells.handshakes
+            }),
+            ("service_tls_handshake_failures", "TLS handshakes with endpoints that failed", |cells| {
+                &cells.handshake_failures
+            }),
         ];
         let mut tables: Vec<Table> = rest.iter().map(|_| Table::counter()).collect();
         for (name, cells) in all {
@@ -284,6 +339,7 @@ impl Metrics {
         open.add(&[("kind", "http")], cells.sum(|cells| &cells.http));
         open.add(&[("kind", "websocket")], cells.sum(|cells| &cells.websocket));
         open.add(&[("kind", "tcp")], cells.sum(|cells| &cells.tcp));
+        open.add(&[("kind", "tls_handshake")], cells.sum(|cells| &cells.tls));
         registry.register("open_connections", "Connections open now, by kind", open);
         let mut ends = Table::counter();
         for (index, label) in crate::conn::END_LABELS.iter().enumerate() {

@@ -6,30 +6,34 @@
 //!             ─▶ each thread takes the new sockets, lets go of the old ones, says so ─▶ done
 //! ```
 
+mod logs;
+mod report;
+
 use std::collections::HashMap;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use handover::logging;
 use handover::{
-    Address, BindError, Bound, Candidate, Change, Drain, DrainEnd, Grant, ListenerSpec, LogSettings, Losses,
-    Prepare, Problem, Roles, Service, Settings, WorkerHandle,
+    Address, BindError, Bound, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits, ListenerSpec,
+    Losses, Prepare, Problem, Roles, Service, Settings, WorkerHandle, watch::Watch,
 };
+use handover_tls::{Schedule, Tickets};
 
-use crate::access_log::{self, LogWriter};
+use crate::access_log::LogWriter;
 use crate::clock::Ticks;
-use crate::config::{self, Checked, Config, ListenAddress, LogFormat, LogLevel, LogTarget, SystemResolver};
+use crate::config::{self, Checked, ListenAddress, Moment, SystemResolver};
 use crate::conn::Shown;
 use crate::event_loop::{Command, Socket};
 use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
 use crate::metrics::Metrics;
 use crate::source::{self, ConfigSource};
-use crate::threads::{Shared, Threads};
+use crate::threads::{Rotation, Shared, Threads};
+use logs::{Logs, log_settings, open_logs};
 
 /// Idle connections are closed within this time when the server drains, or within a quarter of the time limit.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
@@ -116,16 +120,24 @@ impl Service for ProxyService {
         let plane = self.plane()?;
         let source::Text { name, bytes: text } = self.source.read(cx, &self.base)?;
         let base = cx.base().to_owned();
-        let mut read = |path: &Path| cx.read(path);
-        let Checked { config, routes, mut warnings, spans } =
-            config::parse(&name, &base, &text, &mut read, &mut SystemResolver::default())?;
         let old = plane.shared.published.load_full();
+        let again = cx.given_top().is_some() && !cx.is_certificates_only();
+        let moment = Moment {
+            now: SystemTime::now(),
+            serving: Some(&old.config),
+            lenient: again || old.config.listeners.is_empty(),
+        };
+        let mut files = Read(cx);
+        let Checked { config, routes, mut warnings, spans } =
+            config::parse_beside(&name, &base, &text, &mut files, &mut SystemResolver::default(), moment)?;
         let changes = config::diff(&old.config, &config);
         warnings.extend(plane.waits_for_start(&config.control, &spans));
         let drain = config.drain.timeout;
         let mut problems = Vec::new();
         let log = open_logs(&config, cx.is_dry_run(), &spans, &mut problems);
-        let built = Generation::build(config, &routes, Some(&old), &plane.shared.metrics);
+        let keys = plane.carried_keys(cx, &mut warnings);
+        let tickets = &plane.shared.tickets;
+        let built = Generation::build(config, &routes, Some(&old), &plane.shared.metrics, tickets);
         let generation = match built {
             Ok(generation) => generation,
             Err(errors) => {
@@ -146,6 +158,7 @@ impl Service for ProxyService {
             warnings,
             drain,
             log,
+            keys,
         }))
     }
 
@@ -200,6 +213,15 @@ impl Service for ProxyService {
         serde_json::Value::Array(shown.iter().map(Shown::json).collect()).to_string()
     }
 
+    fn figures(&self) -> Option<Figures> {
+        Some(self.running()?.shared.metrics.figures())
+    }
+
+    fn certificates(&self) -> String {
+        let shown = self.running().map(|plane| report::certificates(&plane.shared.published.load().config));
+        serde_json::to_string(&shown.unwrap_or_default()).unwrap_or_default()
+    }
+
     fn facts(&self, metrics: String) {
         if let Some(plane) = self.running() {
             plane.shared.facts.store(Arc::new(metrics));
@@ -220,11 +242,14 @@ impl Service for ProxyService {
 
 impl Plane {
     fn start(threads: usize, worker: Arc<OnceLock<WorkerHandle>>) -> std::io::Result<Self> {
+        let schedule = schedule(config::Tickets::default());
+        let tickets = Tickets::new(schedule, SystemTime::now()).map_err(std::io::Error::other)?;
         let shared = Shared {
             published: Arc::new(ArcSwap::from_pointee(Generation::nothing())),
             metrics: Arc::new(Metrics::new(threads)),
             facts: Arc::default(),
             log: LogWriter::start()?,
+            tickets: Arc::new(tickets),
             worker,
         };
         let threads = Threads::start(threads, &shared)?;
@@ -235,6 +260,21 @@ impl Plane {
             next_serial: AtomicU64::new(1),
             first_control: OnceLock::new(),
         })
+    }
+
+    /// The keys of tickets that outlive workers, if they are others than those at hand.
+    fn carried_keys(&self, cx: &Prepare, warnings: &mut Vec<Problem>) -> Option<Vec<u8>> {
+        let carried = cx.carried().filter(|carried| **carried != **self.shared.tickets.export())?;
+        // Tried on keys of nobody, so that a commit has nothing to find fault with.
+        let nobody = Tickets::new(schedule(config::Tickets::default()), SystemTime::now()).ok()?;
+        match nobody.import(carried, SystemTime::now()) {
+            Ok(_) => Some(carried.to_vec()),
+            Err(error) => {
+                let detail = format!("sessions of before are not resumed, clients begin new ones: {error}");
+                warnings.push(Problem::new(detail));
+                None
+            }
+        }
     }
 
     /// What of a configuration has no effect before the next start.
@@ -328,6 +368,23 @@ impl Plane {
     }
 }
 
+/// Where the bytes of files come from: certificates are read anew also where nothing else is.
+struct Read<'a>(&'a mut Prepare);
+
+impl config::Files for Read<'_> {
+    fn read(&mut self, path: &Path) -> std::io::Result<Arc<[u8]>> {
+        self.0.read(path)
+    }
+
+    fn read_certificate(&mut self, path: &Path) -> std::io::Result<Arc<[u8]>> {
+        self.0.read_certificate(path)
+    }
+}
+
+fn schedule(tickets: config::Tickets) -> Schedule {
+    Schedule { rotate: tickets.rotate, keep: tickets.keep }
+}
+
 /// Two descriptors of one socket have the same inode.
 fn is_same_socket(a: &OwnedFd, b: &OwnedFd) -> bool {
     match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
@@ -344,75 +401,6 @@ fn supervisor_address(address: &ListenAddress) -> Address {
     }
 }
 
-/// Log files that are open already.
-struct Logs {
-    own: logging::Sink,
-    access: Option<(LogTarget, File)>,
-}
-
-/// Opens the log files that a configuration names, so that a commit cannot fail on them. A dry run writes nothing: it looks only
-/// whether their directories are there.
-fn open_logs(
-    config: &Config,
-    dry_run: bool,
-    spans: &config::Spans,
-    problems: &mut Vec<Problem>,
-) -> Option<Logs> {
-    let access = match &config.log.access {
-        Some(LogTarget::File(path)) => Some(path),
-        _ => None,
-    };
-    let own = match &config.log.to {
-        LogTarget::File(path) => Some(path),
-        LogTarget::Stderr | LogTarget::Stdout => None,
-    };
-    if dry_run {
-        for (path, pointer) in [(access, "/log/access"), (own, "/log/to")] {
-            let Some(directory) = path.and_then(|path| path.parent()) else { continue };
-            if !directory.is_dir() {
-                let detail = format!("the directory {} does not exist", directory.display());
-                problems.push(spans.problem(pointer, &detail));
-            }
-        }
-        return None;
-    }
-    let access = access.and_then(|path| match access_log::open(path) {
-        Ok(file) => Some((LogTarget::File(path.clone()), file)),
-        Err(error) => {
-            let detail = format!("the access log {} cannot be opened: {error}", path.display());
-            problems.push(spans.problem("/log/access", &detail));
-            None
-        }
-    });
-    match logging::open(&logging::Options::from(&log_settings(&config.log))) {
-        Ok(own) => Some(Logs { own, access }),
-        Err(error) => {
-            problems.push(spans.problem("/log/to", &error.to_string()));
-            None
-        }
-    }
-}
-
-/// How supervisor and worker log.
-fn log_settings(log: &config::Log) -> LogSettings {
-    let level = match log.level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    };
-    LogSettings {
-        json: log.format == LogFormat::Json,
-        to: match &log.to {
-            LogTarget::Stderr => handover::LogTarget::Stderr,
-            LogTarget::Stdout => handover::LogTarget::Stdout,
-            LogTarget::File(path) => handover::LogTarget::File(path.clone()),
-        },
-        level: Some(level.to_owned()),
-    }
-}
-
 /// A generation that is built and bound.
 struct Ready {
     plane: Arc<Plane>,
@@ -422,6 +410,8 @@ struct Ready {
     warnings: Vec<Problem>,
     drain: Duration,
     log: Option<Logs>,
+    /// Keys of tickets that are to be taken over.
+    keys: Option<Vec<u8>>,
 }
 
 impl Candidate for Ready {
@@ -445,6 +435,14 @@ impl Candidate for Ready {
                 read: grant(&config.control.roles.read),
             },
             history: Some(config.control.history as usize),
+            generations: Some(config.control.generations as usize),
+            guard: config.guard.map(|guard| GuardLimits {
+                watch: guard.watch,
+                min_requests: guard.requests.into(),
+                errors_5xx_points: guard.errors_5xx.percent(),
+                connect_failures_points: guard.connect_failures.percent(),
+                handshake_failures_points: guard.handshake_failures.percent(),
+            }),
             drain_limit: Some(config.drain.timeout),
             log: Some(log_settings(&config.log)),
             ..Settings::default()
@@ -478,15 +476,25 @@ impl Candidate for Ready {
         lines
     }
 
+    fn watch(&self) -> Option<Watch> {
+        let watch = self.generation.config.watch?;
+        Some(Watch { settle: watch.settle, retry: watch.retry, source: None })
+    }
+
     fn commit(self: Box<Self>) {
-        let Self { plane, generation, sockets, drain, log, .. } = *self;
+        let Self { plane, generation, sockets, drain, log, keys, .. } = *self;
         if let Some(Logs { own, access }) = log {
             logging::switch(own);
             if let Some((target, file)) = access {
                 plane.shared.log.hand(target, file);
             }
         }
+        let first = plane.first_control.get().is_none();
         plane.first_control.get_or_init(|| generation.config.control.clone());
+        plane.shared.tickets.set_schedule(schedule(generation.config.tickets));
+        // Tried in prepare.
+        let imported = keys.is_some_and(|keys| plane.shared.tickets.import(&keys, SystemTime::now()).is_ok());
+        plane.shared.metrics.set_certificates(report::expiries(&generation.config));
         // Held to the end, so that what must be freed of a large generation is not freed by a data thread.
         let before = plane.shared.published.swap(generation);
         let all: Arc<[Socket]> = sockets.clone().into();
@@ -496,6 +504,9 @@ impl Candidate for Ready {
         *plane.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
         drop(before);
         plane.shared.metrics.prune();
+        if first || imported {
+            Rotation::new(&plane.shared).carry();
+        }
     }
 }
 

@@ -5,10 +5,11 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use handover::{Losses, WorkerHandle};
+use handover_tls::Tickets;
 
 use crate::access_log::{AccessLog, LogWriter};
 use crate::conn::{Cx, Shown};
@@ -30,8 +31,38 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) facts: Arc<ArcSwap<String>>,
     pub(crate) log: LogWriter,
+    /// Keys of session tickets, for all generations.
+    pub(crate) tickets: Arc<Tickets>,
     /// Who is told when a thread dies.
     pub(crate) worker: Arc<OnceLock<WorkerHandle>>,
+}
+
+/// What has ticket keys change, and the state that outlives workers follow.
+#[derive(Debug)]
+pub(crate) struct Rotation {
+    tickets: Arc<Tickets>,
+    worker: Arc<OnceLock<WorkerHandle>>,
+}
+
+impl Rotation {
+    /// That of these threads.
+    pub(crate) fn new(shared: &Shared) -> Self {
+        Self { tickets: Arc::clone(&shared.tickets), worker: Arc::clone(&shared.worker) }
+    }
+
+    /// Makes a new key if it is time.
+    pub(crate) fn advance(&self) {
+        if self.tickets.advance(SystemTime::now()) {
+            self.carry();
+        }
+    }
+
+    /// Hands the keys to who gives them to the next worker.
+    pub(crate) fn carry(&self) {
+        if let Some(worker) = self.worker.get() {
+            worker.carry(self.tickets.export().to_vec());
+        }
+    }
 }
 
 /// The running threads. Dropping it ends them.
@@ -143,11 +174,13 @@ impl Drop for Watch {
 }
 
 fn serve(thread: usize, epoll: OwnedFd, peers: Arc<Peers>, shared: Shared) {
-    let mut watch = Watch { worker: shared.worker, asked: false };
+    let mut watch = Watch { worker: Arc::clone(&shared.worker), asked: false };
+    // One thread looks after it.
+    let rotation = (thread == 0).then(|| Rotation::new(&shared));
     let log = AccessLog::new(shared.log);
     let cx = Cx::new(thread, Reactor::new(epoll), shared.published, shared.metrics, shared.facts, log);
     match EventLoop::new(cx, peers) {
-        Ok(event_loop) => watch.asked = event_loop.run(),
+        Ok(event_loop) => watch.asked = event_loop.with_rotation(rotation).run(),
         Err(errno) => tracing::error!("a data thread cannot start: {errno}"),
     }
 }

@@ -30,6 +30,9 @@ use crate::reactor::{ConnKey, Io, Owner, Reactor};
 /// For this many ticks (1 s) an endpoint that could not be connected to is passed over, unless all are.
 const AVOID_TICKS: u64 = 10;
 
+/// Trouble that stays the same is logged again after so many ticks (1 min).
+const SAY_AGAIN_TICKS: u64 = 600;
+
 /// An endpoint, as one thread sees it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
@@ -40,11 +43,19 @@ pub(crate) struct Endpoint {
     avoid_until: Cell<u64>,
     /// No longer configured: its connections are not kept.
     retired: Cell<bool>,
+    /// Why the last handshake failed, and the tick until which that is not said again.
+    trouble: RefCell<Option<(Arc<str>, u64)>>,
 }
 
 impl Endpoint {
     fn new(plan: Arc<EndpointPlan>) -> Self {
-        Self { plan, idle: RefCell::default(), avoid_until: Cell::new(0), retired: Cell::new(false) }
+        Self {
+            plan,
+            idle: RefCell::default(),
+            avoid_until: Cell::new(0),
+            retired: Cell::new(false),
+            trouble: RefCell::default(),
+        }
     }
 
     /// A request or tunnel begins on it; `shared`: it is counted for comparison.
@@ -59,6 +70,28 @@ impl Endpoint {
         if shared {
             self.plan.active.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// A TLS handshake with it has ended; `why` it failed. It is logged when it is news, or has not been said for a while.
+    pub(crate) fn note_trouble(&self, why: Option<String>, service: &str, clock: &Clock) -> Option<Arc<str>> {
+        let mut trouble = self.trouble.borrow_mut();
+        let Some(why) = why else {
+            if trouble.take().is_some() {
+                tracing::info!(service, endpoint = %self.plan.label, "TLS with {} works again", self.plan.label);
+            }
+            return None;
+        };
+        let now = clock.tick();
+        if let Some((known, until)) = &*trouble
+            && **known == *why
+            && now < *until
+        {
+            return Some(Arc::clone(known));
+        }
+        tracing::warn!(service, endpoint = %self.plan.label, "no TLS with {}: {why}", self.plan.label);
+        let why: Arc<str> = why.into();
+        *trouble = Some((Arc::clone(&why), now + SAY_AGAIN_TICKS));
+        Some(why)
     }
 
     /// It could not be connected to.

@@ -301,7 +301,7 @@ impl Answer {
     pub(crate) fn expire(&mut self, client: &Client, cx: &Cx) -> Step {
         let limit = client.plan().map(|plan| plan.body).unwrap_or_default();
         if self.blocked
-            && let Some(next) = self.patience.look(&client.side.io, cx.clock.tick(), limit)
+            && let Some(next) = self.patience.look(&client.side.io, &cx.reactor, cx.clock.tick(), limit)
         {
             self.until = next;
             return Step::Wait;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use handover_http1::{ClientLabel, Delivery, Version};
 
-use crate::access_log::Line;
+use crate::access_log::{Ended, Line};
 use crate::generation::{EndpointPlan, ListenerPlan};
 use crate::reactor::ConnKey;
+use handover_tls::Facts;
 
 use super::Side;
 use super::context::{Cx, Local};
@@ -20,6 +21,8 @@ pub(crate) struct Client {
     pub(crate) side: Side,
     pub(crate) label: ClientLabel,
     pub(crate) peer: Option<IpAddr>,
+    /// What was agreed on, over TLS.
+    pub(crate) tls: Option<Arc<Facts>>,
     pub(crate) listener: u32,
     pub(crate) request: Request,
     /// Bytes read and written that are not yet counted.
@@ -85,7 +88,9 @@ impl Client {
             let line = &mut self.request.line;
             let tried = self.request.tried.as_ref().map(|endpoint| &*endpoint.label);
             let endpoint = endpoint.or(tried);
-            let dropped = cx.log.end(line, status, self.bytes_out, duration_us, endpoint, &mut cx.buffers);
+            let ended =
+                Ended { status, bytes: self.bytes_out, duration_us, endpoint, tls: self.tls.as_deref() };
+            let dropped = cx.log.end(line, &ended, &mut cx.buffers);
             cx.cells().log_dropped.add(dropped);
         }
         self.request.tried = None;

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::ListenAddress;
 use crate::event_loop::Socket;
 use crate::generation::{Generation, ListenerPlan};
-use crate::metrics::{Metrics, ThreadCells};
+use crate::metrics::{ListenerCells, Metrics, ThreadCells};
 use crate::reactor::Reactor;
 use crate::upstream::{Balancer, Upstreams};
 
@@ -85,7 +85,7 @@ impl LocalListener {
         let position = local.generation.listener_at(&self.name, &self.address);
         let alike = position.filter(|position| {
             let (new, old) = (local.generation.listeners.get(*position), self.plan());
-            new.zip(old).is_some_and(|(new, old)| new.kind.is_like(&old.kind))
+            new.zip(old).is_some_and(|(new, old)| new.is_like(old))
         });
         match alike {
             Some(position) if !self.removed => {
@@ -114,6 +114,8 @@ pub(crate) struct Cx {
     pub(crate) draining: bool,
     /// The tick in which log lines were handed on last.
     pub(crate) log_tick: u64,
+    /// It is the turn of the connection that runs now to compute something long.
+    pub(crate) may_step: bool,
     published: Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>,
     local: Rc<Local>,
 }
@@ -143,6 +145,7 @@ impl Cx {
             facts,
             draining: false,
             log_tick: 0,
+            may_step: false,
             published,
             local: Rc::new(Local { generation, balancers: Vec::new() }),
         }
@@ -151,6 +154,17 @@ impl Cx {
     /// This thread's own counters.
     pub(crate) fn cells(&self) -> &ThreadCells {
         self.metrics.by_thread.of(self.thread)
+    }
+
+    /// True if the connection that runs now may take one step of a TLS handshake, which costs as much as hundreds of requests; otherwise
+    /// it says [`super::Fate::Later`] and is run again when it may.
+    pub(crate) fn takes_step(&mut self) -> bool {
+        std::mem::take(&mut self.may_step)
+    }
+
+    /// The counters of a connection's listener.
+    pub(crate) fn listener_cells(&self, number: u32) -> Option<&ListenerCells> {
+        Some(self.listener(number)?.plan()?.cells.of(self.thread))
     }
 
     /// Follows the generation that is published at this very moment: what [`Cx::listener`] gives afterwards is of that one. What it

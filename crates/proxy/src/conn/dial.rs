@@ -1,15 +1,18 @@
 //! From a service to a connection: which endpoint, kept or new, and what if it does not work.
 //!
 //! ```text
-//!   Seeking ──kept connection──────────────────────────▶ Ready
+//!   Seeking ──kept connection────────────────────────────────────────────────▶ Ready
 //!      │  ▲
-//!      │  └─────── refused, too slow, dead ◀───────┐
-//!      └──new──▶ Connecting ──event: made──▶ Ready ┘
+//!      │  └─ refused, too slow, not who it should be, dead ◀─┐
+//!      └──new──▶ Connecting ──made──▶ Greeting (TLS) ──▶ Ready ┘
 //!
 //!   after MAX_ATTEMPTS, or one more than there are endpoints: given up
 //! ```
+//!
+//! The last message of a TLS handshake goes out together with the first bytes of the request.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::config::Balance;
 use crate::generation::ServicePlan;
@@ -18,6 +21,7 @@ use crate::reactor::{ConnKey, Io};
 use crate::upstream::{self, Endpoint};
 
 use super::context::{Cx, Local};
+use super::greeting::{Greeted, Greeting};
 
 /// The most endpoints tried for one request.
 const MAX_ATTEMPTS: usize = 4;
@@ -50,13 +54,23 @@ pub(crate) struct Dial {
     service: usize,
     turn: Option<Turn>,
     io: Option<Io>,
-    connecting: bool,
+    making: Making,
+    /// Why the last handshake failed.
+    trouble: Option<Arc<str>>,
     reused: bool,
     /// Kept connections are not taken: they are not for this one, or one turned out dead and the next ones probably are, too.
     fresh_only: bool,
     attempts: usize,
     /// When the connection that is being made must be there.
     until: u64,
+}
+
+/// How far a connection is.
+#[derive(Debug)]
+enum Making {
+    Made,
+    Connecting,
+    Greeting(Box<Greeting>),
 }
 
 /// No endpoint can be reached.
@@ -70,6 +84,8 @@ pub(crate) enum Way {
     Ready,
     /// It is being made.
     Wait,
+    /// It is being made, and there is much to compute: see [`Cx::takes_step`].
+    Later,
 }
 
 impl Dial {
@@ -80,7 +96,8 @@ impl Dial {
             service,
             turn: None,
             io: None,
-            connecting: false,
+            making: Making::Made,
+            trouble: None,
             reused: false,
             fresh_only: false,
             attempts: 0,
@@ -118,6 +135,11 @@ impl Dial {
         self.turn.as_ref().map(|turn| &turn.endpoint)
     }
 
+    /// Why the last attempt failed, if it was for TLS.
+    pub(crate) fn trouble(&self) -> Option<&Arc<str>> {
+        self.trouble.as_ref()
+    }
+
     /// This service's counters.
     pub(crate) fn cells<'a>(&'a self, cx: &Cx) -> Option<&'a ServiceCells> {
         self.plan().map(|plan| plan.cells.of(cx.thread))
@@ -126,7 +148,7 @@ impl Dial {
     /// Goes on until there is a connection, or one is being made.
     #[inline]
     pub(crate) fn go(&mut self, key: ConnKey, cx: &mut Cx) -> Result<Way, GivenUp> {
-        if !self.connecting && self.io.is_some() {
+        if matches!(self.making, Making::Made) && self.io.is_some() {
             return Ok(Way::Ready);
         }
         self.go_on(key, cx)
@@ -134,16 +156,57 @@ impl Dial {
 
     fn go_on(&mut self, key: ConnKey, cx: &mut Cx) -> Result<Way, GivenUp> {
         loop {
-            match &self.io {
-                None => self.next(key, cx)?,
-                Some(_) if !self.connecting => return Ok(Way::Ready),
-                Some(io) => match upstream::connect_result(io, &cx.reactor) {
+            let Some(io) = &self.io else {
+                self.next(key, cx)?;
+                continue;
+            };
+            match &mut self.making {
+                Making::Made => return Ok(Way::Ready),
+                Making::Connecting => match upstream::connect_result(io, &cx.reactor) {
                     None => return Ok(Way::Wait),
-                    Some(Ok(())) => self.connecting = false,
+                    Some(Ok(())) => self.is_connected(cx),
                     Some(Err(_)) => self.failed(cx),
+                },
+                Making::Greeting(greeting) => match greeting.run(io, cx) {
+                    Ok(Greeted::Wait) => return Ok(Way::Wait),
+                    Ok(Greeted::Later) => return Ok(Way::Later),
+                    Ok(Greeted::Done(secure)) => {
+                        cx.reactor.protect(io, secure);
+                        self.greeted(None, cx);
+                    }
+                    Err(why) => {
+                        self.greeted(Some(why), cx);
+                        self.failed(cx);
+                    }
                 },
             }
         }
+    }
+
+    /// The socket is connected: over TLS, that is only the beginning.
+    fn is_connected(&mut self, cx: &mut Cx) {
+        self.making = Making::Made;
+        let tls = self.turn.as_ref().and_then(|turn| turn.endpoint.plan.tls.as_ref());
+        let Some(tls) = tls else { return };
+        match Greeting::new(tls) {
+            Ok(greeting) => self.making = Making::Greeting(Box::new(greeting)),
+            Err(why) => {
+                self.greeted(Some(why), cx);
+                self.failed(cx);
+            }
+        }
+    }
+
+    /// A handshake is over; `why` it failed.
+    fn greeted(&mut self, why: Option<String>, cx: &Cx) {
+        self.making = Making::Made;
+        if let Some(cells) = self.cells(cx) {
+            let cell = if why.is_none() { &cells.handshakes } else { &cells.handshake_failures };
+            cell.add(1);
+        }
+        let (Some(turn), Some(plan)) = (&self.turn, self.plan()) else { return };
+        let trouble = turn.endpoint.note_trouble(why, &plan.name, &cx.clock);
+        self.trouble = trouble;
     }
 
     /// Chooses an endpoint and takes, or begins, a connection to it.
@@ -165,14 +228,17 @@ impl Dial {
                 && let Some(io) = cx.upstreams.take_idle(&turn.endpoint, key, &mut cx.reactor)
             {
                 cells.reused.add(1);
-                (self.io, self.connecting, self.reused) = (Some(io), false, true);
+                (self.io, self.making, self.reused) = (Some(io), Making::Made, true);
                 return Ok(());
             }
             cells.connects.add(1);
             match upstream::connect(&turn.endpoint, key, &mut cx.reactor) {
                 Ok(connected) => {
                     self.until = cx.clock.after(plan.connect);
-                    (self.io, self.connecting, self.reused) = (Some(connected.io), !connected.ready, false);
+                    (self.io, self.making, self.reused) = (Some(connected.io), Making::Connecting, false);
+                    if connected.ready {
+                        self.is_connected(cx);
+                    }
                     return Ok(());
                 }
                 Err(_) => {
@@ -187,6 +253,9 @@ impl Dial {
     pub(crate) fn failed(&mut self, cx: &mut Cx) {
         if let Some(cells) = self.cells(cx) {
             cells.connect_failures.add(1);
+        }
+        if matches!(self.making, Making::Greeting(_)) {
+            self.greeted(Some("the TLS handshake did not end in time".to_owned()), cx);
         }
         if let Some(turn) = &self.turn {
             turn.endpoint.failed(&cx.clock);
@@ -209,7 +278,7 @@ impl Dial {
         if let Some(io) = self.io.take() {
             cx.reactor.close(io);
         }
-        self.connecting = false;
+        self.making = Making::Made;
     }
 
     /// The request is over and the connection can carry another one.

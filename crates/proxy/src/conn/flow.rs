@@ -289,7 +289,7 @@ impl Flow {
         if let Received::Bytes(count) = received {
             moved.received += count as u64;
             *budget = budget.saturating_sub(count);
-            if count == room {
+            if count == room || reactor.has_more(source.io) {
                 self.full_reads = true;
             }
         }

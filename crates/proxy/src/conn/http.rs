@@ -44,6 +44,9 @@ use super::{End, Fate, Side, TURN_BYTES};
 /// A socket that need not be watched yet is, after this long (200 ms): to notice a client that goes away.
 const WATCH_AFTER: Ticks = Ticks(1);
 
+/// What a handshake has left to be sent is, after this long (200 ms), if no response was.
+const SAY_AFTER: Ticks = Ticks(1);
+
 /// Requests that one connection may make in one turn before others get theirs.
 const TURN_REQUESTS: usize = 32;
 
@@ -68,6 +71,8 @@ pub(crate) enum Step {
     Wait,
     /// Others want their turn.
     Again,
+    /// It must be its turn to compute something long.
+    Later,
     /// The request was answered; `keep`: the connection may go on.
     Finished { keep: bool },
     /// No response has begun; the client must get this one.
@@ -89,6 +94,8 @@ pub(crate) struct HttpConn {
     pub(super) phase_limit: u64,
     /// It is not watched yet, and will be at `deadline`.
     unwatched: bool,
+    /// A handshake has left something to be sent, which goes out with the first response, or at `deadline`.
+    unsaid: bool,
     cut_at: Option<u64>,
     /// The thread on which it stays is settled.
     pub(super) placed: bool,
@@ -106,6 +113,7 @@ impl HttpConn {
         let Some(place) = cx.listener(listener) else { return Err(io) };
         let Some(plan) = place.plan() else { return Err(io) };
         let limit = cx.clock.after(plan.header);
+        let tls = cx.reactor.secure(&io).map(|secure| Arc::clone(secure.facts()));
         let request = Request {
             local: Rc::clone(&place.local),
             position: place.position,
@@ -120,7 +128,7 @@ impl HttpConn {
         let client = Client {
             key,
             side: Side::new(io),
-            label: ClientLabel::new(peer, false),
+            label: ClientLabel::new(peer, tls.is_some()),
             peer,
             listener,
             request,
@@ -130,8 +138,10 @@ impl HttpConn {
             counted_out: 0,
             since_us: cx.clock.now_us(),
             retired: false,
+            tls,
         };
         Ok(Self {
+            unsaid: client.tls.is_some(),
             client,
             phase: Phase::Head { seen: 0 },
             deadline: limit,
@@ -165,9 +175,9 @@ impl HttpConn {
     }
 
     /// See [`super::Conn::loss`].
-    pub(crate) fn is_loss(&self) -> bool {
+    pub(crate) fn is_loss(&self, cx: &Cx) -> bool {
         match self.phase {
-            Phase::Linger(_) => Linger::is_loss(&self.client),
+            Phase::Linger(_) => Linger::is_loss(&self.client, cx),
             _ => self.is_busy(),
         }
     }
@@ -192,6 +202,8 @@ impl HttpConn {
             bytes_out: client.counted_out + client.bytes_out,
             service: dial.and_then(Dial::plan).map(|plan| Arc::clone(&plan.name)),
             endpoint: dial.and_then(Dial::endpoint).map(|endpoint| Arc::clone(&endpoint.plan)),
+            tls: client.tls.clone(),
+            trouble: dial.and_then(Dial::trouble).cloned(),
         }
     }
 
@@ -256,6 +268,9 @@ impl HttpConn {
             return Fate::Over(End::Unwatched);
         }
         self.unwatched = false;
+        if mem::take(&mut self.unsaid) {
+            cx.reactor.flush(&self.client.side.io);
+        }
         let limit = self.limit();
         if limit > now {
             self.deadline = limit;
@@ -295,6 +310,10 @@ impl HttpConn {
                 self.deadline = self.limit();
                 Some(Fate::Again)
             }
+            Step::Later => {
+                self.deadline = self.limit();
+                Some(Fate::Later)
+            }
             Step::Finished { keep } => self.finished(keep, cx),
             Step::Fail(refusal) => {
                 self.fail(refusal, cx);
@@ -313,6 +332,9 @@ impl HttpConn {
     /// Nothing more can be done now: make sure that something wakes it.
     fn park(&mut self, cx: &mut Cx) -> Fate {
         self.deadline = self.limit();
+        if self.unsaid {
+            self.deadline = self.deadline.min(cx.clock.after(SAY_AFTER));
+        }
         if cx.reactor.is_registered(&self.client.side.io) {
             return Fate::Parked;
         }
@@ -352,6 +374,7 @@ impl HttpConn {
     /// Answers with an error of our own.
     fn fail(&mut self, refusal: Refusal, cx: &mut Cx) {
         // What was prepared to be sent and did not go out, e.g. the head of a response that then could not be understood.
+        cx.reactor.disown(&self.client.side.io);
         cx.buffers.release(&mut self.client.side.out);
         let read = matches!(&self.phase, Phase::Proxy(proxy) if proxy.request_is_read());
         let keep = read && self.client.may_keep(cx);

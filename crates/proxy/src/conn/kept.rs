@@ -6,11 +6,14 @@ use std::os::fd::OwnedFd;
 use super::client::Client;
 use super::context::Cx;
 use super::http::HttpConn;
+use crate::reactor::Secure;
 
 /// A connection between two requests, on its way to another thread.
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) fd: OwnedFd,
+    /// What protects it.
+    pub(crate) secure: Option<Box<Secure>>,
     pub(crate) peer: Option<IpAddr>,
     pub(crate) past: Past,
 }
@@ -41,7 +44,8 @@ impl HttpConn {
         let Client { side, peer, counted_in, counted_out, since_us, .. } = self.client;
         let age_us = cx.clock.now_us().saturating_sub(since_us);
         let past = Past { age_us, bytes_in: counted_in, bytes_out: counted_out };
-        Kept { fd: side.leave(&mut cx.reactor, &mut cx.buffers), peer, past }
+        let (fd, secure) = side.leave(&mut cx.reactor, &mut cx.buffers);
+        Kept { fd, secure, peer, past }
     }
 
     /// It goes on here as it was there: the idle limit holds.

@@ -14,9 +14,6 @@
 //! To linger is to say that nothing more will be sent, and to read and forget until the client has finished too, is silent for
 //! some time, or has talked for too long.
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown};
-
 use crate::clock::Ticks;
 use crate::reactor::Received;
 
@@ -38,6 +35,8 @@ const SHORT_ANSWER_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Linger {
     end: End,
+    /// The client was told that nothing more will be sent.
+    told: bool,
     /// When it is over unless something comes.
     silent_until: u64,
     /// When it is over.
@@ -47,15 +46,15 @@ pub(super) struct Linger {
 impl Linger {
     /// For a connection that is closed at once.
     pub(super) fn none(end: End) -> Self {
-        Self { end, silent_until: 0, until: 0 }
+        Self { end, told: true, silent_until: 0, until: 0 }
     }
 
     /// The last answer is written; `read`: nothing of its request is still to come. `None`: the socket can be closed.
-    pub(super) fn begin(client: &Client, read: bool, end: End, cx: &Cx) -> Option<Self> {
-        let silence = if read && client.side.inbuf.is_empty() { look(client)? } else { SILENCE };
-        let _ = rustix::net::shutdown(&client.side.io, Shutdown::Write);
+    pub(super) fn begin(client: &Client, read: bool, end: End, cx: &mut Cx) -> Option<Self> {
+        let silence = if read && client.side.inbuf.is_empty() { look(client, cx)? } else { SILENCE };
+        let told = cx.reactor.finish(&client.side.io);
         let until = cx.clock.after(LINGER);
-        Some(Self { end, silent_until: cx.clock.after(silence), until })
+        Some(Self { end, told, silent_until: cx.clock.after(silence), until })
     }
 
     /// As what the connection ends.
@@ -70,6 +69,7 @@ impl Linger {
 
     /// Reads what the client still sends, and forgets it.
     pub(super) fn run(&mut self, side: &mut Side, cx: &mut Cx) -> Step {
+        self.told = self.told || cx.reactor.finish(&side.io);
         let mut budget = TURN_BYTES;
         while budget > 0 {
             side.inbuf.clear();
@@ -90,20 +90,19 @@ impl Linger {
     }
 
     /// True if closing the socket now could cost the client something of the answer.
-    pub(super) fn is_loss(client: &Client) -> bool {
+    pub(super) fn is_loss(client: &Client, cx: &Cx) -> bool {
         // One is the end itself. What was written to a Unix socket (whose clients have no address) is with the peer already.
-        client.peer.is_some()
-            && handover_handoff::socket::unsent_bytes(&client.side.io).is_ok_and(|count| count > 1)
+        client.peer.is_some() && cx.reactor.unsent_bytes(&client.side.io).is_ok_and(|count| count > 1)
     }
 }
 
 /// Nothing more is expected from the client: has it sent something all the same? How long to linger; `None`: not at all.
-fn look(client: &Client) -> Option<Ticks> {
-    // Not through the reactor: what it knows is as old as the last event, and a short connection is not registered at all.
-    match rustix::net::recv(&client.side.io, &mut [0_u8; 1], RecvFlags::empty()) {
-        Ok((0, _)) => None,
-        Ok(_) => Some(SILENCE),
-        Err(Errno::AGAIN | Errno::INTR) => {
+fn look(client: &Client, cx: &mut Cx) -> Option<Ticks> {
+    // Whatever the flags say: they are as old as the last event, and a short connection is not registered at all.
+    match cx.reactor.look(&client.side.io) {
+        Ok(Received::End) => None,
+        Ok(Received::Bytes(_)) => Some(SILENCE),
+        Ok(Received::Blocked) => {
             let announced = !client.request.keep_alive && client.bytes_out <= SHORT_ANSWER_BYTES;
             (!announced).then_some(SUSPICION)
         }

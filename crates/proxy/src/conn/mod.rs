@@ -3,6 +3,7 @@
 //! ```text
 //!   accept ──▶ HttpConn ──────101──────▶ Tunnel (websocket)
 //!   accept ──▶ Tunnel (tcp)
+//!   accept ──▶ Handshake (TLS) ──established──▶ HttpConn, or Tunnel
 //! ```
 //!
 //! `run` does everything that can be done without waiting and says why it stopped ([`Fate`]). It may be called at any time, for any
@@ -13,6 +14,8 @@ mod client;
 mod context;
 mod dial;
 mod flow;
+mod greeting;
+mod handshake;
 mod http;
 mod kept;
 mod linger;
@@ -24,9 +27,10 @@ mod tunnel;
 use std::os::fd::OwnedFd;
 
 use crate::buffers::{Buf, Buffers};
-use crate::reactor::{Io, Reactor};
+use crate::reactor::{Io, Reactor, Secure};
 
 pub(crate) use context::{Cx, LocalListener};
+pub(crate) use handshake::Handshake;
 pub(crate) use http::HttpConn;
 pub(crate) use kept::{Kept, Past};
 pub(crate) use shown::Shown;
@@ -42,9 +46,11 @@ pub(crate) enum Fate {
     Parked,
     /// It has more to do: run it again in the next turn.
     Again,
+    /// It has much to compute: run it when it is its turn to do so ([`Cx::takes_step`]).
+    Later,
     /// It is over.
     Over(End),
-    /// It goes on as a tunnel.
+    /// It goes on as something else: a tunnel, or, after a handshake, what it is for.
     Upgraded,
 }
 
@@ -77,10 +83,14 @@ pub(crate) enum End {
     Cut,
     /// The kernel refused to watch the socket.
     Unwatched,
+    /// No TLS with this client: see the metric of handshake failures.
+    HandshakeFailed,
+    /// The handshake did not come to its end in time.
+    HandshakeLimit,
 }
 
 /// How many ways there are.
-pub(crate) const END_KINDS: usize = 13;
+pub(crate) const END_KINDS: usize = 15;
 
 /// The ways, as metrics name them.
 pub(crate) const END_LABELS: [&str; END_KINDS] = [
@@ -97,6 +107,8 @@ pub(crate) const END_LABELS: [&str; END_KINDS] = [
     "retired",
     "cut",
     "unwatched",
+    "handshake_failed",
+    "handshake_limit",
 ];
 
 /// One socket of a connection, with what was read from it and what is still to be written to it.
@@ -113,8 +125,12 @@ impl Side {
         Self { io, inbuf: Buf::none(), out: Buf::none() }
     }
 
-    /// Gives the buffers back, and the socket to whoever takes it.
-    pub(crate) fn leave(mut self, reactor: &mut Reactor, buffers: &mut Buffers) -> OwnedFd {
+    /// Gives the buffers back, and the socket and what protects it to whoever takes them.
+    pub(crate) fn leave(
+        mut self,
+        reactor: &mut Reactor,
+        buffers: &mut Buffers,
+    ) -> (OwnedFd, Option<Box<Secure>>) {
         buffers.release(&mut self.inbuf);
         buffers.release(&mut self.out);
         reactor.release(self.io)
@@ -135,6 +151,8 @@ pub(crate) enum Conn {
     Http(Box<HttpConn>),
     /// It passes bytes.
     Tunnel(Box<Tunnel>),
+    /// It is being let in over TLS.
+    Handshake(Box<Handshake>),
 }
 
 impl Conn {
@@ -143,6 +161,7 @@ impl Conn {
         match self {
             Self::Http(http) => http.run(cx),
             Self::Tunnel(tunnel) => tunnel.run(cx),
+            Self::Handshake(handshake) => handshake.run(cx),
         }
     }
 
@@ -151,6 +170,7 @@ impl Conn {
         match self {
             Self::Http(http) => http.expire(cx),
             Self::Tunnel(tunnel) => tunnel.expire(cx),
+            Self::Handshake(handshake) => handshake.expire(cx),
         }
     }
 
@@ -159,6 +179,7 @@ impl Conn {
         match self {
             Self::Http(http) => http.deadline(),
             Self::Tunnel(tunnel) => tunnel.deadline(),
+            Self::Handshake(handshake) => handshake.deadline(),
         }
     }
 
@@ -167,6 +188,7 @@ impl Conn {
         match self {
             Self::Http(http) => http.listener(),
             Self::Tunnel(tunnel) => tunnel.listener(),
+            Self::Handshake(handshake) => handshake.listener(),
         }
     }
 
@@ -176,6 +198,7 @@ impl Conn {
         match self {
             Self::Http(http) => http.retire(idle_until, cut_at),
             Self::Tunnel(tunnel) => tunnel.retire(cut_at),
+            Self::Handshake(handshake) => handshake.retire(idle_until, cut_at),
         }
     }
 
@@ -184,14 +207,16 @@ impl Conn {
         match self {
             Self::Http(http) => http.unretire(cx),
             Self::Tunnel(tunnel) => tunnel.unretire(),
+            Self::Handshake(handshake) => handshake.unretire(),
         }
     }
 
     /// What it is lost as when it is cut; `None` if that is no loss.
-    pub(crate) fn loss(&self) -> Option<&'static str> {
+    pub(crate) fn loss(&self, cx: &Cx) -> Option<&'static str> {
         match self {
-            Self::Http(http) => http.is_loss().then_some("http request"),
+            Self::Http(http) => http.is_loss(cx).then_some("http request"),
             Self::Tunnel(tunnel) => Some(tunnel.kind().label()),
+            Self::Handshake(handshake) => handshake.is_loss().then_some("tls handshake"),
         }
     }
 
@@ -200,6 +225,7 @@ impl Conn {
         match self {
             Self::Http(http) => http.show(cx),
             Self::Tunnel(tunnel) => tunnel.show(cx),
+            Self::Handshake(handshake) => handshake.show(cx),
         }
     }
 
@@ -209,6 +235,7 @@ impl Conn {
         match self {
             Self::Http(http) => http.close(cx),
             Self::Tunnel(tunnel) => tunnel.close(end, cx),
+            Self::Handshake(handshake) => handshake.close(cx),
         }
     }
 }

@@ -12,9 +12,8 @@
 //! Since nothing is known of the time before the first look, a peer that takes nothing at all has up to a quarter more than the
 //! limit. This costs nothing while bytes move.
 
-use std::os::fd::AsFd;
-
 use crate::clock::Ticks;
+use crate::reactor::{Io, Reactor};
 
 /// Looks within one limit.
 const LOOKS: u32 = 4;
@@ -35,9 +34,9 @@ impl Patience {
         self.renew(now, limit)
     }
 
-    /// Asks the kernel about this socket. Says when to look again; `None`: the peer stands still.
-    pub(super) fn look(&mut self, socket: impl AsFd, now: u64, limit: Ticks) -> Option<u64> {
-        let held = handover_handoff::socket::unsent_bytes(socket).ok()?;
+    /// Asks how much is still held of what was written to this socket. Says when to look again; `None`: the peer stands still.
+    pub(super) fn look(&mut self, io: &Io, reactor: &Reactor, now: u64, limit: Ticks) -> Option<u64> {
+        let held = reactor.unsent_bytes(io).ok()?;
         self.seen(held, now, limit)
     }
 

@@ -211,9 +211,15 @@ impl Proxy {
         loop {
             match self.dial.go(client.key, cx) {
                 Ok(Way::Ready) => {}
-                Ok(Way::Wait) => {
+                Ok(way) => {
                     self.enter(Stage::Connect, true, client, cx);
-                    return Step::Wait;
+                    return if way == Way::Later { Step::Later } else { Step::Wait };
+                }
+                Err(_) if self.dial.trouble().is_some() => {
+                    return Step::Fail(Refusal::new(
+                        502,
+                        "no endpoint of this service can be reached over TLS",
+                    ));
                 }
                 Err(_) if self.connect_timed_out => {
                     return Step::Fail(Refusal::new(504, "the endpoint could not be connected to in time"));
@@ -486,7 +492,7 @@ impl Proxy {
     fn is_taken_slowly(&mut self, client: &Client, cx: &Cx) -> Option<u64> {
         let limit = client.plan()?.body;
         let mut patience = self.patience;
-        let next = patience.look(self.full_sink(client)?, cx.clock.tick(), limit);
+        let next = patience.look(self.full_sink(client)?, &cx.reactor, cx.clock.tick(), limit);
         self.patience = patience;
         next
     }

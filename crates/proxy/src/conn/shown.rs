@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use handover_tls::Facts;
+
 use crate::generation::EndpointPlan;
 
 /// One open connection.
 #[derive(Debug)]
 pub(crate) struct Shown {
-    /// `http`, `websocket` or `tcp`.
+    /// `http`, `websocket`, `tcp`, or `tls` before it is known to be one of these.
     pub(crate) kind: &'static str,
     /// Name of the listener that it came in on.
     pub(crate) listener: Arc<str>,
@@ -28,6 +30,10 @@ pub(crate) struct Shown {
     /// Where its request, or what passes through it, goes.
     pub(crate) service: Option<Arc<str>>,
     pub(crate) endpoint: Option<Arc<EndpointPlan>>,
+    /// What was agreed on with the client, over TLS.
+    pub(crate) tls: Option<Arc<Facts>>,
+    /// Why the last attempt to speak TLS with an endpoint failed, while another one is made.
+    pub(crate) trouble: Option<Arc<str>>,
 }
 
 impl Shown {
@@ -43,6 +49,15 @@ impl Shown {
             "bytes_out": self.bytes_out,
             "service": self.service.as_deref(),
             "endpoint": self.endpoint.as_ref().map(|endpoint| &*endpoint.label),
+            "upstream_error": self.trouble.as_deref(),
+            "tls": self.tls.as_ref().map(|facts| json!({
+                "version": facts.version.name(),
+                "suite": facts.suite.name(),
+                "sni": facts.sni,
+                "alpn": facts.alpn.as_ref().map(|name| String::from_utf8_lossy(name)),
+                "resumed": facts.resumed,
+                "client_subject": facts.client_subject,
+            })),
         })
     }
 }

@@ -15,7 +15,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::net::sockopt::socket_error;
-use rustix::net::{Shutdown, shutdown};
 
 use crate::access_log::PastTunnel;
 use crate::buffers::Buf;
@@ -188,12 +187,16 @@ impl Tunnel {
             Ok(Way::Ready) if self.open => {}
             Ok(Way::Ready) => {
                 self.open = true;
+                if let Some(io) = self.dial.io() {
+                    // The last message of a handshake: the endpoint may be the one that speaks first.
+                    cx.reactor.flush(io);
+                }
                 self.deadline = cx.clock.after(self.idle);
             }
             Ok(Way::Wait) if cx.reactor.is_broken(&self.client.io) => return Fate::Over(End::ClientGone),
-            Ok(Way::Wait) => {
+            Ok(way) => {
                 self.deadline = self.dial.until();
-                return Fate::Parked;
+                return if way == Way::Later { Fate::Later } else { Fate::Parked };
             }
             Err(_) => return Fate::Over(End::UpstreamUnreachable),
         }
@@ -269,6 +272,8 @@ impl Tunnel {
             bytes_out: self.bytes_out,
             service: self.dial.plan().map(|plan| Arc::clone(&plan.name)),
             endpoint: self.dial.endpoint().map(|endpoint| Arc::clone(&endpoint.plan)),
+            tls: cx.reactor.secure(&self.client.io).map(|secure| Arc::clone(secure.facts())),
+            trouble: self.dial.trouble().cloned(),
         }
     }
 
@@ -286,6 +291,7 @@ impl Tunnel {
             bytes_out: self.bytes_out,
             duration_us: cx.clock.now_us().saturating_sub(self.since_us),
             endpoint: self.dial.endpoint().map(|endpoint| &*endpoint.plan.label),
+            tls: cx.reactor.secure(&self.client.io).map(|secure| &**secure.facts()),
         };
         let dropped = cx.log.tunnel(&past, &cx.clock);
         cx.cells().log_dropped.add(dropped);
@@ -327,9 +333,9 @@ impl Half {
     ) -> Result<(), End> {
         match self.flow.pump(&mut cx.reactor, &mut cx.buffers, source, sink, budget, moved) {
             Ok(Pumped::Done) => {
-                self.finished = true;
-                // The peer may have gone meanwhile; then the other direction notices.
-                let _ = shutdown(sink.io, Shutdown::Write);
+                // If the last words do not go out now, the next run comes here again. The peer may have gone meanwhile; then the
+                // other direction notices.
+                self.finished = cx.reactor.finish(sink.io);
                 Ok(())
             }
             Ok(_) => Ok(()),

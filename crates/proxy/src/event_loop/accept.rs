@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   queue ─accept, counted─▶ HTTP ──▶ open ──kept after its first response, others have clearly fewer──┐
-//!     │                  └─▶ TCP ──others have clearly fewer──▶ mailbox of the thread with fewest ◀────┘
+//!     │                  └─▶ TCP, or a TLS handshake ──others have clearly fewer──▶ their mailbox ◀────┘
 //!     │                       └──else──▶ open                        └──▶ arriving ──▶ open there
 //!     └─the listener goes: all at once──▶ arriving ──▶ open
 //! ```
 //!
 //! A connection for one request is best served where it was accepted: to wake another thread costs more than it brings. One that is
-//! kept is worth it, once, and holds nothing then but its socket. A tunnel cannot be moved later.
+//! kept is worth it, once, and holds nothing then but its socket (and a TLS session at rest). A tunnel cannot be moved later, and
+//! a handshake costs so much more than waking a thread that it is worth it at once.
 //!
 //! A connection is counted by the thread that accepts it and counted out by the thread where it ends: it is never missing
 //! while it is on its way, and only sums over all threads mean anything.
@@ -25,7 +26,11 @@ pub(crate) struct Arrival {
     pub(super) serial: u64,
     /// It is no HTTP connection.
     pub(super) tcp: bool,
+    /// It begins with a TLS handshake.
+    pub(super) handshake: bool,
     pub(super) fd: OwnedFd,
+    /// What protects it, if that handshake is over.
+    pub(super) secure: Option<Box<Secure>>,
     pub(super) peer: Option<IpAddr>,
     /// It was kept on another thread: the idle limit holds.
     pub(super) past: Option<Past>,
@@ -127,11 +132,13 @@ impl EventLoop {
         match acceptfrom_with(&**socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((fd, peer)) => {
                 let tcp = matches!(plan.kind, ListenerKind::Tcp(_));
+                let handshake = plan.tls.is_some();
                 plan.cells.of(self.cx.thread).accepted.add(1);
                 plan.cells.of(self.cx.thread).open.add(1);
                 listener.open_everywhere.fetch_add(1, Ordering::Relaxed);
-                self.kind_of_arrival(tcp).add(1);
-                Accepted::One(Arrival { serial: listener.serial, tcp, fd, peer: ip_of(peer), past: None })
+                self.kind_of_arrival(tcp, handshake).add(1);
+                let (serial, peer) = (listener.serial, ip_of(peer));
+                Accepted::One(Arrival { serial, tcp, handshake, fd, secure: None, peer, past: None })
             }
             Err(Errno::AGAIN) => Accepted::Nothing,
             Err(Errno::INTR | Errno::CONNABORTED) => Accepted::Gone,
@@ -151,9 +158,13 @@ impl EventLoop {
         }
     }
 
-    fn kind_of_arrival(&self, tcp: bool) -> &Cell {
+    fn kind_of_arrival(&self, tcp: bool, handshake: bool) -> &Cell {
         let cells = self.cx.cells();
-        if tcp { &cells.tcp } else { &cells.http }
+        match (handshake, tcp) {
+            (true, _) => &cells.tls,
+            (false, true) => &cells.tcp,
+            (false, false) => &cells.http,
+        }
     }
 
     /// One more is, or is about to be, open on this thread.
@@ -189,9 +200,9 @@ impl EventLoop {
         mailbox.send(Command::Adopt(arrival));
     }
 
-    /// Takes a connection, or gives a tunnel to the thread that has fewest.
+    /// Takes a connection, or gives a tunnel or a handshake to the thread that has fewest.
     fn place(&mut self, number: u32, arrival: Arrival) {
-        if arrival.tcp
+        if (arrival.tcp || arrival.handshake)
             && let Some(thread) = self.better_place()
         {
             self.send_away(thread, arrival);
@@ -224,10 +235,11 @@ impl EventLoop {
         let Conn::Http(http) = conn else { return };
         let number = http.listener();
         let Some(serial) = self.cx.listener(number).map(|listener| listener.serial) else { return };
-        let Kept { fd, peer, past } = http.leave(&mut self.cx);
+        let Kept { fd, secure, peer, past } = http.leave(&mut self.cx);
         self.cx.leave_thread(number);
         self.vacate(key);
-        self.send_away(thread, Arrival { serial, tcp: false, fd, peer, past: Some(past) });
+        let past = Some(past);
+        self.send_away(thread, Arrival { serial, tcp: false, handshake: false, fd, secure, peer, past });
     }
 
     /// A connection has come to this thread, and is opened soon.
@@ -240,8 +252,17 @@ impl EventLoop {
 
     /// A connection has come from another thread. That one may have been told of the listener before this one: then it waits.
     pub(super) fn adopt(&mut self, arrival: Arrival) {
+        // While a listener turns into one of another kind there are two with this socket.
+        let secure = arrival.handshake || arrival.secure.is_some();
+        let alike = |listener: &LocalListener| {
+            listener.plan().is_some_and(|plan| {
+                plan.tls.is_some() == secure && matches!(plan.kind, ListenerKind::Tcp(_)) == arrival.tcp
+            })
+        };
         let mut listeners = self.cx.listeners.iter();
-        let number = listeners.find(|(_, listener)| listener.serial == arrival.serial).map(|(n, _)| n);
+        let number = listeners
+            .find(|(_, listener)| listener.serial == arrival.serial && alike(listener))
+            .map(|(number, _)| number);
         match number.and_then(|number| u32::try_from(number).ok()) {
             Some(number) => self.arrive(number, arrival),
             None => self.early.push(arrival),
@@ -258,7 +279,7 @@ impl EventLoop {
 
     /// Counts out what has arrived and will not be opened.
     pub(super) fn turn_away(&mut self, number: Option<u32>, arrival: &Arrival) {
-        self.kind_of_arrival(arrival.tcp).sub(1);
+        self.kind_of_arrival(arrival.tcp, arrival.handshake).sub(1);
         if let Some(number) = number {
             self.cx.leave_listener(number);
         }
@@ -267,19 +288,26 @@ impl EventLoop {
 
     /// Makes a connection of a socket and lets it run.
     fn open(&mut self, number: u32, arrival: Arrival) {
-        let Arrival { serial, tcp, fd, peer, past } = arrival;
+        let Arrival { serial, tcp, handshake, fd, secure, peer, past } = arrival;
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
                 let index = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-                self.places.push(Place { stamp: 0, queued: false, conn: None });
+                self.places.push(Place { stamp: 0, queued: false, in_steps: false, conn: None });
                 index
             }
         };
         let stamp = self.places.get(index as usize).map_or(0, |place| place.stamp);
         let key = ConnKey { index, stamp };
-        let io = self.cx.reactor.adopt(fd, Owner::Conn(key), true);
-        let conn = if tcp {
+        // A client's first message over TLS is not there yet: the event that it came is worth waiting for.
+        let io = self.cx.reactor.adopt(fd, Owner::Conn(key), !handshake);
+        if let Some(secure) = secure {
+            self.cx.reactor.protect(&io, secure);
+        }
+        let conn = if handshake {
+            Handshake::new(key, io, peer, number, &self.cx)
+                .map(|handshake| Conn::Handshake(Box::new(handshake)))
+        } else if tcp {
             Tunnel::tcp(key, io, peer, number, &self.cx).map(|tunnel| Conn::Tunnel(Box::new(tunnel)))
         } else {
             HttpConn::new(key, io, peer, number, &self.cx).map(|http| Conn::Http(Box::new(http)))
@@ -294,7 +322,8 @@ impl EventLoop {
                 self.settle(key, conn, fate);
             }
             Err(io) => {
-                let arrival = Arrival { serial, tcp, fd: self.cx.reactor.release(io), peer, past };
+                let (fd, secure) = self.cx.reactor.release(io);
+                let arrival = Arrival { serial, tcp, handshake, fd, secure, peer, past };
                 self.turn_away(Some(number), &arrival);
                 self.free.push(index);
             }

@@ -166,7 +166,7 @@ impl EventLoop {
     fn cut(&mut self) -> Losses {
         let mut losses = Losses::default();
         while let Some((number, arrival)) = self.arriving.pop_front() {
-            if arrival.tcp {
+            if arrival.tcp && !arrival.handshake {
                 losses.add(TunnelKind::Tcp.label(), 1);
             }
             self.turn_away(Some(number), &arrival);
@@ -175,7 +175,7 @@ impl EventLoop {
             let Some(place) = self.places.get_mut(index) else { continue };
             let stamp = place.stamp;
             let (Some(conn), Ok(index)) = (place.conn.take(), u32::try_from(index)) else { continue };
-            if let Some(kind) = conn.loss() {
+            if let Some(kind) = conn.loss(&self.cx) {
                 losses.add(kind, 1);
             }
             self.close(ConnKey { index, stamp }, conn, End::Cut);

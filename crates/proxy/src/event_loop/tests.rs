@@ -35,7 +35,9 @@ fn generation(text: &str, metrics: &Metrics) -> Generation {
     let base = Path::new("/");
     let checked =
         config::parse("test", base, text.as_bytes(), &mut read, &mut SystemResolver::default()).unwrap();
-    Generation::build(checked.config, &checked.routes, None, metrics).unwrap()
+    let schedule = handover_tls::Schedule { rotate: Duration::from_secs(3_600), keep: 2 };
+    let tickets = handover_tls::Tickets::new(schedule, std::time::SystemTime::now()).unwrap();
+    Generation::build(checked.config, &checked.routes, None, metrics, &Arc::new(tickets)).unwrap()
 }
 
 impl Rig {
@@ -107,7 +109,10 @@ impl Rig {
             }
         };
         fd.set_nonblocking(true).unwrap();
-        (client, Arrival { serial: self.socket.serial, tcp: false, fd: fd.into(), peer: None, past: None })
+        let (serial, fd) = (self.socket.serial, fd.into());
+        let plain =
+            Arrival { serial, tcp: false, handshake: false, fd, secure: None, peer: None, past: None };
+        (client, plain)
     }
 
     /// Turns until the client gets something: 0 bytes if that is the end.

@@ -20,7 +20,9 @@
 //! written. The event's token carries the slot's stamp, so that an event of a socket that was closed earlier in the same
 //! batch finds nobody.
 
+mod encrypted;
 mod mailbox;
+mod secure;
 mod wheel;
 
 use std::fmt;
@@ -34,6 +36,7 @@ use rustix::io::{self, Errno};
 use rustix::net::{self, RecvFlags, SendFlags};
 
 pub(crate) use mailbox::Mailbox;
+pub(crate) use secure::Secure;
 pub(crate) use wheel::{TICK, Wheel};
 
 use crate::buffers::Buf;
@@ -94,6 +97,10 @@ const FINISHED: u8 = 4;
 /// Both directions are over.
 const BROKEN: u8 = 8;
 const REGISTERED: u8 = 16;
+/// What passes through is encrypted: see [`encrypted`].
+const SECURE: u8 = 32;
+/// The session has something for the reader by itself.
+const PENDING: u8 = 64;
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
@@ -108,12 +115,25 @@ pub(crate) struct Reactor {
     slots: Vec<Slot>,
     free: Vec<u32>,
     events: Vec<epoll::Event>,
+    /// By slot: what protects the socket.
+    secured: Vec<Option<Box<Secure>>>,
+    scratch: encrypted::Scratch,
+    /// Bytes that sessions hold between two calls.
+    held: usize,
 }
 
 impl Reactor {
     /// A poller without sockets, around a descriptor of [`Reactor::create_epoll`].
     pub(crate) fn new(epoll: OwnedFd) -> Self {
-        Self { epoll, slots: Vec::new(), free: Vec::new(), events: Vec::with_capacity(EVENTS_PER_TURN) }
+        Self {
+            epoll,
+            slots: Vec::new(),
+            free: Vec::new(),
+            events: Vec::with_capacity(EVENTS_PER_TURN),
+            secured: Vec::new(),
+            scratch: encrypted::Scratch::default(),
+            held: 0,
+        }
     }
 
     /// What can fail about a poller: done before the thread that will own it starts.
@@ -208,20 +228,25 @@ impl Reactor {
         }
     }
 
-    /// Closes a socket: nothing comes for it any more.
+    /// Closes a socket: nothing comes for it any more. Over TLS its peer is told so first.
     pub(crate) fn close(&mut self, io: Io) {
+        if self.has(&io, SECURE) {
+            self.farewell(&io);
+            self.unprotect(io.slot);
+        }
         self.retire(io.slot);
         drop(io.fd);
     }
 
-    /// Lets go of a socket that stays open: nothing comes for it here any more.
-    pub(crate) fn release(&mut self, io: Io) -> OwnedFd {
+    /// Lets go of a socket that stays open, and of what protects it: nothing comes for it here any more.
+    pub(crate) fn release(&mut self, io: Io) -> (OwnedFd, Option<Box<Secure>>) {
         if self.is_registered(&io) {
             // It can only fail if it is not watched.
             let _ = epoll::delete(&self.epoll, &io);
         }
+        let secure = self.unprotect(io.slot);
         self.retire(io.slot);
-        io.fd
+        (io.fd, secure)
     }
 
     fn retire(&mut self, slot: u32) {
@@ -274,17 +299,20 @@ impl Reactor {
 
     /// True if a read may bring something.
     pub(crate) fn is_readable(&self, io: &Io) -> bool {
-        self.has(io, READABLE)
+        self.has(io, READABLE | PENDING)
     }
 
     /// True if nothing was sent that nobody has read, and the peer has not finished. Costs a system call only if the last read
     /// filled its buffer, so that nobody knows.
     pub(crate) fn is_quiet(&mut self, io: &Io) -> bool {
-        if self.has(io, FINISHED) {
+        if self.has(io, FINISHED | PENDING) {
             return false;
         }
         if !self.has(io, READABLE) {
             return true;
+        }
+        if self.has(io, SECURE) {
+            return self.is_quiet_secure(io);
         }
         let quiet = net::recv(io, &mut [0_u8; 1], RecvFlags::PEEK) == Err(Errno::AGAIN);
         if quiet {
@@ -310,8 +338,11 @@ impl Reactor {
 
     /// Reads into the room that `buf` has behind its bytes (there must be some).
     pub(crate) fn recv(&mut self, io: &Io, buf: &mut Buf) -> io::Result<Received> {
-        if !self.has(io, READABLE) {
+        if !self.has(io, READABLE | PENDING) {
             return Ok(Received::Blocked);
+        }
+        if self.has(io, SECURE) {
+            return self.recv_secure(io, buf);
         }
         let room = buf.room();
         if room == 0 {
@@ -341,6 +372,9 @@ impl Reactor {
         if bytes.is_empty() || !self.has(io, WRITABLE) {
             return Ok(0);
         }
+        if self.has(io, SECURE) {
+            return self.send_secure(io, bytes, &[]);
+        }
         let result = net::send(io, bytes, SendFlags::NOSIGNAL);
         self.sent(io, result, bytes.len())
     }
@@ -355,6 +389,9 @@ impl Reactor {
         }
         if !self.has(io, WRITABLE) {
             return Ok(0);
+        }
+        if self.has(io, SECURE) {
+            return self.send_secure(io, first, second);
         }
         // The process ignores SIGPIPE, as every Rust program does, so a plain writev is safe.
         let result = io::writev(io, &[IoSlice::new(first), IoSlice::new(second)]);
@@ -372,6 +409,9 @@ impl Reactor {
     ) -> io::Result<usize> {
         if !self.has(io, WRITABLE) {
             return Ok(0);
+        }
+        if self.has(io, SECURE) {
+            return self.send_file_secure(io, file, offset, count);
         }
         match rustix::fs::sendfile(io, file, Some(offset), count) {
             Ok(sent) => Ok(sent),
