@@ -46,7 +46,8 @@ pub struct Resolver {
     exact: ByName,
     /// By what follows `*.`.
     wildcard: ByName,
-    /// The default one, then those for the same names.
+    default_position: usize,
+    /// The default one, or those for the same name.
     default: Vec<u32>,
     unknown: Unknown,
     shadowed: Vec<Shadowed>,
@@ -82,6 +83,7 @@ impl Resolver {
             certificates: certificates.to_vec(),
             exact: HashMap::default(),
             wildcard: HashMap::default(),
+            default_position: default,
             default: Vec::new(),
             unknown,
             shadowed: Vec::new(),
@@ -148,6 +150,16 @@ impl Resolver {
     #[must_use]
     pub fn covers_below(&self, domain: &str) -> bool {
         lower(domain, |domain| self.wildcard.contains_key(domain)).unwrap_or(false)
+    }
+
+    /// True if it was built of these very objects.
+    #[must_use]
+    pub fn is_of(&self, certificates: &[Arc<Certified>], default: usize, unknown: Unknown) -> bool {
+        let both = || self.certificates.iter().zip(certificates);
+        self.certificates.len() == certificates.len()
+            && self.default_position == default
+            && self.unknown == unknown
+            && both().all(|(ours, theirs)| Arc::ptr_eq(ours, theirs))
     }
 
     /// Certificates that are never chosen for a name, because another comes first.
@@ -236,6 +248,17 @@ impl ResolvesServerCert for Resolver {
         Some(Arc::clone(chosen.certified_key()))
     }
 }
+
+/// Two are equal if they choose among equal certificates in the same way.
+impl PartialEq for Resolver {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificates == other.certificates
+            && self.default_position == other.default_position
+            && self.unknown == other.unknown
+    }
+}
+
+impl Eq for Resolver {}
 
 /// How many certificates and names; there may be ten thousand.
 impl fmt::Debug for Resolver {

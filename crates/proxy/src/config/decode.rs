@@ -383,7 +383,7 @@ macro_rules! table {
                 sink: &mut $crate::config::sink::Sink,
             ) -> Option<Self> {
                 use $crate::config::decode;
-                let mut decoded = Self::default();
+                let mut decoded = <Self as Default>::default();
                 $(
                     if matches!(node.get_ref(), ::toml::de::DeValue::String(_)) {
                         decoded.$short = decode::Field::read(node, sink);

@@ -2,6 +2,8 @@
 //!
 //! Things are known by name: a listener that only moved within the file did not change. Indices are never compared.
 
+mod tls;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::hash::Hash;
@@ -12,9 +14,9 @@ use std::time::Duration;
 use handover_api::{Change, ChangeKind, What};
 
 use super::model::{
-    Action, Balance, Config, Directory, Endpoint, Fixed, HeaderEdits, HeaderField, HostPattern, Incoming,
+    Action, Balance, Config, Directory, Endpoint, Fixed, Guard, HeaderEdits, HeaderField, HostPattern, Incoming,
     ListenAddress, Listener, LogFormat, LogLevel, LogTarget, Matcher, PathPattern, Piece, Protocol, Redirect,
-    Route, Service,
+    Route, Service, Watch,
 };
 use super::values::{show_mode, show_size, show_time};
 
@@ -54,6 +56,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let services = (&*old.services, &*new.services);
     named(&mut changes, ChangeKind::Service, services, |service| &service.name, service);
     endpoints(&mut changes, old, new);
+    changes.extend(tls::certificates(old, new));
     settings(&mut changes, old, new);
     changes
 }
@@ -178,6 +181,7 @@ fn listener(old: &Listener, new: &Listener, (before, after): (&Config, &Config))
     found.time("timeouts.idle", was.idle, is.idle);
     found.time("timeouts.body", was.body, is.body);
     found.time("timeouts.tunnel", was.tunnel, is.tunnel);
+    tls::listener(&mut found, old.tls.as_ref(), new.tls.as_ref());
     found.0
 }
 
@@ -311,6 +315,7 @@ fn service(old: &Service, new: &Service) -> Vec<String> {
         Incoming::Append => "append",
         Incoming::Trust => "trust",
     });
+    tls::service(&mut found, old.tls.as_ref(), new.tls.as_ref());
     found.0
 }
 
@@ -378,6 +383,7 @@ fn settings(changes: &mut Vec<Change>, old: &Config, new: &Config) {
     }
     set("control.state", path(was.state.as_deref()), path(is.state.as_deref()));
     set("control.history", was.history.to_string(), is.history.to_string());
+    set("control.generations", was.generations.to_string(), is.generations.to_string());
 
     let (was, is) = (&old.log, &new.log);
     set("log.format", log_format(was.format).to_owned(), log_format(is.format).to_owned());
@@ -394,6 +400,25 @@ fn settings(changes: &mut Vec<Change>, old: &Config, new: &Config) {
         set("metrics.path", was.path.to_string(), is.path.to_string());
     }
     set("drain.timeout", show_time(old.drain.timeout), show_time(new.drain.timeout));
+    set("tickets.rotate", show_time(old.tickets.rotate), show_time(new.tickets.rotate));
+    set("tickets.keep", old.tickets.keep.to_string(), new.tickets.keep.to_string());
+    let watch = |watch: Option<Watch>| match watch {
+        Some(Watch { settle, retry }) => format!("settle {}, retry {}", show_time(settle), show_time(retry)),
+        None => "off".to_owned(),
+    };
+    set("watch", watch(old.watch), watch(new.watch));
+    let guard = |guard: Option<Guard>| match guard {
+        Some(guard) => format!(
+            "{}, {} requests, 5xx {}, connects {}, handshakes {}",
+            show_time(guard.watch),
+            guard.requests,
+            guard.errors_5xx,
+            guard.connect_failures,
+            guard.handshake_failures
+        ),
+        None => "off".to_owned(),
+    };
+    set("guard", guard(old.guard), guard(new.guard));
 }
 
 fn log_format(format: LogFormat) -> &'static str {

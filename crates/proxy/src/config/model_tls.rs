@@ -3,11 +3,12 @@
 //! The certificates themselves are part of it, read and checked ([`Certified`]): those whose bytes did not change are the
 //! same objects in all generations that name them. Two values are equal if paths, bytes and settings are.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_tls::{Authorities, Certified, Version};
+use handover_tls::{Authorities, Certified, Resolver, Version};
 use rustls::pki_types::ServerName;
 
 use super::model::Config;
@@ -21,6 +22,8 @@ pub struct ListenerTls {
     pub default: usize,
     /// What clients get that name a host which no certificate has.
     pub unknown_names: UnknownNames,
+    /// The certificates by their names, ready to be chosen from.
+    pub resolver: Arc<Resolver>,
     /// The oldest version that is spoken.
     pub minimum_version: Version,
     /// Protocols that are offered (RFC 7301), the preferred one first; empty: none.
@@ -69,6 +72,8 @@ pub struct ServiceTls {
     /// For each of [`super::Service::endpoints`] the name that is asked for and verified: the one given, or the host of
     /// the endpoint.
     pub server_names: Vec<ServerName<'static>>,
+    /// The name that is given for all of them, if one is.
+    pub server_name: Option<Arc<str>>,
     /// The file with the authorities that are trusted, and those; `None`: the system's.
     pub ca: Option<(PathBuf, Arc<Authorities>)>,
     /// Our own certificate, for endpoints that ask for one.
@@ -93,6 +98,41 @@ impl Default for Tickets {
 }
 
 impl Config {
+    /// What the control API shows of all certificates: each once, with the listeners that present it and the services
+    /// whose endpoints get to see it.
+    #[must_use]
+    pub fn shown_certificates(&self) -> Vec<handover_api::Certificate> {
+        self.shown_certificates_if(|_| true)
+    }
+
+    /// The same of those that are wanted.
+    pub(super) fn shown_certificates_if(
+        &self,
+        wanted: impl Fn(&Certificate) -> bool,
+    ) -> Vec<handover_api::Certificate> {
+        let mut shown: Vec<handover_api::Certificate> = Vec::new();
+        let mut places: HashMap<(&Path, &Path), usize> = HashMap::new();
+        let of_listeners = self.certificates().map(|(name, certificate)| (certificate, Some(name), None));
+        let of_services = self.services.iter().filter_map(|service| {
+            Some((service.tls.as_ref()?.identity.as_ref()?, None, Some(&service.name)))
+        });
+        for (certificate, listener, service) in of_listeners.chain(of_services) {
+            if !wanted(certificate) {
+                continue;
+            }
+            let Certificate { certificate: path, key, loaded } = certificate;
+            let at = *places.entry((path, key)).or_insert_with(|| {
+                shown.push(loaded.shown(path, key));
+                shown.len() - 1
+            });
+            if let Some(shown) = shown.get_mut(at) {
+                shown.listeners.extend(listener.map(ToString::to_string));
+                shown.services.extend(service.map(ToString::to_string));
+            }
+        }
+        shown
+    }
+
     /// All certificates of listeners, with the listener's name, in the order of the file.
     pub fn certificates(&self) -> impl Iterator<Item = (&Arc<str>, &Certificate)> {
         self.listeners.iter().flat_map(|listener| {

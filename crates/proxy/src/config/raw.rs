@@ -12,6 +12,7 @@ use toml::de::DeValue;
 
 use super::decode::{Decode, Many, Named, Node, OneOrMany, as_table, choice, string, table};
 use super::model::{Balance, Incoming, LogFormat, LogLevel};
+use super::raw_tls::{RawGuard, RawListenerTls, RawServiceTls, RawTickets, RawWatch};
 use super::sink::{Located, Sink};
 use super::values::{
     Count, DAY, GIB, HOUR, KIB, MINUTE, Mode, Principal, SECOND, Size, SizeOrUnlimited, TIB, Time,
@@ -49,6 +50,13 @@ table! {
     metrics: RawMetrics;
     /// How connections end when the server stops or a listener is removed.
     drain: RawDrain;
+    /// How keys of session tickets change.
+    tickets: RawTickets;
+    /// Reload by itself when files change; without this table only a reload that is asked for takes effect.
+    watch: RawWatch;
+    /// Watch every change for its first seconds, and go back by itself if it does worse; without this table only where
+    /// it is asked for.
+    guard: RawGuard;
 }
 
 table! {
@@ -70,6 +78,8 @@ table! {
     limits: RawLimits;
     /// Limits on time.
     timeouts: RawTimeouts;
+    /// TLS on the connections; without it they are plain.
+    tls: RawListenerTls;
 }
 
 /// What a listener's connections speak, before it is known which service takes the bytes.
@@ -202,6 +212,8 @@ table! {
     response_headers: RawHeaderEdits;
     /// What the endpoint is told about the client.
     forwarded: RawForwarded;
+    /// TLS to the endpoints; without it connections are plain.
+    tls: RawServiceTls;
 }
 
 choice! {
@@ -270,6 +282,8 @@ table! {
     state: String;
     /// How many operations the journal keeps.
     history: Count<10, 1_000_000> = Count(1000);
+    /// How many generations the journal keeps for going back, besides the one that serves.
+    generations: Count<1, 1000> = Count(20);
 }
 
 table! {

@@ -9,6 +9,7 @@ use super::super::decode::{Field, Named, OneOrMany};
 use super::super::model::{Limits, ListenAddress, Listener, ListenerIndex, Protocol, Timeouts};
 use super::super::raw::{MAX_LISTENERS, RawLimits, RawListener, RawTimeouts, Spoken};
 use super::super::sink::{Located, Span};
+use super::tls::{self, Loaded};
 use super::{Cx, NO_SERVICE, Names};
 
 /// The most addresses of one configuration, all listeners together.
@@ -63,6 +64,7 @@ pub(super) fn check(
     raw: Named<RawListener, MAX_LISTENERS>,
     services: &mut Names,
     taken: &mut Taken,
+    loaded: &Loaded,
     cx: &mut Cx<'_>,
 ) -> Vec<Checked> {
     let mut checked = Vec::with_capacity(raw.0.len());
@@ -74,7 +76,7 @@ pub(super) fn check(
                 .help("give the listener another name");
         }
         if let Field::Set(raw) = raw {
-            checked.push(check_one(index, &name, raw, services, taken, cx));
+            checked.push(check_one(index, &name, raw, services, taken, loaded, cx));
         }
     }
     checked
@@ -86,6 +88,7 @@ fn check_one(
     raw: Located<RawListener>,
     services: &mut Names,
     taken: &mut Taken,
+    loaded: &Loaded,
     cx: &mut Cx<'_>,
 ) -> Checked {
     let Located { value: raw, span } = raw;
@@ -94,6 +97,7 @@ fn check_one(
     let backlog = raw.backlog().0;
     let limits = raw.limits;
     let timeouts = raw.timeouts;
+    let tls = tls::listener(name, raw.tls, spoken, loaded, cx);
     let addresses = addresses(raw.address, &raw.mode, mode, taken, cx);
     let is_http = spoken == Spoken::Http && raw.protocol.is_present() == raw.protocol.get().is_some();
     let protocol = match (spoken, raw.service.get()) {
@@ -127,7 +131,7 @@ fn check_one(
         backlog,
         limits: check_limits(&limits.or_default()),
         timeouts: check_timeouts(&timeouts.or_default()),
-        tls: None,
+        tls,
     };
     Checked { listener, index, is_http }
 }

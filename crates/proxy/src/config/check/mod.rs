@@ -8,6 +8,7 @@ mod listeners;
 mod routes;
 mod services;
 mod settings;
+mod tls;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -100,13 +101,15 @@ pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
             .help("begin with [listeners.web] and address = \"127.0.0.1:8080\"");
     }
 
+    let loaded = tls::load(&raw_listeners, &raw_services, cx);
     let mut taken = listeners::Taken::default();
-    let listeners = listeners::check(raw_listeners, &mut service_names, &mut taken, cx);
+    let listeners = listeners::check(raw_listeners, &mut service_names, &mut taken, &loaded, cx);
     let metrics = raw.metrics.take().and_then(|raw| settings::metrics(raw, &mut taken, cx));
     let control = settings::control(raw.control.or_default(), &mut taken, cx);
-    let services = services::check(raw_services, cx);
+    let services = services::check(raw_services, &loaded, cx);
     let (routes, spans) =
         routes::check(raw.routes.or_default(), &listeners, &mut listener_names, &mut service_names, cx);
+    tls::warn_about_uncovered_hosts(&routes, &spans, &listeners, &listener_names, cx.sink);
     let log = settings::log(&raw.log.or_default(), cx);
     let drain = settings::drain(&raw.drain.or_default());
 
@@ -122,9 +125,9 @@ pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
         log,
         metrics,
         drain,
-        tickets: super::model::Tickets::default(),
-        watch: None,
-        guard: None,
+        tickets: settings::tickets(&raw.tickets.or_default()),
+        watch: raw.watch.take().map(|raw| settings::watch(&raw.value)),
+        guard: raw.guard.take().map(|raw| settings::guard(&raw.value)),
     };
     let entries = Routes::entries(&config);
     if entries > MAX_TABLE_ENTRIES {

@@ -8,18 +8,19 @@ use super::super::model::{Endpoint, EndpointAddress, Forwarded, HeaderEdits, Kee
 use super::super::raw::{MAX_SERVICES, RawForwarded, RawHeaderEdits, RawKeepAlive, RawService};
 use super::super::sink::Located;
 use super::Cx;
+use super::tls::{self, Loaded};
 
 /// The most endpoints of one service, counting each address that a name resolves to.
 const MAX_ENDPOINTS: usize = 1024;
 
 /// Checks all services.
-pub(super) fn check(raw: Named<RawService, MAX_SERVICES>, cx: &mut Cx<'_>) -> Vec<Service> {
+pub(super) fn check(raw: Named<RawService, MAX_SERVICES>, loaded: &Loaded, cx: &mut Cx<'_>) -> Vec<Service> {
     resolve_names(&raw, cx);
     let mut checked = Vec::with_capacity(raw.0.len());
     for (name, raw) in raw.0 {
         cx.name(&name, "service");
         if let Field::Set(raw) = raw {
-            checked.push(check_one(&name, raw.value, cx));
+            checked.push(check_one(&name, raw.value, loaded, cx));
         }
     }
     checked
@@ -38,11 +39,13 @@ fn resolve_names(raw: &Named<RawService, MAX_SERVICES>, cx: &mut Cx<'_>) {
     cx.resolve_hosts(names);
 }
 
-fn check_one(name: &Located<String>, raw: RawService, cx: &mut Cx<'_>) -> Service {
+fn check_one(name: &Located<String>, raw: RawService, loaded: &Loaded, cx: &mut Cx<'_>) -> Service {
     let balance = raw.balance().0;
     let connect_timeout = raw.connect_timeout().0;
     let response_timeout = raw.response_timeout().0;
     let texts = raw.endpoints.take();
+    let written = texts.as_ref().map(|texts| texts.value.as_slice()).unwrap_or_default();
+    let tls = tls::service(raw.tls, written, loaded, cx);
     Service {
         name: Arc::from(name.value.as_str()),
         endpoints: texts.map(|texts| endpoints(texts.value.as_slice(), cx)).unwrap_or_default(),
@@ -53,7 +56,7 @@ fn check_one(name: &Located<String>, raw: RawService, cx: &mut Cx<'_>) -> Servic
         request_headers: edits(raw.request_headers.or_default(), cx),
         response_headers: edits(raw.response_headers.or_default(), cx),
         forwarded: forwarded(&raw.forwarded.or_default()),
-        tls: None,
+        tls,
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::super::address;
 use super::super::decode::Field;
-use super::super::model::{Control, Drain, Grant, Log, LogTarget, Metrics, Roles};
+use super::super::model::{Control, Drain, Grant, Guard, Log, LogTarget, Metrics, Roles, Tickets, Watch};
 use super::super::raw::{Access, RawControl, RawDrain, RawGrant, RawLog, RawMetrics};
+use super::super::raw_tls::{RawGuard, RawTickets, RawWatch};
 use super::super::sink::{Located, Span};
 use super::super::values::Principal;
 use super::listeners::{self, Taken};
@@ -30,6 +31,7 @@ pub(super) fn metrics(raw: Located<RawMetrics>, taken: &mut Taken, cx: &mut Cx<'
 pub(super) fn control(raw: RawControl, taken: &mut Taken, cx: &mut Cx<'_>) -> Control {
     let mode = raw.mode().0;
     let history = raw.history().0;
+    let generations = raw.generations().0;
     let socket = raw.socket.take().and_then(|text| control_socket(text, mode, taken, cx));
     let group = raw.group.take().and_then(|group| number(&group, Whose::Group, cx));
     let state = raw.state.take().and_then(|text| cx.path(&text));
@@ -39,7 +41,7 @@ pub(super) fn control(raw: RawControl, taken: &mut Taken, cx: &mut Cx<'_>) -> Co
         operate: grant(roles.operate, cx),
         read: grant(roles.read, cx),
     };
-    Control { socket, mode, group, roles, state, history, generations: 20 }
+    Control { socket, mode, group, roles, state, history, generations }
 }
 
 fn control_socket(
@@ -134,4 +136,22 @@ fn target(text: &str, span: Span, cx: &mut Cx<'_>) -> LogTarget {
 
 pub(super) fn drain(raw: &RawDrain) -> Drain {
     Drain { timeout: raw.timeout().0 }
+}
+
+pub(super) fn tickets(raw: &RawTickets) -> Tickets {
+    Tickets { rotate: raw.rotate().0, keep: raw.keep().0 }
+}
+
+pub(super) fn watch(raw: &RawWatch) -> Watch {
+    Watch { settle: raw.settle().0, retry: raw.retry().0 }
+}
+
+pub(super) fn guard(raw: &RawGuard) -> Guard {
+    Guard {
+        watch: raw.watch().0,
+        requests: raw.requests().0,
+        errors_5xx: raw.errors_5xx().0,
+        connect_failures: raw.connect_failures().0,
+        handshake_failures: raw.handshake_failures().0,
+    }
 }
