@@ -118,7 +118,7 @@ impl Drive {
                     Err(error) => break Step::Ended(error),
                 },
                 Next::Return(Step::Failed(error)) => {
-                    last_words(side, out);
+                    self.last_words(side, out);
                     break Step::Failed(error);
                 }
                 Next::Return(step) => break step,
@@ -151,6 +151,27 @@ impl Drive {
         self.given += whole;
         self.answer = answer;
         Ok(Some(record))
+    }
+
+    /// Appends the alert that rustls has ready after an error. It may remember messages of the record that it did not get
+    /// to, by their places: so it has to see the same bytes as before.
+    fn last_words<S: Side>(&mut self, side: &mut S, out: &mut Vec<u8>) {
+        loop {
+            let records = self.incoming.get_mut(self.start..self.given).unwrap_or_default();
+            let UnbufferedStatus { discard, state } = side.process(records);
+            let goes_on = match state {
+                Ok(ConnectionState::EncodeTlsData(data)) => matches!(encode(data, out), Next::Again),
+                Ok(ConnectionState::TransmitTlsData(sent)) => {
+                    sent.done();
+                    true
+                }
+                _ => false,
+            };
+            self.start = (self.start + discard).min(self.given);
+            if !goes_on {
+                return;
+            }
+        }
     }
 
     /// How many encrypted records the answer to the last record holds: after a server's handshake of TLS 1.3 these are
@@ -207,21 +228,6 @@ fn encode<Data>(mut data: EncodeTlsData<'_, Data>, out: &mut Vec<u8>) -> Next {
             Next::Again
         }
         Err(error) => Next::Return(Step::Ended(HandshakeError::Internal(error.to_string()))),
-    }
-}
-
-/// Appends the alert that rustls has ready after an error.
-fn last_words<S: Side>(side: &mut S, out: &mut Vec<u8>) {
-    loop {
-        match side.process(&mut []).state {
-            Ok(ConnectionState::EncodeTlsData(data)) => {
-                if !matches!(encode(data, out), Next::Again) {
-                    return;
-                }
-            }
-            Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
-            _ => return,
-        }
     }
 }
 
