@@ -445,7 +445,6 @@ impl Candidate for Ready {
             }),
             drain_limit: Some(config.drain.timeout),
             log: Some(log_settings(&config.log)),
-            ..Settings::default()
         }
     }
 

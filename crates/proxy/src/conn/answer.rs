@@ -16,10 +16,11 @@ use crate::files::{self, Served, on_this_host};
 use crate::generation::{Action, Root};
 use crate::routes::Match;
 
+use super::begin::has_no_body;
 use super::client::Client;
 use super::context::{Cx, Local};
 use super::flow::{End as FlowEnd, Pumped, discard};
-use super::http::{Step, has_no_body};
+use super::http::Step;
 use super::patience::Patience;
 use super::{End, TURN_BYTES};
 

@@ -20,20 +20,16 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use handover_http1::{
-    BodyKind, BodyReader, ClientLabel, HeaderStorage, Parsed, Refusal, RequestHead, Version,
-    parse_request_head,
-};
+use handover_http1::{ClientLabel, Refusal, Version};
 
 use crate::access_log::Line;
 use crate::clock::Ticks;
-use crate::generation::{Action, ListenerKind, ListenerPlan};
 use crate::reactor::{ConnKey, Io, Received};
-use crate::routes::Lookup;
 
 use super::answer::Answer;
+use super::begin::Understood;
 use super::client::{Client, Request};
-use super::context::{Cx, Local, LocalListener};
+use super::context::{Cx, LocalListener};
 use super::dial::Dial;
 use super::linger::Linger;
 use super::proxy::Proxy;
@@ -52,7 +48,11 @@ const TURN_REQUESTS: usize = 32;
 
 /// What the connection is doing.
 #[derive(Debug)]
-enum Phase {
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and boxing it would allocate per request"
+)]
+pub(super) enum Phase {
     /// Waiting for a request, or for the rest of its head: so many bytes were looked at in vain.
     Head {
         seen: usize,
@@ -495,80 +495,6 @@ impl HttpConn {
         Step::Next
     }
 
-    /// Reads a head, if there is a whole one, and begins the request.
-    fn understand(&mut self, input: &[u8], cx: &mut Cx) -> Understood {
-        cx.refresh();
-        let Some((local, position)) =
-            cx.listener(self.client.listener).map(|listener| (Rc::clone(&listener.local), listener.position))
-        else {
-            return Understood::Nowhere;
-        };
-        let Some(plan) = local.generation.listeners.get(position) else { return Understood::Nowhere };
-        let mut storage = HeaderStorage::new();
-        let parsed = parse_request_head(input, &plan.head, &mut storage);
-        let request = &mut self.client.request;
-        request.local = Rc::clone(&local);
-        request.position = position;
-        request.status = 0;
-        let head = match parsed {
-            Ok(Parsed::Partial) => return Understood::Partial,
-            Err(refusal) => return Understood::Refused(refusal),
-            Ok(Parsed::Complete(head)) => head,
-        };
-        request.version = head.version;
-        request.head_only = head.is_head();
-        request.keep_alive = head.keep_alive;
-        if self.client.bytes_in == 0 {
-            // A pipelined request: it begins now.
-            request.started_us = cx.clock.now_us();
-        }
-        if cx.log.is_on() {
-            cx.log.begin(&mut request.line, self.client.peer, &head, &cx.clock, &mut cx.buffers);
-        }
-        match BodyReader::request(head.body, plan.body_bytes) {
-            Ok(body) => self.begin(&head, body, input, &local, plan, cx),
-            Err(refusal) => Understood::Refused(refusal),
-        }
-    }
-
-    fn begin(
-        &mut self,
-        head: &RequestHead<'_, '_>,
-        body: BodyReader,
-        input: &[u8],
-        local: &Rc<Local>,
-        plan: &ListenerPlan,
-        cx: &mut Cx,
-    ) -> Understood {
-        let client = &mut self.client;
-        let answer = match &plan.kind {
-            ListenerKind::Http(table) => {
-                let host = head.host.map(|host| host.raw.as_bytes()).unwrap_or_default();
-                match table.lookup(host, head.path.as_bytes(), head.method.as_bytes()) {
-                    Lookup::Found(found) => match local.generation.actions.get(found.route as usize) {
-                        Some(Action::Service(service)) => {
-                            let rest = input.get(head.len..).unwrap_or_default();
-                            let (proxy, used) = Proxy::start(local, *service, head, body, rest, client, cx);
-                            return Understood::Begun { used: head.len + used, phase: Phase::Proxy(proxy) };
-                        }
-                        Some(action) => Answer::action(client, head, body, action, found, cx),
-                        None => Answer::error(client, head, body, 404, "there is nothing here", cx),
-                    },
-                    Lookup::MethodNotAllowed => {
-                        let allowed = table.allowed(host, head.path.as_bytes());
-                        Answer::not_allowed(client, head, body, &allowed, cx)
-                    }
-                    Lookup::NotFound => Answer::error(client, head, body, 404, "there is nothing here", cx),
-                }
-            }
-            ListenerKind::Metrics(path) if **path == *head.path => Answer::metrics(client, head, body, cx),
-            ListenerKind::Metrics(_) | ListenerKind::Tcp(_) => {
-                Answer::error(client, head, body, 404, "there is nothing here", cx)
-            }
-        };
-        Understood::Begun { used: head.len, phase: Phase::Answer(answer) }
-    }
-
     /// After [`Fate::Upgraded`]: the same connection as a tunnel.
     pub(crate) fn into_tunnel(mut self: Box<Self>, cx: &mut Cx) -> Result<Tunnel, Box<Self>> {
         let phase = mem::replace(&mut self.phase, Phase::Linger(Linger::none(End::Done)));
@@ -590,25 +516,4 @@ impl HttpConn {
         cx.buffers.release(self.client.request.line.buf());
         self.client.side.close(&mut cx.reactor, &mut cx.buffers);
     }
-}
-
-/// What a look at a request's head brought.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one, and boxing it would allocate per request"
-)]
-enum Understood {
-    Partial,
-    Refused(Refusal),
-    Begun {
-        used: usize,
-        phase: Phase,
-    },
-    /// The listener does not exist any more.
-    Nowhere,
-}
-
-/// True if nothing follows the head.
-pub(crate) fn has_no_body(head: &RequestHead<'_, '_>) -> bool {
-    matches!(head.body, BodyKind::None | BodyKind::Length(0))
 }

@@ -10,6 +10,7 @@
 //! reason: it looks at the state, not at the event. All the ways in which a connection may end stand in [`End`].
 
 mod answer;
+mod begin;
 mod client;
 mod context;
 mod dial;

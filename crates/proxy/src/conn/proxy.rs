@@ -28,6 +28,7 @@ use crate::buffers::Buf;
 use crate::generation::EndpointPlan;
 use crate::reactor::{Io, Received};
 
+use super::begin::push_subject;
 use super::client::Client;
 use super::context::{Cx, Local};
 use super::dial::{Dial, Way};
@@ -126,6 +127,7 @@ impl Proxy {
         cx.buffers.ensure_small(&mut out);
         if let Some(plan) = dial.plan() {
             write_request_head(out.tail(), head, &plan.request_rules, &client.label, false);
+            push_subject(out.tail(), client);
             plan.cells.of(cx.thread).active.add(1);
         }
         let mut used = 0;

@@ -118,7 +118,8 @@ pub(super) fn build_services(
     previous: Option<&Generation>,
     errors: &mut Vec<BuildError>,
 ) -> Vec<Option<Arc<ClientConfig>>> {
-    let old: HashMap<&str, (&config::ServiceTls, Vec<Arc<str>>, &Arc<ClientConfig>)> = previous
+    type Built<'a> = (&'a config::ServiceTls, Vec<Arc<str>>, &'a Arc<ClientConfig>);
+    let old: HashMap<&str, Built<'_>> = previous
         .into_iter()
         .flat_map(|generation| {
             let both = generation.config.services.iter().zip(&generation.services).enumerate();

@@ -23,6 +23,8 @@
 mod encrypted;
 mod mailbox;
 mod secure;
+#[cfg(test)]
+mod tests_secure;
 mod wheel;
 
 use std::fmt;

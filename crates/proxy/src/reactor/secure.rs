@@ -45,14 +45,16 @@ impl Secure {
     /// A session that begins now. `received`: what came behind the handshake's last record. `unsent`: what the handshake leaves to be
     /// sent; it goes out with the first bytes that are.
     pub(crate) fn new(session: Session, facts: Arc<Facts>, received: Vec<u8>, unsent: Vec<u8>) -> Self {
+        // An empty vector may hold memory all the same.
+        let held = |bytes: Vec<u8>| if bytes.is_empty() { Vec::new() } else { bytes };
         Self {
             session,
             facts,
             unopened: !received.is_empty(),
-            received,
+            received: held(received),
             plain: Vec::new(),
             taken: 0,
-            sealed: unsent,
+            sealed: held(unsent),
             sent: 0,
             owed: 0,
             ended: false,
