@@ -90,13 +90,20 @@ pub struct Call {
     target: String,
     headers: Vec<(HeaderName, String)>,
     body: Bytes,
+    most: usize,
 }
 
 impl Call {
     /// `GET path`, where `path` has its query already, percent-encoded.
     #[must_use]
     pub fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, target: path.into(), headers: Vec::new(), body: Bytes::new() }
+        Self {
+            method: Method::GET,
+            target: path.into(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            most: MAX_ANSWER_BYTES,
+        }
     }
 
     /// `POST path`.
@@ -119,6 +126,13 @@ impl Call {
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((HeaderName::from_static(name), value.into()));
+        self
+    }
+
+    /// Takes an answer of at most `most` bytes, where the usual 64 MiB are not enough.
+    #[must_use]
+    pub fn at_most(mut self, most: usize) -> Self {
+        self.most = most;
         self
     }
 
@@ -207,6 +221,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]. An answer with an error status is an answer.
     pub async fn send(&self, call: Call) -> Result<Answer, ClientError> {
+        let most = call.most;
         let response = self.open(call).await?;
         let status = response.status().as_u16();
         let content_type = content_type(&response);
@@ -219,7 +234,7 @@ impl Client {
         };
         let location = header(LOCATION).or_else(|| header(CONTENT_LOCATION));
         let etag = header(ETAG);
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+        let body = Limited::new(response.into_body(), most)
             .collect()
             .await
             .map_err(|error| self.lost(&*error))?

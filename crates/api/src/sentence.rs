@@ -58,11 +58,7 @@ impl Operation {
                 "{word}: {serves}, the last good one, because the store that has the configuration cannot be reached; started in {took}"
             ),
             Kind::Start => {
-                format!(
-                    "{word}: {serves}{}, started in {took}{}",
-                    self.out_of(),
-                    self.unless_confirmed()
-                )
+                format!("{word}: {serves}{}, started in {took}{}", self.out_of(), self.unless_confirmed())
             }
             Kind::Reload | Kind::DryRun => format!(
                 "{word}: {serves}{}, {}{}",

@@ -288,14 +288,6 @@ pub(crate) struct Diff {
     pub(crate) against: Option<u64>,
 }
 
-/// Where a passphrase comes from: never from the command line, which others can see.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Passphrase {
-    /// File whose first line is the passphrase; without it, it is asked for on the terminal.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) passphrase_file: Option<PathBuf>,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
     /// The file to write.
@@ -306,8 +298,9 @@ pub(crate) struct Backup {
     /// Encrypt it to a passphrase (age).
     #[arg(long)]
     pub(crate) encrypt: bool,
-    #[command(flatten)]
-    pub(crate) passphrase: Passphrase,
+    /// File whose first line is the passphrase; without it, it is asked for on the terminal.
+    #[arg(long, value_name = "FILE", requires = "encrypt")]
+    pub(crate) passphrase_file: Option<PathBuf>,
     /// Replace the file if it is there.
     #[arg(long)]
     pub(crate) force: bool,
@@ -321,7 +314,7 @@ pub(crate) struct Restore {
     #[arg(long, conflicts_with_all = ["write", "confirm_within", "guard", "no_guard"])]
     pub(crate) dry_run: bool,
     /// When it serves, write its files to their places on disk, too: else the next reload brings the old ones back.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["confirm_within", "detach"])]
     pub(crate) write: bool,
     /// Unpack its files below this directory, and ask no server.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["write", "dry_run", "confirm_within", "guard", "no_guard"])]
@@ -329,8 +322,9 @@ pub(crate) struct Restore {
     /// Replace files that are there (with --into).
     #[arg(long, requires = "into")]
     pub(crate) force: bool,
-    #[command(flatten)]
-    pub(crate) passphrase: Passphrase,
+    /// File whose first line is the passphrase of an encrypted one; without it, it is asked for on the terminal.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) terms: Terms,
     #[command(flatten)]
@@ -484,6 +478,9 @@ mod tests {
             "restore",
             "backup",
             "backup a --passphrase secret",
+            "backup a --passphrase-file f",
+            "restore a --write --confirm-within 1m",
+            "restore a --write --detach",
             "stop --now --limit 1s",
             "serve --threads 0",
             "status -o yaml",

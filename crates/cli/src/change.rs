@@ -6,7 +6,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use handover_api::{Call, ClientError, ExitCode as Code, Operation, OperationState, percent_encoded};
+use handover_api::{
+    Call, Change, ChangeKind, ClientError, ExitCode as Code, Kind, Operation, OperationState, percent_encoded,
+};
 
 use crate::args::{Action, Cancel, Confirm, Drain, Operate, Reload, Resume, Rollback, Stop, Terms, Validate};
 use crate::local;
@@ -16,6 +18,8 @@ use crate::session::{Session, seen_from_here};
 
 /// How much longer than `--timeout` the server's own answer is waited for.
 const GRACE: Duration = Duration::from_secs(2);
+/// Changed certificates that are listed under the sentence.
+const MAX_CERTIFICATES_SHOWN: usize = 50;
 
 pub(crate) fn reload(session: &Session, reload: &Reload) -> ExitCode {
     let mut call = under(Call::post("/v1/reload"), &reload.terms);
@@ -98,6 +102,17 @@ fn milliseconds(duration: Duration) -> String {
 }
 
 fn operate(session: &Session, what: &str, call: Call, how: &Operate) -> ExitCode {
+    operate_then(session, what, call, how, async |_, code| Ok(code.into()))
+}
+
+/// Asks for an operation, waits, and says how it went; `then` goes on from there and says how it all ends.
+pub(crate) fn operate_then(
+    session: &Session,
+    what: &str,
+    call: Call,
+    how: &Operate,
+    then: impl AsyncFnOnce(&Operation, Code) -> Result<ExitCode, ClientError>,
+) -> ExitCode {
     let id = how.idempotency_key.clone().unwrap_or_else(handover_api::operation_id);
     let call = with_options(call, &id, how);
     session.run(async {
@@ -135,7 +150,7 @@ fn operate(session: &Session, what: &str, call: Call, how: &Operate) -> ExitCode
         if operation.state == OperationState::Running && !how.detach {
             note(&format!("it goes on; ask with 'handover show {}'", operation.id));
         }
-        Ok(code.into())
+        then(&operation, code).await
     })
 }
 
@@ -156,14 +171,23 @@ fn with_options(mut call: Call, id: &str, how: &Operate) -> Call {
     }
 }
 
-/// The sentence and what is wrong; for a validation also every single change, because that is what was asked.
+/// The sentence and what is wrong; for a validation also every single change, because that is what was asked; and
+/// every certificate that changed, unless the sentence has it.
 fn text_of(operation: &Operation) -> String {
     let mut text = operation.report();
-    if operation.kind == handover_api::Kind::DryRun {
-        for change in &operation.changes {
-            text.push_str("\n  ");
-            text.push_str(&change.line());
-        }
+    let all = operation.kind == Kind::DryRun;
+    let told = |change: &Change| match operation.changes.as_slice() {
+        [_only] => !all,
+        _ => !all && change.kind != ChangeKind::Certificate,
+    };
+    let untold: Vec<&Change> = operation.changes.iter().filter(|change| !told(change)).collect();
+    let shown = if all { untold.len() } else { MAX_CERTIFICATES_SHOWN };
+    for change in untold.iter().take(shown) {
+        text.push_str("\n  ");
+        text.push_str(&change.line());
+    }
+    if let Some(more) = untold.len().checked_sub(shown).filter(|more| *more > 0) {
+        text.push_str(&format!("\n  and {more} more; 'handover show {}' lists them", operation.id));
     }
     text
 }

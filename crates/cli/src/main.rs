@@ -4,8 +4,9 @@
 //! |---|---|
 //! | [`args`] | the command line: one block for each verb is its help, its man page and its completions |
 //! | [`serve`] | the server itself |
-//! | [`change`] | verbs that become an operation: reload, validate, drain, resume, stop, action |
-//! | [`look`] | verbs that change nothing: status, history, show, generations, diff, config, connections, metrics, events |
+//! | [`change`] | verbs that become an operation: reload, confirm, cancel, rollback, validate, drain, resume, stop, action |
+//! | [`look`] | verbs that change nothing: status, history, show, generations, diff, config, certificates, connections, metrics, events |
+//! | [`archive`] | backup and restore; [`passphrase`] encrypts, [`place`] writes files whole or not at all |
 //! | [`local`] | verbs that need no server: validate FILE, schema, example, completions, man |
 //! | [`session`] | asking the server that runs, and saying why that is not possible |
 //! | [`output`], [`progress`] | results on stdout, everything else on stderr |
@@ -19,6 +20,8 @@ mod change;
 mod local;
 mod look;
 mod output;
+mod passphrase;
+mod place;
 mod progress;
 mod serve;
 mod session;

@@ -29,7 +29,7 @@ pub(crate) async fn with_progress<T>(
         () = tokio::time::sleep(PATIENCE) => {}
     }
     if !std::io::stderr().is_terminal() {
-        note(&format!("waiting for {what} {id}"));
+        note(format!("waiting for {what} {id}").trim_end());
         return work.await;
     }
     let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
