@@ -136,7 +136,11 @@ pub(crate) fn set_backlog(socket: impl AsFd, backlog: u32) -> io::Result<()> {
 /// in its queue is reset.
 pub(crate) fn rest(socket: impl AsFd) -> io::Result<()> {
     rustix::net::sockopt::set_socket_reuseaddr(&socket, false)?;
-    Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)?)
+    match rustix::net::shutdown(socket, rustix::net::Shutdown::Both) {
+        // It does not listen: it rests already.
+        Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Makes a socket listen again that rested.

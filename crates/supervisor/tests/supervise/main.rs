@@ -15,7 +15,9 @@
 
 mod adoption;
 mod endings;
+mod probation;
 mod reloads;
+mod rollbacks;
 mod server;
 mod starts;
 mod worker;
@@ -40,7 +42,9 @@ fn main() -> ExitCode {
     if std::env::var_os(server::ROLE).is_some() {
         return server::supervise();
     }
-    run_tests(&[starts::TESTS, reloads::TESTS, endings::TESTS, adoption::TESTS].concat())
+    let all =
+        [starts::TESTS, reloads::TESTS, endings::TESTS, adoption::TESTS, probation::TESTS, rollbacks::TESTS];
+    run_tests(&all.concat())
 }
 
 /// Understands what cargo and people give a test program: `--list`, `--exact`, and parts of names.

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use handover_lifecycle::Limits;
-use handover_supervisor::Options;
+use handover_supervisor::{Options, StartFrom};
 use handover_testkit::notify::Notifications;
 use handover_testkit::{Control, DEADLINE, Output, Process, Workspace, until};
 use serde_json::Value;
@@ -17,6 +17,9 @@ use crate::worker;
 pub const ROLE: &str = "FAKE_SUPERVISOR";
 /// Variable with a shorter time limit for preparing, in milliseconds.
 pub const PREPARE_LIMIT: &str = "FAKE_PREPARE_LIMIT";
+
+/// Variable that says which generation of the journal to start from.
+pub const START_FROM: &str = "FAKE_START_FROM";
 
 /// A tracing subscriber that writes what happens to stderr, where a failing test shows it.
 struct Log;
@@ -58,6 +61,11 @@ pub fn supervise() -> ExitCode {
         let prepare = Duration::from_millis(limit.parse().unwrap());
         options.limits = Limits { prepare, ..Limits::DEFAULT };
     }
+    options.start_from = match std::env::var(START_FROM).as_deref() {
+        Ok("last") => Some(StartFrom::Last),
+        Ok(number) => Some(StartFrom::Generation(number.parse().unwrap())),
+        Err(_) => None,
+    };
     handover_supervisor::run(options)
 }
 

@@ -4,11 +4,17 @@
 //! |---|---|
 //! | `listen NAME ADDRESS` | listens; `ADDRESS` is `IP:PORT` or `unix:PATH` |
 //! | `body TEXT` | what a connection is answered, after generation and process ID |
+//! | `file PATH` | reads that file too; without it, refuses |
+//! | `guarded` / `guard pass` / `guard fail` / `guard hang` / `guard die` | every change is guarded / how a guard ends |
+//! | `unreachable` | refuses, as if the file were in a store that cannot be reached |
 //! | `reject TEXT` | refuses the file, once for each such line |
 //! | `prepare hang` / `prepare die` | never answers / exits |
 //! | `commit die` / `commit die-once PATH` | exits when told to commit / only if PATH is not there, which it makes |
 //! | `drain hang` / `losses N` | never says that it has drained / says that N connections were cut |
 //! | `stop hang` | does not exit |
+//!
+//! Actions: `echo`, `fail`, `die`, `orphan`; `carry TEXT` hands TEXT over as carried state, `carried` says what it has of
+//! that; `ask` asks for a reload, `asked` says what came of it; `held` says how many sockets it holds.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -23,10 +29,10 @@ use std::time::Duration;
 use handover_api::{Change, ChangeKind, Losses, Problem, What};
 use handover_handoff::inherit::{self, SUCCESSION_VARIABLE};
 use handover_handoff::succession::Door;
-use handover_handoff::{Bundle, ChannelError};
+use handover_handoff::{Bundle, ChannelError, memfd};
 use handover_supervisor::protocol::{
-    Address, BindResult, ListenerSpec, PROTOCOL_VERSION, Report, Serving, Settings, Source, ToSupervisor,
-    ToWorker, WorkerChannel,
+    Address, BindResult, GuardFigures, GuardLimits, ListenerSpec, PROTOCOL_VERSION, Report, Serving,
+    Settings, Source, ToSupervisor, ToWorker, WorkerChannel,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -57,13 +63,25 @@ struct Worker {
     serving: Option<Candidate>,
     acceptor: Option<Acceptor>,
     facts: String,
+    carried: Option<OwnedFd>,
+    held: Vec<(ListenerSpec, OwnedFd)>,
+    asked: Option<(bool, String)>,
 }
 
 pub fn run() -> ExitCode {
     let channel = WorkerChannel::from_socket(inherit::channel().unwrap().unwrap()).unwrap();
     let door = Door::open(Path::new(&std::env::var_os(SUCCESSION_VARIABLE).unwrap())).unwrap();
-    let mut worker =
-        Worker { channel, key: 0, candidate: None, serving: None, acceptor: None, facts: String::new() };
+    let mut worker = Worker {
+        channel,
+        key: 0,
+        candidate: None,
+        serving: None,
+        acceptor: None,
+        facts: String::new(),
+        carried: None,
+        held: Vec::new(),
+        asked: None,
+    };
     loop {
         match worker.channel.recv(None) {
             Ok((message, fds)) => {
@@ -91,7 +109,12 @@ impl Worker {
 
     fn hear(&mut self, message: ToWorker, fds: Vec<OwnedFd>) -> Option<ExitCode> {
         match message {
-            ToWorker::Welcome { worker, .. } => self.hello(worker),
+            ToWorker::Welcome { worker, carried, .. } => {
+                if carried {
+                    self.carried = fds.into_iter().next();
+                }
+                self.hello(worker);
+            }
             ToWorker::Prepare { candidate, generation, source, dry_run, .. } => {
                 self.prepare(candidate, generation, source, dry_run, fds)
             }
@@ -122,11 +145,10 @@ impl Worker {
             }
             ToWorker::Ping { call } => self.say(&ToSupervisor::Pong { call }, &[]),
             ToWorker::Facts { metrics } => self.facts = metrics,
-            ToWorker::ReopenLogs
-            | ToWorker::Guard { .. }
-            | ToWorker::EndGuard { .. }
-            | ToWorker::Asked { .. }
-            | ToWorker::Hold { .. } => {}
+            ToWorker::Guard { call, .. } => self.guard(call),
+            ToWorker::Asked { done, detail, .. } => self.asked = Some((done, detail)),
+            ToWorker::Hold { listeners } => self.held = listeners.into_iter().zip(fds).collect(),
+            ToWorker::EndGuard { .. } | ToWorker::ReopenLogs => {}
             ToWorker::CloseListeners => {
                 self.acceptor = None;
                 self.serving.as_mut().into_iter().for_each(|serving| serving.sockets.clear());
@@ -143,12 +165,12 @@ impl Worker {
                 worker: self.key,
                 generation: serving.generation,
                 listeners: serving.specs.clone(),
-                settings: settings(),
+                settings: settings(&serving.text),
                 summary: vec!["fake".to_owned()],
                 accepting: self.acceptor.is_some(),
                 version: None,
-                held: Vec::new(),
-                carried: false,
+                held: self.held.iter().map(|(spec, _)| spec.clone()).collect(),
+                carried: self.carried.is_some(),
             })
         });
         if serving.is_none() {
@@ -156,8 +178,11 @@ impl Worker {
         }
         let bundle = self.serving.as_ref().map(|serving| serving.bundle.to_memfd().unwrap());
         let sockets = self.serving.iter().flat_map(|serving| &serving.sockets);
-        let fds: Vec<_> = bundle.iter().chain(sockets).map(AsFd::as_fd).collect();
-        let actions = ["echo", "fail", "die", "orphan"].map(str::to_owned).to_vec();
+        let held = self.held.iter().map(|(_, socket)| socket);
+        let carried = self.carried.iter().filter(|_| serving.is_some());
+        let fds: Vec<_> = bundle.iter().chain(sockets).chain(held).chain(carried).map(AsFd::as_fd).collect();
+        let actions = ["echo", "fail", "die", "orphan", "carry", "carried", "ask", "asked", "held"];
+        let actions = actions.map(str::to_owned).to_vec();
         let version = "fake".to_owned();
         self.say(&ToSupervisor::Hello { protocol: PROTOCOL_VERSION, version, actions, serving }, &fds);
     }
@@ -172,7 +197,16 @@ impl Worker {
             Source::Bundle => bundle = Bundle::from_memfd(&fds[0]).unwrap(),
         }
         let text = String::from_utf8(bundle.top_bytes().unwrap().to_vec()).unwrap();
-        let problems: Vec<Problem> = values(&text, "reject").map(Problem::new).collect();
+        let mut problems: Vec<Problem> = values(&text, "reject").map(Problem::new).collect();
+        for path in values(&text, "file").map(PathBuf::from) {
+            match (source, std::fs::read(&path)) {
+                (Source::Disk, Ok(bytes)) => bundle.insert(&path, Arc::from(bytes)).unwrap(),
+                (Source::Disk, Err(error)) => problems.push(Problem::new(error.to_string())),
+                (Source::Bundle, _) => assert!(bundle.get(&path).is_some()),
+            }
+        }
+        let unreachable = text.lines().any(|line| line == "unreachable");
+        problems.extend(unreachable.then(|| Problem::new("the store cannot be reached")));
         if text.contains("prepare hang") {
             return;
         }
@@ -208,13 +242,14 @@ impl Worker {
         let body = |text: &str| values(text, "body").next().unwrap_or_default();
         let before = self.serving.as_ref().map(|serving| body(&serving.text));
         let now = body(&candidate.text);
+        let now_text = &candidate.text;
         let change =
             Change { what: What::Changed, kind: ChangeKind::Setting, name: "body".to_owned(), detail: None };
         let prepared = ToSupervisor::Prepared {
             candidate: number,
             changes: before.filter(|before| *before != now).map(|_| change).into_iter().collect(),
             warnings: Vec::new(),
-            settings: Box::new(settings()),
+            settings: Box::new(settings(now_text)),
             summary: vec!["fake".to_owned()],
             version: None,
         };
@@ -252,8 +287,36 @@ impl Worker {
         self.acceptor = Some(Acceptor::start(listeners, line));
     }
 
-    fn act(&self, call: u64, name: &str, body: &str) {
+    fn guard(&self, call: u64) {
+        let (passed, detail) = match self.value("guard").as_deref() {
+            Some("fail") => (false, "5xx 41 % of 120 requests, was 0.2 % of 4,000"),
+            Some("hang") => return,
+            Some("die") => std::process::exit(10),
+            _ => (true, "no worse than before"),
+        };
+        let (detail, figures) = (detail.to_owned(), GuardFigures::default());
+        self.say(&ToSupervisor::GuardEnded { call, passed, detail, figures }, &[]);
+    }
+
+    fn act(&mut self, call: u64, name: &str, body: &str) {
         let (ok, message) = match name {
+            "carry" => {
+                let file = memfd::sealed("carried", body.as_bytes()).unwrap();
+                self.say(&ToSupervisor::Carry, &[file.as_fd()]);
+                self.carried = Some(file);
+                (true, String::new())
+            }
+            "carried" => {
+                let bytes = self.carried.as_ref().map(|file| memfd::read_sealed(file, 1 << 20).unwrap());
+                (true, bytes.map_or("none".to_owned(), |bytes| String::from_utf8(bytes).unwrap()))
+            }
+            "ask" => {
+                self.asked = None;
+                self.say(&ToSupervisor::Ask { call: 7, why: "fake.conf has changed".to_owned() }, &[]);
+                (true, String::new())
+            }
+            "asked" => (true, format!("{:?}", self.asked)),
+            "held" => (true, self.held.len().to_string()),
             "echo" => (true, body.to_owned()),
             "die" => std::process::exit(9),
             "orphan" => {
@@ -316,8 +379,14 @@ fn answer(is_tcp: bool, socket: &OwnedFd, line: &str) {
     }
 }
 
-fn settings() -> Settings {
-    Settings { control_mode: Some(0o640), drain_limit: Some(Duration::from_secs(10)), ..Settings::default() }
+fn settings(text: &str) -> Settings {
+    let guarded = text.lines().any(|line| line == "guarded");
+    Settings {
+        control_mode: Some(0o640),
+        drain_limit: Some(Duration::from_secs(10)),
+        guard: guarded.then_some(GuardLimits::DEFAULT),
+        ..Settings::default()
+    }
 }
 
 fn values<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = String> + 'a {
