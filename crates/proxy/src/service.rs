@@ -31,7 +31,7 @@ use crate::conn::Shown;
 use crate::event_loop::{Command, Socket};
 use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
 use crate::metrics::Metrics;
-use crate::source::{self, ConfigSource};
+use crate::source::{self, ConfigSource, Reader};
 use crate::threads::{Rotation, Shared, Threads};
 use logs::{Logs, log_settings, open_logs};
 
@@ -45,9 +45,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// The proxy.
 #[derive(Debug)]
 pub struct ProxyService {
-    source: ConfigSource,
-    /// What relative paths in a configuration that is no file are relative to.
-    base: PathBuf,
+    source: Reader,
     threads: usize,
     plane: OnceLock<Result<Arc<Plane>, String>>,
     worker: Arc<OnceLock<WorkerHandle>>,
@@ -69,15 +67,15 @@ impl ProxyService {
     #[must_use]
     pub fn new(source: ConfigSource) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let base = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        Self { source, base, threads, plane: OnceLock::new(), worker: Arc::default() }
+        let source = Reader::new(source);
+        Self { source, threads, plane: OnceLock::new(), worker: Arc::default() }
     }
 
     /// Makes relative paths in a configuration that is no file relative to this directory, instead of that in which
     /// the server was started.
     #[must_use]
     pub fn with_base(mut self, base: PathBuf) -> Self {
-        self.base = base;
+        self.source = self.source.with_base(base);
         self
     }
 
@@ -118,7 +116,7 @@ impl ProxyService {
 impl Service for ProxyService {
     fn prepare(&self, cx: &mut Prepare) -> Result<Box<dyn Candidate>, Vec<Problem>> {
         let plane = self.plane()?;
-        let source::Text { name, bytes: text } = self.source.read(cx, &self.base)?;
+        let source::Text { name, bytes: text, warnings: about_source } = self.source.read(cx)?;
         let base = cx.base().to_owned();
         let old = plane.shared.published.load_full();
         let again = cx.given_top().is_some() && !cx.is_certificates_only();
@@ -131,6 +129,7 @@ impl Service for ProxyService {
         let Checked { config, routes, mut warnings, spans } =
             config::parse_beside(&name, &base, &text, &mut files, &mut SystemResolver::default(), moment)?;
         let changes = config::diff(&old.config, &config);
+        warnings.extend(about_source);
         warnings.extend(plane.waits_for_start(&config.control, &spans));
         let drain = config.drain.timeout;
         let mut problems = Vec::new();

@@ -100,6 +100,20 @@ impl Location {
         Ok(Self { kind, tls, host, port })
     }
 
+    /// What deserves a look in being told so.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        match (&self.kind, self.tls) {
+            (_, true) => None,
+            (Kind::Web { .. }, false) => {
+                Some("is read without TLS: who can listen on that port of this machine says what is served")
+            }
+            (Kind::Etcd { .. }, false) if is_loopback(&self.host) => None,
+            (Kind::Etcd { .. }, false) => {
+                Some("is read without TLS: who is on the way can change what is served; write etcds://")
+            }
+        }
+    }
+
     /// The beginning of every URL that is asked for there.
     pub(crate) fn root(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
@@ -131,4 +145,76 @@ impl fmt::Display for Location {
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_four_kinds_of_url_are_read_and_shown() {
+        for (url, root, shown) in [
+            ("etcd://127.0.0.1/site", "http://127.0.0.1:2379", "etcd://127.0.0.1/site"),
+            (
+                "etcd://[::1]:23790//config/site.toml",
+                "http://[::1]:23790",
+                "etcd://[::1]:23790//config/site.toml",
+            ),
+            ("etcds://store.example/a/b", "https://store.example:2379", "etcds://store.example/a/b"),
+            ("https://store.example", "https://store.example:443", "https://store.example/"),
+            (
+                "https://store.example:8443/a?token=s3cret",
+                "https://store.example:8443",
+                "https://store.example:8443/a?…",
+            ),
+            ("http://localhost:8080/a", "http://localhost:8080", "http://localhost:8080/a"),
+        ] {
+            let location = Location::parse(url).unwrap();
+            assert_eq!((location.root().as_str(), location.to_string().as_str()), (root, shown), "{url}");
+        }
+    }
+
+    #[test]
+    fn everything_after_the_slash_is_the_key() {
+        let key = |url: &str| match Location::parse(url).unwrap().kind {
+            Kind::Etcd { key } => key,
+            Kind::Web { .. } => panic!("{url}"),
+        };
+        assert_eq!(key("etcd://host/site"), "site");
+        assert_eq!(key("etcd://host//config/site"), "/config/site");
+    }
+
+    #[test]
+    fn what_is_no_url_of_a_configuration_is_refused_and_never_repeated() {
+        for (url, why) in [
+            ("site.toml", LocationError::Malformed),
+            ("etcd://", LocationError::Malformed),
+            ("etcd://host:99999/key", LocationError::Malformed),
+            ("https://host:/a", LocationError::Malformed),
+            ("etcd://host", LocationError::NoKey),
+            ("etcd://host/", LocationError::NoKey),
+            ("ftp://host/a", LocationError::Scheme("ftp".to_owned())),
+            ("http://store.example/a", LocationError::PlainText),
+            ("http://10.0.0.1/a", LocationError::PlainText),
+            ("https://me:s3cret@host/a", LocationError::Secret),
+            ("etcd://me@host/a", LocationError::Secret),
+        ] {
+            let error = Location::parse(url).unwrap_err();
+            assert_eq!(error, why, "{url}");
+            assert!(!error.to_string().contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn a_store_without_tls_deserves_a_look() {
+        for (url, warned) in [
+            ("etcd://127.0.0.1/a", false),
+            ("etcd://10.0.0.1/a", true),
+            ("etcds://10.0.0.1/a", false),
+            ("https://10.0.0.1/a", false),
+            ("http://127.0.0.1/a", true),
+        ] {
+            assert_eq!(Location::parse(url).unwrap().warning().is_some(), warned, "{url}");
+        }
+    }
 }

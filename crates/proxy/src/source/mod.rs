@@ -7,16 +7,40 @@
 //!
 //! Files that a configuration names are files in all four cases. Those of a configuration that is no file itself are
 //! relative to the base directory ([`crate::ProxyService::with_base`]).
+//!
+//! | module | for |
+//! |---|---|
+//! | `location` | URLs: read strictly, shown without secrets |
+//! | `credentials` | who we are to a store, from the environment |
+//! | `client` | HTTP with limits, and what an answer says about the configuration |
+//! | `etcd`, `https` | the two kinds of store |
+//! | `store` | what was read last, and waiting for something else |
 
+mod client;
+mod credentials;
+mod etcd;
+mod file;
+mod https;
 mod location;
+mod store;
+#[cfg(test)]
+mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use handover::watch::Source;
 use handover::{GivenTop, Prepare, Problem};
 
 use crate::config;
+use client::Trouble;
+use credentials::Credentials;
+pub use credentials::{
+    CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE, PASSWORD_VARIABLE, TOKEN_VARIABLE, USER_VARIABLE,
+};
 pub use location::{Location, LocationError};
+use store::Store;
 
 /// The name of the built-in configuration in problems.
 const BUILT_IN: &str = "the built-in configuration";
@@ -32,14 +56,6 @@ pub enum ConfigSource {
     BuiltIn,
 }
 
-/// A configuration as it was had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Text {
-    /// Its name for messages.
-    pub(crate) name: String,
-    pub(crate) bytes: Arc<[u8]>,
-}
-
 impl ConfigSource {
     /// What it is called in messages; never anything secret.
     #[must_use]
@@ -50,48 +66,101 @@ impl ConfigSource {
             ConfigSource::BuiltIn => BUILT_IN.to_owned(),
         }
     }
+}
+
+/// A configuration as it was had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Text {
+    /// Its name for messages.
+    pub(crate) name: String,
+    pub(crate) bytes: Arc<[u8]>,
+    /// What deserves a look in how it was had.
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// Reads the configuration from its source, as often as it is asked to. Clones know of each other's reading.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    source: ConfigSource,
+    /// What relative paths in a configuration that is no file are relative to.
+    base: PathBuf,
+    store: Option<Arc<Store>>,
+}
+
+impl Reader {
+    /// With the directory in which the server was started as base, and credentials from the environment.
+    pub(crate) fn new(source: ConfigSource) -> Self {
+        let base = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let credentials = Credentials::from_environment(|name| std::env::var(name).ok());
+        Self::with(source, base, credentials)
+    }
+
+    fn with(source: ConfigSource, base: PathBuf, credentials: Credentials) -> Self {
+        let store = match &source {
+            ConfigSource::Store(location) => Some(Arc::new(Store::new(location.clone(), credentials))),
+            ConfigSource::File(_) | ConfigSource::BuiltIn => None,
+        };
+        Self { source, base, store }
+    }
+
+    /// Makes relative paths in a configuration that is no file relative to this directory.
+    pub(crate) fn with_base(mut self, base: PathBuf) -> Self {
+        self.base = base;
+        self
+    }
 
     /// Gets the configuration, enters it as the generation's top-level file, and makes relative paths relative to its
-    /// directory. `base` is that of a configuration that is no file.
-    pub(crate) fn read(&self, cx: &mut Prepare, base: &Path) -> Result<Text, Vec<Problem>> {
+    /// directory.
+    ///
+    /// A generation that is served again has its own, whatever this server was started with; nothing is asked of a
+    /// store then.
+    pub(crate) fn read(&self, cx: &mut Prepare) -> Result<Text, Vec<Problem>> {
         if let Some(given) = cx.given_top() {
-            return enter_given(cx, &given, base);
+            return self.enter_given(cx, &given);
         }
-        match self {
-            ConfigSource::File(path) => read_file(cx, path),
-            ConfigSource::BuiltIn => enter(cx, BUILT_IN, config::DEFAULT.as_bytes(), base),
-            ConfigSource::Store(location) => Err(vec![
-                Problem::new("a configuration in a store cannot be read yet").in_file(location.to_string()),
-            ]),
+        match (&self.source, &self.store) {
+            (ConfigSource::File(path), _) => file::read(cx, path),
+            (ConfigSource::Store(location), Some(store)) => self.fetch(cx, location, store),
+            _ => self.enter(cx, BUILT_IN, config::DEFAULT.as_bytes()),
         }
     }
-}
 
-fn read_file(cx: &mut Prepare, path: &Path) -> Result<Text, Vec<Problem>> {
-    let name = path.display().to_string();
-    let bytes = cx.read_top(path);
-    if let Some(directory) = path.parent() {
-        cx.set_base(directory);
+    /// The store, to be watched; a page is asked for every `poll`.
+    pub(crate) fn watched(&self, poll: Option<Duration>) -> Option<Arc<dyn Source>> {
+        let store = self.store.clone()?;
+        store.set_poll(poll);
+        Some(store)
     }
-    match bytes {
-        Ok(bytes) => Ok(Text { name, bytes }),
-        Err(error) => Err(vec![Problem::new(format!("cannot be read: {error}")).in_file(name)]),
-    }
-}
 
-/// A generation that is served again has its own top-level file, whatever this server was started with.
-fn enter_given(cx: &mut Prepare, given: &GivenTop, base: &Path) -> Result<Text, Vec<Problem>> {
-    if given.on_disk {
-        read_file(cx, &given.name)
-    } else {
-        enter(cx, &given.name.display().to_string(), &given.bytes, base)
+    fn fetch(&self, cx: &mut Prepare, location: &Location, store: &Store) -> Result<Text, Vec<Problem>> {
+        let name = location.to_string();
+        let fetched = store.fetch(cx.is_dry_run()).map_err(|trouble| {
+            if matches!(trouble, Trouble::Unreachable(_)) {
+                cx.unreachable();
+            }
+            vec![Problem::new(trouble.to_string()).in_file(name.as_str())]
+        })?;
+        if let Some(version) = fetched.version {
+            cx.set_version(version);
+        }
+        let mut text = self.enter(cx, &name, &fetched.bytes)?;
+        text.warnings.extend(location.warning().map(|detail| Problem::new(detail).in_file(name)));
+        Ok(text)
     }
-}
 
-fn enter(cx: &mut Prepare, name: &str, bytes: &[u8], base: &Path) -> Result<Text, Vec<Problem>> {
-    cx.set_base(base);
-    match cx.built_in_top(name, bytes) {
-        Ok(bytes) => Ok(Text { name: name.to_owned(), bytes }),
-        Err(error) => Err(vec![Problem::new(format!("cannot be used: {error}")).in_file(name)]),
+    fn enter_given(&self, cx: &mut Prepare, given: &GivenTop) -> Result<Text, Vec<Problem>> {
+        if given.on_disk {
+            file::read(cx, &given.name)
+        } else {
+            self.enter(cx, &given.name.display().to_string(), &given.bytes)
+        }
+    }
+
+    fn enter(&self, cx: &mut Prepare, name: &str, bytes: &[u8]) -> Result<Text, Vec<Problem>> {
+        cx.set_base(&self.base);
+        match cx.built_in_top(name, bytes) {
+            Ok(bytes) => Ok(Text { name: name.to_owned(), bytes, warnings: Vec::new() }),
+            Err(error) => Err(vec![Problem::new(format!("cannot be used: {error}")).in_file(name)]),
+        }
     }
 }

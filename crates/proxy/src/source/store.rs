@@ -1,0 +1,192 @@
+//! A store of configurations: read in prepare, and waited for while it is watched.
+//!
+//! ```text
+//!   prepare ─▶ fetch ─▶ what was read last ─┐
+//!   watch ───▶ wait ◀── is it that still? ──┴─ no ─▶ a reload is asked for, which fetches
+//! ```
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use handover::watch::Source;
+
+use super::client::Trouble;
+use super::credentials::Credentials;
+use super::etcd::Etcd;
+use super::https::{self, Page, Tag};
+use super::location::{Kind, Location};
+
+/// How often a page is asked for, unless the configuration says otherwise.
+pub(super) const DEFAULT_POLL: Duration = Duration::from_secs(30);
+/// The longest pause in one wait, so that a watch that is over ends.
+const LONGEST_PAUSE: Duration = Duration::from_secs(25);
+
+/// A configuration as a store gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    pub(crate) bytes: Vec<u8>,
+    /// What the store calls this state: `etcd revision 42`, `ETag "a1b2"`.
+    pub(crate) version: Option<String>,
+}
+
+/// A state of the store, as far as states can be told from each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// The revision in which the key was changed last; `None` if there is none.
+    Etcd(Option<u64>),
+    /// The page's tag, and BLAKE3 of its bytes.
+    Page(Option<Tag>, [u8; 32]),
+}
+
+/// What the watch has to know of what was read.
+#[derive(Debug, Default)]
+struct Last {
+    /// The state that was read last.
+    read: Option<State>,
+    /// The last time it could not be read: as soon as it can be, that is news.
+    failed: bool,
+    next_poll: Option<Instant>,
+    poll: Option<Duration>,
+}
+
+/// A store, and what was read of it last.
+pub(crate) struct Store {
+    location: Location,
+    credentials: Credentials,
+    last: Mutex<Last>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("location", &self.location.to_string()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    pub(crate) fn new(location: Location, credentials: Credentials) -> Self {
+        Self { location, credentials, last: Mutex::default() }
+    }
+
+    /// Reads the configuration. `only_look` for a dry run, after which the store is as unread as before.
+    pub(crate) fn fetch(&self, only_look: bool) -> Result<Fetched, Trouble> {
+        let got = self.get();
+        if !only_look {
+            let mut last = self.last();
+            last.failed = got.is_err();
+            if let Ok((state, _)) = &got {
+                last.read = Some(state.clone());
+                last.next_poll = None;
+            }
+        }
+        match got? {
+            (_, Some(fetched)) => Ok(fetched),
+            (_, None) => Err(Trouble::refused("there is no such key")),
+        }
+    }
+
+    /// How often a page is asked for from now on.
+    pub(crate) fn set_poll(&self, poll: Option<Duration>) {
+        self.last().poll = poll;
+    }
+
+    fn get(&self) -> Result<(State, Option<Fetched>), Trouble> {
+        match &self.location.kind {
+            Kind::Etcd { key } => {
+                let answer = Etcd::open(&self.location, key, &self.credentials)?.range()?;
+                let state = State::Etcd(answer.value.as_ref().map(|value| value.revision));
+                let fetched = answer.value.map(|value| Fetched {
+                    bytes: value.bytes,
+                    version: Some(format!("etcd revision {}", value.revision)),
+                });
+                Ok((state, fetched))
+            }
+            Kind::Web { path_and_query } => {
+                let page = https::get(&self.location, path_and_query, &self.credentials, None)?;
+                let Page { bytes, tag } =
+                    page.ok_or_else(|| Trouble::unreachable("it answers what was not asked"))?;
+                let version = tag.as_ref().map(Tag::words);
+                Ok((State::Page(tag, digest(&bytes)), Some(Fetched { bytes, version })))
+            }
+        }
+    }
+
+    /// Whether this state is news; if nothing was read yet, it is what will be compared with.
+    fn is_news(&self, now: &State) -> bool {
+        let mut last = self.last();
+        if last.failed {
+            return true;
+        }
+        *last.read.get_or_insert_with(|| now.clone()) != *now
+    }
+
+    fn wait_etcd(&self, key: &str) -> Result<Option<String>, Trouble> {
+        let etcd = Etcd::open(&self.location, key, &self.credentials)?;
+        let answer = etcd.range()?;
+        let revision = answer.value.map(|value| value.revision);
+        if self.is_news(&State::Etcd(revision)) {
+            return Ok(Some(match revision {
+                Some(revision) => format!("{} is at revision {revision}", self.location),
+                None => format!("{} is gone", self.location),
+            }));
+        }
+        let changed = etcd.wait(answer.now)?;
+        Ok(changed.then(|| format!("{} changed", self.location)))
+    }
+
+    fn wait_page(&self, path_and_query: &str) -> Result<Option<String>, Trouble> {
+        let (known, pause) = {
+            let mut last = self.last();
+            let now = Instant::now();
+            let poll = last.poll.unwrap_or(DEFAULT_POLL);
+            let next = *last.next_poll.get_or_insert(now + poll);
+            let known = match &last.read {
+                Some(State::Page(tag, _)) if !last.failed => tag.clone(),
+                _ => None,
+            };
+            // Until it was read once there is nothing to wait for.
+            let pause = if last.failed { Duration::ZERO } else { next.saturating_duration_since(now) };
+            (known, pause)
+        };
+        if pause > LONGEST_PAUSE {
+            thread::sleep(LONGEST_PAUSE);
+            return Ok(None);
+        }
+        thread::sleep(pause);
+        let page = https::get(&self.location, path_and_query, &self.credentials, known.as_ref());
+        self.last().next_poll = None;
+        let Some(page) = page? else { return Ok(None) };
+        let words = page.tag.as_ref().map_or_else(|| "new bytes".to_owned(), Tag::words);
+        let mut state = State::Page(page.tag, digest(&page.bytes));
+        if let (State::Page(_, now), Some(State::Page(tag, read))) = (&state, &self.last().read)
+            && now == read
+        {
+            // The same bytes under another tag are the same page.
+            state = State::Page(tag.clone(), *read);
+        }
+        Ok(self.is_news(&state).then(|| format!("{} is at {words}", self.location)))
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source for Store {
+    fn name(&self) -> String {
+        self.location.to_string()
+    }
+
+    fn wait(&self) -> Result<Option<String>, String> {
+        let waited = match &self.location.kind {
+            Kind::Etcd { key } => self.wait_etcd(key),
+            Kind::Web { path_and_query } => self.wait_page(path_and_query),
+        };
+        waited.map_err(|trouble| trouble.to_string())
+    }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    *blake3::hash(bytes).as_bytes()
+}
