@@ -35,7 +35,12 @@ impl Plane {
     /// Serves this configuration.
     #[track_caller]
     pub(crate) fn serve_with(threads: usize, config: &str) -> Self {
-        let workspace = Workspace::new();
+        Self::serve_in(Workspace::new(), threads, config)
+    }
+
+    /// Serves this configuration, whose files are in the workspace.
+    #[track_caller]
+    pub(crate) fn serve_in(workspace: Workspace, threads: usize, config: &str) -> Self {
         let file = workspace.path("handover.toml");
         let service = ProxyService::new(ConfigSource::File(file.clone())).with_threads(threads);
         let mut plane =
