@@ -119,7 +119,7 @@ pub(crate) fn parse_all<'c>(
 ) -> Result<Vec<X509Certificate<'c>>, Reason> {
     let of = chain.len();
     let parse = |(at, der): (usize, &'c CertificateDer<'static>)| match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         _ => Err(Reason::Unparsable { number: at + 1, of }),
     };
     chain.iter().enumerate().map(parse).collect()

@@ -67,15 +67,13 @@ impl Sections {
     }
 
     fn decode(&mut self, bytes: &[u8], begins: &[Begin<'_>]) -> Result<(), Reason> {
-        let mut read = 0;
         let known = |read: usize| begins.iter().filter(|begin| is_known(begin.label)).nth(read);
-        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
+        for (read, section) in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes).enumerate() {
             let Ok((kind, der)) = section else {
                 let at = known(read).or(begins.last());
                 let (label, line) = at.map_or(("", 1), |begin| (begin.label, begin.line));
                 return Err(Reason::Spoilt { label: label.to_owned(), line });
             };
-            read += 1;
             self.take(kind, der)?;
         }
         Ok(())

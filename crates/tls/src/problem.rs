@@ -420,10 +420,10 @@ pub enum Concern {
     )]
     NotForServers,
     /// Another one of the same key type has the same name, and comes first.
-    #[error("{} has the name {name} as well, and comes first", .first.display())]
+    #[error("it is never chosen for {names}: {} has the same and comes first", .first.display())]
     Shadowed {
-        /// The name.
-        name: String,
+        /// The names, some of them.
+        names: String,
         /// The other file.
         first: PathBuf,
     },

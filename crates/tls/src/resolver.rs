@@ -6,7 +6,7 @@
 //!
 //! Looking up costs one or two hashes and no allocation, however many certificates there are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +20,9 @@ use crate::problem::{CertificateWarning, Concern};
 
 /// The longest DNS name, in bytes (RFC 1035 §2.3.4).
 const MAX_NAME_BYTES: usize = 253;
+
+/// The most names that a warning tells.
+const MAX_NAMED: usize = 3;
 
 /// What a client gets that names a host which no certificate has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -53,15 +56,15 @@ pub struct Resolver {
     shadowed: Vec<Shadowed>,
 }
 
-/// A certificate that is never chosen for one of its names, because another of the same key type comes first.
+/// A certificate that is never chosen for some of its names, because another of the same key type comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shadowed {
     /// Its position.
     pub certificate: usize,
     /// The position of the one that is chosen.
     pub by: usize,
-    /// The name.
-    pub name: Arc<str>,
+    /// The names, sorted.
+    pub names: Vec<Arc<str>>,
 }
 
 impl Shadowed {
@@ -69,7 +72,9 @@ impl Shadowed {
     #[must_use]
     pub fn warning(&self, pairs: &[Pair]) -> Option<CertificateWarning> {
         let file = |at: usize| pairs.get(at).map(|pair| pair.certificate.clone());
-        let concern = Concern::Shadowed { name: self.name.to_string(), first: file(self.by)? };
+        let more = if self.names.len() > MAX_NAMED { " …" } else { "" };
+        let names = self.names.iter().take(MAX_NAMED).map(|name| &**name).collect::<Vec<_>>().join(" ");
+        let concern = Concern::Shadowed { names: names + more, first: file(self.by)? };
         Some(CertificateWarning { pair: self.certificate, file: file(self.certificate)?, concern })
     }
 }
@@ -97,16 +102,19 @@ impl Resolver {
                 }
             }
         }
+        let mut shadowed: BTreeMap<(usize, usize), Vec<Arc<str>>> = BTreeMap::new();
         let tables = [(&mut resolver.exact, ""), (&mut resolver.wildcard, "*.")];
         for (table, prefix) in tables {
             for (name, several) in table {
                 prefer(several, certificates, |by, hidden| {
-                    let name = format!("{prefix}{name}").into();
-                    resolver.shadowed.push(Shadowed { certificate: hidden, by, name });
+                    shadowed.entry((hidden, by)).or_default().push(format!("{prefix}{name}").into());
                 });
             }
         }
-        resolver.shadowed.sort_by(|a, b| (a.certificate, &a.name).cmp(&(b.certificate, &b.name)));
+        resolver.shadowed.extend(shadowed.into_iter().map(|((certificate, by), mut names)| {
+            names.sort_unstable();
+            Shadowed { certificate, by, names }
+        }));
         resolver.default = resolver.like(default);
         resolver
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use handover_tls::{Authorities, CertificateWarning, Certified, Pair, Resolver, Unknown};
+use handover_tls::{Authorities, CertificateWarning, Certified, Concern, Pair, Reason, Resolver, Unknown};
 use rustls::pki_types::ServerName;
 
 use super::super::address::{self, Place};
@@ -40,6 +40,8 @@ struct Wanted {
     pair: Pair,
     certificate: Span,
     key: Span,
+    /// No listener presents it: it need not be one for servers.
+    ours: bool,
 }
 
 /// Certificates' files through the configuration's.
@@ -63,22 +65,22 @@ pub(super) fn load(
 ) -> Loaded {
     let of_listeners = listeners.0.iter().filter_map(|(_, raw)| raw.get()?.value.tls.get());
     let of_services = services.0.iter().filter_map(|(_, raw)| raw.get()?.value.tls.get());
-    let mut named: Vec<(&Field<String>, &Field<String>)> = Vec::new();
+    let mut named: Vec<(&Field<String>, &Field<String>, bool)> = Vec::new();
     let mut authorities: Vec<&Located<String>> = Vec::new();
     for tls in of_listeners {
         let tls = &tls.value;
-        named.push((&tls.certificate, &tls.key));
+        named.push((&tls.certificate, &tls.key, false));
         let list = tls.certificates.get().into_iter().flat_map(|list| &list.value.0);
-        named.extend(list.map(|certificate| (&certificate.value.certificate, &certificate.value.key)));
+        named.extend(list.map(|listed| (&listed.value.certificate, &listed.value.key, false)));
         authorities.extend(tls.client_ca.get());
     }
     for tls in of_services {
-        named.push((&tls.value.certificate, &tls.value.key));
+        named.push((&tls.value.certificate, &tls.value.key, true));
         authorities.extend(tls.value.ca.get());
     }
     let mut wanted: Vec<Wanted> = Vec::with_capacity(named.len());
     let mut seen = std::collections::HashSet::with_capacity(named.len());
-    for (certificate, key) in named {
+    for (certificate, key, ours) in named {
         let Some(certificate) = certificate.get() else { continue };
         let key = match key {
             Field::Missing => certificate,
@@ -87,7 +89,7 @@ pub(super) fn load(
         };
         let Some((pair, spans)) = pair(certificate, key, cx) else { continue };
         if seen.insert((pair.certificate.clone(), pair.key.clone())) {
-            wanted.push(Wanted { pair, certificate: spans.0, key: spans.1 });
+            wanted.push(Wanted { pair, certificate: spans.0, key: spans.1, ours });
         }
         if wanted.len() > MAX_CERTIFICATES {
             cx.sink.error(certificate.span, format!("more than {MAX_CERTIFICATES} certificates"));
@@ -122,7 +124,13 @@ impl Loaded {
         };
         match handover_tls::load(&pairs, &mut CertificateFiles(cx.files), &moment) {
             Ok(found) => {
-                for warning in &found.warnings {
+                let ours = |at: usize| wanted.get(at).is_some_and(|wanted| wanted.ours);
+                let for_servers = |warning: &CertificateWarning| {
+                    matches!(warning.concern, Concern::NoNames | Concern::NotForServers | Concern::Authority)
+                };
+                for warning in
+                    found.warnings.iter().filter(|warning| !(ours(warning.pair) && for_servers(warning)))
+                {
                     warn(warning, place(warning.pair, &warning.file), cx.sink);
                 }
                 let keys = pairs.into_iter().map(|pair| (pair.certificate, pair.key));
@@ -130,9 +138,16 @@ impl Loaded {
             }
             Err(errors) => {
                 for error in errors {
+                    let alone = wanted.get(error.pair).is_some_and(|wanted| wanted.key == wanted.certificate);
                     let report = cx.sink.error(place(error.pair, &error.file), error.to_string());
-                    if let Some(help) = error.help() {
-                        report.help(help);
+                    match error.help() {
+                        _ if alone && matches!(error.reason, Reason::NoKey { .. }) => {
+                            report.help("add key = \"…\" if the key is in a file of its own");
+                        }
+                        Some(help) => {
+                            report.help(help);
+                        }
+                        None => {}
                     }
                 }
             }

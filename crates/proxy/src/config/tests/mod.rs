@@ -7,7 +7,9 @@ mod accepted;
 mod arbitrary;
 mod changes;
 mod documents;
+mod pki;
 mod refused;
+mod tls;
 mod values;
 
 use std::collections::BTreeMap;
@@ -18,32 +20,55 @@ use std::sync::Arc;
 
 use handover_api::Problem;
 
-use super::{Checked, Resolve};
+use super::{Checked, Config, Files, Moment, Resolve};
 
 /// What relative paths are relative to in these tests. Nothing is there: nothing may be read from disk.
 const BASE: &str = "/etc/handover";
 
-/// A world without DNS, users and files but these.
+/// A world without DNS, users and files but these, and certificates in `tls/`.
 #[derive(Default)]
 struct World {
     files: BTreeMap<PathBuf, &'static [u8]>,
     /// Every file and every host exists.
     generous: bool,
     reads: Vec<PathBuf>,
+    /// Paths of certificates at which there is now another file of [`pki`].
+    certificates: BTreeMap<PathBuf, &'static str>,
 }
 
 impl World {
     fn parse(&mut self, text: impl AsRef<[u8]>) -> Result<Checked, Vec<Problem>> {
-        let (files, generous, reads) = (&self.files, self.generous, &mut self.reads);
-        let mut read = |path: &Path| -> io::Result<Arc<[u8]>> {
-            reads.push(path.to_owned());
-            match files.get(path) {
-                Some(bytes) => Ok(Arc::from(*bytes)),
-                None if generous => Ok(Arc::from(*b"something")),
-                None => Err(io::Error::from_raw_os_error(2)),
-            }
-        };
-        super::parse("handover.toml", Path::new(BASE), text.as_ref(), &mut read, &mut Names { generous })
+        self.parse_beside(text, None)
+    }
+
+    /// Parses as a reload does while something serves.
+    fn parse_beside(
+        &mut self,
+        text: impl AsRef<[u8]>,
+        serving: Option<&Config>,
+    ) -> Result<Checked, Vec<Problem>> {
+        let mut names = Names { generous: self.generous };
+        let moment = Moment { serving, lenient: false, ..Moment::start() };
+        super::parse_beside("handover.toml", Path::new(BASE), text.as_ref(), self, &mut names, moment)
+    }
+}
+
+impl Files for World {
+    fn read(&mut self, path: &Path) -> io::Result<Arc<[u8]>> {
+        self.reads.push(path.to_owned());
+        match self.files.get(path) {
+            Some(bytes) => Ok(Arc::from(*bytes)),
+            None if self.generous => Ok(Arc::from(*b"something")),
+            None => Err(io::Error::from_raw_os_error(2)),
+        }
+    }
+
+    fn read_certificate(&mut self, path: &Path) -> io::Result<Arc<[u8]>> {
+        match self.certificates.get(path) {
+            Some(name) => pki::file(&Path::new(BASE).join("tls").join(name)),
+            None => pki::file(path),
+        }
+        .ok_or_else(|| io::Error::from_raw_os_error(2))
     }
 }
 

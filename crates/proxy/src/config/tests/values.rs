@@ -20,6 +20,16 @@ const BOUNDED: &[(&str, &str, &str, &str, &str)] = &[
     ("services.app.keep_alive.idle", "-1", "0", "100_000", "100_001"),
     ("services.app.keep_alive.idle_timeout", "\"99ms\"", "\"100ms\"", "\"1d\"", "\"2d\""),
     ("control.history", "9", "10", "1_000_000", "1_000_001"),
+    ("control.generations", "0", "1", "1000", "1001"),
+    ("tickets.rotate", "\"59s\"", "\"1m\"", "\"7d\"", "\"7d 1s\""),
+    ("tickets.keep", "-1", "0", "16", "17"),
+    ("watch.settle", "\"9ms\"", "\"10ms\"", "\"1m\"", "\"61s\""),
+    ("watch.retry", "\"999ms\"", "\"1s\"", "\"1h\"", "\"61m\""),
+    ("guard.watch", "\"999ms\"", "\"1s\"", "\"10m\"", "\"11m\""),
+    ("guard.requests", "0", "1", "1_000_000", "1_000_001"),
+    ("guard.errors_5xx", "\"0%\"", "\"0.01%\"", "\"100%\"", "\"100.01%\""),
+    ("guard.connect_failures", "\"0%\"", "\"0.01%\"", "\"100%\"", "\"101%\""),
+    ("guard.handshake_failures", "\"0%\"", "\"0.01%\"", "\"100%\"", "\"101%\""),
     ("drain.timeout", "\"-1s\"", "\"0s\"", "\"1d\"", "\"1441m\""),
 ];
 
@@ -58,7 +68,7 @@ fn every_bounded_key_of_the_schema_is_tested_here() {
         let properties = table.get("properties").unwrap_or(&table["anyOf"][1]["properties"]);
         for (key, value) in properties.as_object().unwrap() {
             let text = value.to_string();
-            if text.contains("\"maximum\"") || text.contains("a time, ") || text.contains("a size, ") {
+            if text.contains("\"maximum\"") || text.contains("a time, ") || text.contains("a size, ") || text.contains("a share, ") {
                 bounded.push(format!("{name}.{key}"));
             }
         }
