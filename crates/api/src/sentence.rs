@@ -60,7 +60,7 @@ impl Operation {
             Kind::Start => {
                 format!("{word}: {serves}{}, started in {took}{}", self.out_of(), self.unless_confirmed())
             }
-            Kind::Reload | Kind::DryRun => format!(
+            Kind::Reload | Kind::Restore | Kind::DryRun => format!(
                 "{word}: {serves}{}, {}{}",
                 self.out_of(),
                 self.what_changed(),
@@ -68,12 +68,6 @@ impl Operation {
             ),
             Kind::Rollback => format!(
                 "{word}: {serves} again, {}{}; the files on disk stay as they are, and the next reload or start serves them",
-                self.what_changed(),
-                self.unless_confirmed()
-            ),
-            Kind::Restore => format!(
-                "{word}: {serves}{}, {}{}; the files on disk stay as they are",
-                self.out_of(),
                 self.what_changed(),
                 self.unless_confirmed()
             ),

@@ -101,7 +101,7 @@ fn what_stays_and_what_is_served_again_says_so() {
             operation.serving_generation = Some(5);
             operation.source = backup();
         }),
-        "applied: generation 5 serves from the backup of generation 7, made 2026-11-20T01:00:00Z, nothing changed, no connection cut, in 3.1 ms; the files on disk stay as they are"
+        "applied: generation 5 serves from the backup of generation 7, made 2026-11-20T01:00:00Z, nothing changed, no connection cut, in 3.1 ms"
     );
     assert_eq!(
         ended(Kind::DryRun, Outcome::Unchanged, Cause::DryRun, |operation| operation.source = backup()),

@@ -94,7 +94,7 @@ impl Status {
 
 fn in_force(generation: u64) -> String {
     format!(
-        "generation {generation} serves because of a rollback, and the files on disk differ: the next reload or start serves the files"
+        "generation {generation} serves because of a rollback or a restore, and the files on disk differ: the next reload or start serves the files"
     )
 }
 
@@ -219,11 +219,14 @@ impl Diff {
             let how = if self.against.is_some() { "a rollback to it" } else { "a reload" };
             text.push_str(&self.consequences(how));
         }
-        for warning in &self.warnings {
+        // What was so before needs no telling when nothing differs.
+        for warning in self.warnings.iter().filter(|_| !self.same) {
             let _ = write!(text, "\nwarning: {warning}");
         }
         for file in &self.files {
-            let _ = write!(text, "\n\n{}", file.diff.trim_end());
+            // A difference of lines has the path in its head.
+            let path = if file.diff.starts_with("--- ") { String::new() } else { format!("{}: ", file.path) };
+            let _ = write!(text, "\n\n{path}{}", file.diff.trim_end());
         }
         text
     }

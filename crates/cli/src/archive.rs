@@ -120,7 +120,15 @@ pub(crate) fn restore(session: &Session, restore: &Restore) -> ExitCode {
     }
     let what = if restore.dry_run { "validation" } else { "restore" };
     operate_then(session, what, call, &restore.operate, async |operation, code| {
-        if restore.write { write(session, operation, code, &archive).await } else { Ok(code.into()) }
+        if restore.write {
+            return write(session, operation, code, &archive).await;
+        }
+        if operation.outcome.is_some_and(Outcome::may_have_changed) {
+            note(
+                "the files on disk stay as they are: the next reload or start serves them, unless 'handover restore --write' puts these in their places",
+            );
+        }
+        Ok(code.into())
     })
 }
 

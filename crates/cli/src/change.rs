@@ -171,25 +171,29 @@ fn with_options(mut call: Call, id: &str, how: &Operate) -> Call {
     }
 }
 
-/// The sentence and what is wrong; for a validation also every single change, because that is what was asked; and
-/// every certificate that changed, unless the sentence has it.
+/// The sentence; every change of a validation, because that is what was asked, and every certificate that changed,
+/// unless the sentence has it; then what is wrong.
 fn text_of(operation: &Operation) -> String {
-    let mut text = operation.report();
     let all = operation.kind == Kind::DryRun;
-    let told = |change: &Change| match operation.changes.as_slice() {
-        [_only] => !all,
-        _ => !all && change.kind != ChangeKind::Certificate,
+    let untold = |change: &&Change| match operation.changes.as_slice() {
+        [_only] => all,
+        _ => all || change.kind == ChangeKind::Certificate,
     };
-    let untold: Vec<&Change> = operation.changes.iter().filter(|change| !told(change)).collect();
+    let untold: Vec<&Change> = operation.changes.iter().filter(untold).collect();
     let shown = if all { untold.len() } else { MAX_CERTIFICATES_SHOWN };
+    let mut lines = String::new();
     for change in untold.iter().take(shown) {
-        text.push_str("\n  ");
-        text.push_str(&change.line());
+        lines.push_str("\n  ");
+        lines.push_str(&change.line());
     }
     if let Some(more) = untold.len().checked_sub(shown).filter(|more| *more > 0) {
-        text.push_str(&format!("\n  and {more} more; 'handover show {}' lists them", operation.id));
+        lines.push_str(&format!("\n  and {more} more; 'handover show {}' lists them", operation.id));
     }
-    text
+    let report = operation.report();
+    match report.strip_prefix(&operation.message) {
+        Some(rest) => format!("{}{lines}{rest}", operation.message),
+        None => report + &lines,
+    }
 }
 
 fn outcome_unknown(session: &Session, what: &str, id: &str, why: &str) -> ExitCode {

@@ -112,7 +112,7 @@ async fn a_difference_says_what_would_change_before_it_shows_the_text() {
         files: vec![FileDiff {
             path: "hello.toml".to_owned(),
             state: FileState::Differs,
-            diff: "-a\n+b\n".to_owned(),
+            diff: "--- hello.toml\n-a\n+b\n".to_owned(),
         }],
         ..Diff::default()
     };
@@ -120,12 +120,12 @@ async fn a_difference_says_what_would_change_before_it_shows_the_text() {
         (
             "/v1/diff",
             None,
-            "differs: the files on disk differ from generation 3, which serves\na reload would change:\n  changed route hello: other text\n\n-a\n+b\n",
+            "differs: the files on disk differ from generation 3, which serves\na reload would change:\n  changed route hello: other text\n\n--- hello.toml\n-a\n+b\n",
         ),
         (
             "/v1/diff?against=2",
             Some(2),
-            "differs: generation 2 differs from generation 3, which serves\na rollback to it would change:\n  changed route hello: other text\n\n-a\n+b\n",
+            "differs: generation 2 differs from generation 3, which serves\na rollback to it would change:\n  changed route hello: other text\n\n--- hello.toml\n-a\n+b\n",
         ),
     ] {
         let answer = server.ask(text(Call::get(target)));

@@ -5,7 +5,7 @@
 use std::fs::Permissions;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -17,6 +17,9 @@ use handover_api::{
     Actor, Cause, Change, ChangeKind, Diff, FileDiff, FileState, Kind, Operation, Outcome, Problem, Refused,
     What,
 };
+
+mod archives;
+mod changes;
 
 /// No test waits longer for anything.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -58,25 +61,44 @@ fn canned(status: u16, content_type: &str, body: String) -> Canned {
 }
 
 fn canned_bytes(response: Vec<u8>) -> Canned {
+    canned_in_turn(vec![response])
+}
+
+/// One answer for each connection. What is asked is its head.
+fn canned_in_turn(responses: Vec<Vec<u8>>) -> Canned {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let (tell, asked) = mpsc::channel();
     thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut request = Vec::new();
-        let mut chunk = [0; 4096];
-        while !request.windows(4).any(|four| four == b"\r\n\r\n") {
-            let read = stream.read(&mut chunk).unwrap();
-            if read == 0 {
-                break;
-            }
-            request.extend_from_slice(&chunk[..read]);
+        for response in responses {
+            let (mut stream, _) = listener.accept().unwrap();
+            let request = read_request(&mut stream);
+            tell.send(String::from_utf8_lossy(&request).into_owned()).unwrap();
+            stream.write_all(&response).unwrap();
         }
-        tell.send(String::from_utf8(request).unwrap()).unwrap();
-        stream.write_all(&response).unwrap();
     });
     Canned { path, asked, _directory: directory }
+}
+
+/// A request with its body.
+fn read_request(stream: &mut UnixStream) -> Vec<u8> {
+    let mut request = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let head = request.windows(4).position(|four| four == b"\r\n\r\n").map(|end| end + 4);
+        let text = String::from_utf8_lossy(&request[..head.unwrap_or(0)]).to_ascii_lowercase();
+        let length =
+            text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        if head.is_some_and(|head| request.len() >= head + length.unwrap_or(0)) {
+            return request;
+        }
+        let read = stream.read(&mut chunk).unwrap();
+        if read == 0 {
+            return request;
+        }
+        request.extend_from_slice(&chunk[..read]);
+    }
 }
 
 impl Canned {
@@ -246,7 +268,7 @@ fn diff_exits_like_diff() {
         let file = FileDiff {
             path: "hello.toml".to_owned(),
             state: FileState::Differs,
-            diff: "-a\n+b\n".to_owned(),
+            diff: "--- hello.toml\n-a\n+b\n".to_owned(),
         };
         let files = if same { Vec::new() } else { vec![file] };
         let diff = Diff { serving_generation: Some(3), same, files, ..Diff::default() };
@@ -256,12 +278,15 @@ fn diff_exits_like_diff() {
     let output = diff(true);
     assert_eq!(
         (code(&output), stdout(&output).as_str()),
-        (0, "same: the files on disk equal generation 3\n")
+        (0, "same: the files on disk equal generation 3, which serves\n")
     );
     let output = diff(false);
     assert_eq!(
         (code(&output), stdout(&output).as_str()),
-        (1, "differs from generation 3: hello.toml\n\n-a\n+b\n")
+        (
+            1,
+            "differs: the files on disk differ from generation 3, which serves\na reload would change nothing but the text\n\n--- hello.toml\n-a\n+b\n"
+        )
     );
 }
 
