@@ -6,21 +6,14 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, TlsProvider, parse_pem};
 use ureq::{Agent, Body};
 
-use super::credentials::Credentials;
+use super::access::Access;
 use super::location::Location;
 
-/// How long connecting may take, TLS included.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// How long one answer may take in all.
-pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long resolving the store's name may take.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 /// The longest configuration, in bytes.
 pub(super) const MAX_CONFIG_BYTES: usize = 8 * 1024 * 1024;
 /// The longest head of an answer, in bytes.
@@ -52,7 +45,7 @@ impl Trouble {
 }
 
 /// Somebody who asks one store. Connections are not kept: a store that was restarted is no surprise.
-pub(super) fn agent(location: &Location, credentials: &Credentials) -> Result<Agent, Trouble> {
+pub(super) fn agent(location: &Location, access: &Access) -> Result<Agent, Trouble> {
     let mut config = Agent::config_builder()
         .http_status_as_error(false)
         .https_only(location.tls)
@@ -63,17 +56,17 @@ pub(super) fn agent(location: &Location, credentials: &Credentials) -> Result<Ag
         .user_agent(concat!("handover/", env!("CARGO_PKG_VERSION")))
         .max_response_header_size(MAX_HEAD_BYTES)
         .max_idle_connections(0)
-        .timeout_resolve(Some(RESOLVE_WITHIN))
-        .timeout_connect(Some(CONNECT_WITHIN))
-        .timeout_global(Some(ANSWER_WITHIN));
+        .timeout_resolve(Some(access.patience.connect))
+        .timeout_connect(Some(access.patience.connect))
+        .timeout_global(Some(access.patience.answer));
     if location.tls {
-        config = config.tls_config(tls(credentials)?);
+        config = config.tls_config(tls(access)?);
     }
     Ok(config.build().new_agent())
 }
 
-fn tls(credentials: &Credentials) -> Result<TlsConfig, Trouble> {
-    let roots = match &credentials.authorities {
+fn tls(access: &Access) -> Result<TlsConfig, Trouble> {
+    let roots = match &access.authorities {
         Some(path) => certificates(path)?,
         None => {
             let system = rustls_native_certs::load_native_certs();
@@ -83,7 +76,7 @@ fn tls(credentials: &Credentials) -> Result<TlsConfig, Trouble> {
     if roots.is_empty() {
         return Err(Trouble::unreachable("there are no certificate authorities to check its certificate by"));
     }
-    let identity = match &credentials.identity {
+    let identity = match &access.identity {
         Some((certificate, key)) => {
             Some(ClientCert::new_with_certs(&certificates(certificate)?, private_key(key)?))
         }
@@ -132,11 +125,9 @@ fn pem(path: &Path) -> Result<Vec<PemItem<'static>>, Trouble> {
 pub(super) fn unanswered(error: ureq::Error) -> Trouble {
     match error {
         ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-            Trouble::unreachable(format!("no connection within {} s", CONNECT_WITHIN.as_secs()))
+            Trouble::unreachable("no connection in time")
         }
-        ureq::Error::Timeout(_) => {
-            Trouble::unreachable(format!("no whole answer within {} s", ANSWER_WITHIN.as_secs()))
-        }
+        ureq::Error::Timeout(_) => Trouble::unreachable("no whole answer in time"),
         ureq::Error::HostNotFound => Trouble::unreachable("its host name cannot be resolved"),
         ureq::Error::Io(error) => Trouble::unreachable(io_words(&error)),
         ureq::Error::Rustls(error) => Trouble::unreachable(format!("TLS: {error}")),
@@ -151,6 +142,10 @@ pub(super) fn unanswered(error: ureq::Error) -> Trouble {
 }
 
 fn io_words(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if let Some(error) = inner {
+        return format!("TLS: {error}");
+    }
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "it closed the connection in the middle of its answer".to_owned(),
         _ => error.to_string(),

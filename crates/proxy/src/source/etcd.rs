@@ -9,7 +9,6 @@
 //! compaction or a restart of the store, the next range says what was missed.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,12 +16,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::Agent;
 
+use super::access::{Access, Login, Patience};
 use super::client::{self, AUTHORIZATION, MAX_CONFIG_BYTES, Trouble};
-use super::credentials::{Credentials, Login};
 use super::location::Location;
 
-/// How long one watch is held open.
-const WATCH_FOR: Duration = Duration::from_secs(25);
 /// The longest answer: the longest configuration in base64, and room for what stands around it.
 const MAX_ANSWER_BYTES: usize = MAX_CONFIG_BYTES / 3 * 4 + 64 * 1024;
 
@@ -50,18 +47,15 @@ pub(super) struct Etcd<'a> {
     root: String,
     key: &'a str,
     token: Option<String>,
+    patience: Patience,
 }
 
 impl<'a> Etcd<'a> {
     /// Logs in, if there is somebody to log in as.
-    pub(super) fn open(
-        location: &Location,
-        key: &'a str,
-        credentials: &Credentials,
-    ) -> Result<Self, Trouble> {
-        let agent = client::agent(location, credentials)?;
-        let mut etcd = Self { agent, root: location.root(), key, token: None };
-        etcd.token = match &credentials.login {
+    pub(super) fn open(location: &Location, key: &'a str, access: &Access) -> Result<Self, Trouble> {
+        let agent = client::agent(location, access)?;
+        let mut etcd = Self { agent, root: location.root(), key, token: None, patience: access.patience };
+        etcd.token = match &access.login {
             None => None,
             Some(Login::Token(token)) => Some(token.clone()),
             Some(Login::Password { user, password }) => {
@@ -94,7 +88,7 @@ impl<'a> Etcd<'a> {
         let create = json!({
             "create_request": {"key": STANDARD.encode(self.key), "start_revision": (after + 1).to_string()}
         });
-        let request = self.request("/v3/watch").config().timeout_global(Some(WATCH_FOR)).build();
+        let request = self.request("/v3/watch").config().timeout_global(Some(self.patience.watch)).build();
         let response = match request.send(create.to_string()) {
             Ok(response) => response,
             Err(ureq::Error::Timeout(ureq::Timeout::Global | ureq::Timeout::RecvResponse)) => {

@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ureq::http::{HeaderMap, header};
 
+use super::access::{Access, Login};
 use super::client::{self, AUTHORIZATION, MAX_CONFIG_BYTES, Trouble};
-use super::credentials::{Credentials, Login};
 use super::location::Location;
 
 /// The longest tag or date that is kept; a longer one counts as none.
@@ -48,17 +48,17 @@ impl Tag {
 pub(super) fn get(
     location: &Location,
     path_and_query: &str,
-    credentials: &Credentials,
+    access: &Access,
     known: Option<&Tag>,
 ) -> Result<Option<Page>, Trouble> {
-    let agent = client::agent(location, credentials)?;
+    let agent = client::agent(location, access)?;
     let mut request = agent.get(format!("{}{path_and_query}", location.root()));
     request = match known {
         Some(Tag::Entity(tag)) => request.header(header::IF_NONE_MATCH, tag),
         Some(Tag::Modified(date)) => request.header(header::IF_MODIFIED_SINCE, date),
         None => request,
     };
-    request = match &credentials.login {
+    request = match &access.login {
         Some(Login::Token(token)) => request.header(AUTHORIZATION, format!("Bearer {token}")),
         Some(Login::Password { user, password }) => {
             let pair = STANDARD.encode(format!("{user}:{password}"));

@@ -69,14 +69,18 @@ impl Location {
             return Err(LocationError::Secret);
         }
         let host = authority.host().to_owned();
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().map_err(|_| LocationError::Malformed)?,
-            None if authority.as_str().ends_with(':') => return Err(LocationError::Malformed),
-            None => match scheme {
-                "https" => 443,
-                "http" => 80,
-                _ => ETCD_PORT,
-            },
+        let usual = match scheme {
+            "https" => 443,
+            "http" => 80,
+            _ => ETCD_PORT,
+        };
+        let port = match authority.as_str().strip_prefix(host.as_str()) {
+            Some("") => usual,
+            Some(rest) => {
+                let digits = rest.strip_prefix(':').ok_or(LocationError::Malformed)?;
+                digits.parse().map_err(|_| LocationError::Malformed)?
+            }
+            None => return Err(LocationError::Malformed),
         };
         let tls = match scheme {
             "etcd" => false,

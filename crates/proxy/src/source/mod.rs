@@ -11,13 +11,13 @@
 //! | module | for |
 //! |---|---|
 //! | `location` | URLs: read strictly, shown without secrets |
-//! | `credentials` | who we are to a store, from the environment |
+//! | `access` | who we are to a store, from the environment |
 //! | `client` | HTTP with limits, and what an answer says about the configuration |
 //! | `etcd`, `https` | the two kinds of store |
 //! | `store` | what was read last, and waiting for something else |
 
+mod access;
 mod client;
-mod credentials;
 mod etcd;
 mod file;
 mod https;
@@ -34,11 +34,11 @@ use handover::watch::Source;
 use handover::{GivenTop, Prepare, Problem};
 
 use crate::config;
-use client::Trouble;
-use credentials::Credentials;
-pub use credentials::{
+use access::Access;
+pub use access::{
     CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE, PASSWORD_VARIABLE, TOKEN_VARIABLE, USER_VARIABLE,
 };
+use client::Trouble;
 pub use location::{Location, LocationError};
 use store::Store;
 
@@ -91,13 +91,13 @@ impl Reader {
     /// With the directory in which the server was started as base, and credentials from the environment.
     pub(crate) fn new(source: ConfigSource) -> Self {
         let base = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        let credentials = Credentials::from_environment(|name| std::env::var(name).ok());
-        Self::with(source, base, credentials)
+        let access = Access::from_environment(|name| std::env::var(name).ok());
+        Self::with(source, base, access)
     }
 
-    fn with(source: ConfigSource, base: PathBuf, credentials: Credentials) -> Self {
+    fn with(source: ConfigSource, base: PathBuf, access: Access) -> Self {
         let store = match &source {
-            ConfigSource::Store(location) => Some(Arc::new(Store::new(location.clone(), credentials))),
+            ConfigSource::Store(location) => Some(Arc::new(Store::new(location.clone(), access))),
             ConfigSource::File(_) | ConfigSource::BuiltIn => None,
         };
         Self { source, base, store }

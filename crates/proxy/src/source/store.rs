@@ -12,16 +12,14 @@ use std::time::{Duration, Instant};
 
 use handover::watch::Source;
 
+use super::access::Access;
 use super::client::Trouble;
-use super::credentials::Credentials;
 use super::etcd::Etcd;
 use super::https::{self, Page, Tag};
 use super::location::{Kind, Location};
 
 /// How often a page is asked for, unless the configuration says otherwise.
 pub(super) const DEFAULT_POLL: Duration = Duration::from_secs(30);
-/// The longest pause in one wait, so that a watch that is over ends.
-const LONGEST_PAUSE: Duration = Duration::from_secs(25);
 
 /// A configuration as a store gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +52,7 @@ struct Last {
 /// A store, and what was read of it last.
 pub(crate) struct Store {
     location: Location,
-    credentials: Credentials,
+    access: Access,
     last: Mutex<Last>,
 }
 
@@ -65,8 +63,8 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    pub(crate) fn new(location: Location, credentials: Credentials) -> Self {
-        Self { location, credentials, last: Mutex::default() }
+    pub(crate) fn new(location: Location, access: Access) -> Self {
+        Self { location, access, last: Mutex::default() }
     }
 
     /// Reads the configuration. `only_look` for a dry run, after which the store is as unread as before.
@@ -94,7 +92,7 @@ impl Store {
     fn get(&self) -> Result<(State, Option<Fetched>), Trouble> {
         match &self.location.kind {
             Kind::Etcd { key } => {
-                let answer = Etcd::open(&self.location, key, &self.credentials)?.range()?;
+                let answer = Etcd::open(&self.location, key, &self.access)?.range()?;
                 let state = State::Etcd(answer.value.as_ref().map(|value| value.revision));
                 let fetched = answer.value.map(|value| Fetched {
                     bytes: value.bytes,
@@ -103,7 +101,7 @@ impl Store {
                 Ok((state, fetched))
             }
             Kind::Web { path_and_query } => {
-                let page = https::get(&self.location, path_and_query, &self.credentials, None)?;
+                let page = https::get(&self.location, path_and_query, &self.access, None)?;
                 let Page { bytes, tag } =
                     page.ok_or_else(|| Trouble::unreachable("it answers what was not asked"))?;
                 let version = tag.as_ref().map(Tag::words);
@@ -122,7 +120,7 @@ impl Store {
     }
 
     fn wait_etcd(&self, key: &str) -> Result<Option<String>, Trouble> {
-        let etcd = Etcd::open(&self.location, key, &self.credentials)?;
+        let etcd = Etcd::open(&self.location, key, &self.access)?;
         let answer = etcd.range()?;
         let revision = answer.value.map(|value| value.revision);
         if self.is_news(&State::Etcd(revision)) {
@@ -149,12 +147,12 @@ impl Store {
             let pause = if last.failed { Duration::ZERO } else { next.saturating_duration_since(now) };
             (known, pause)
         };
-        if pause > LONGEST_PAUSE {
-            thread::sleep(LONGEST_PAUSE);
+        if pause > self.access.patience.watch {
+            thread::sleep(self.access.patience.watch);
             return Ok(None);
         }
         thread::sleep(pause);
-        let page = https::get(&self.location, path_and_query, &self.credentials, known.as_ref());
+        let page = https::get(&self.location, path_and_query, &self.access, known.as_ref());
         self.last().next_poll = None;
         let Some(page) = page? else { return Ok(None) };
         let words = page.tag.as_ref().map_or_else(|| "new bytes".to_owned(), Tag::words);
