@@ -152,14 +152,52 @@ impl Bundle {
     /// BLAKE3, hexadecimal, over the paths and digests of all files: two bundles with the same one are the same.
     #[must_use]
     pub fn digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for (path, file) in self.files() {
-            let path = path.as_os_str().as_bytes();
-            hasher.update(&(path.len() as u64).to_le_bytes());
-            hasher.update(path);
-            hasher.update(file.digest.as_bytes());
+        digest_of(self.files().map(|(path, file)| (path, file.digest.as_str())))
+    }
+
+    /// What it consists of, without the bytes.
+    #[must_use]
+    pub fn index(&self) -> Index {
+        let files = self.files().map(|(path, file)| IndexFile {
+            path: PathText::from(path),
+            bytes: file.bytes.len() as u64,
+            digest: file.digest.clone(),
+            on_disk: file.on_disk,
+        });
+        Index { top: self.top.as_deref().map(PathText::from), files: files.collect() }
+    }
+
+    /// The bundle that an index describes. `read` gives a file's bytes by its digest; they are checked.
+    ///
+    /// # Errors
+    /// `read` fails, the bytes are not those of the index, or there are too many.
+    pub fn from_index<E: From<BundleError>>(
+        index: Index,
+        mut read: impl FnMut(&IndexFile) -> Result<Vec<u8>, E>,
+    ) -> Result<Self, E> {
+        let mut bundle = Bundle::new();
+        for file in index.files {
+            let bytes = read(&file)?;
+            let digest = blake3::hash(&bytes).to_hex().to_string();
+            if digest != file.digest {
+                let damaged = "a file does not have the digest that the index gives it";
+                return Err(BundleError::Damaged(damaged).into());
+            }
+            let content = BundleFile { bytes: Arc::from(bytes), digest, on_disk: file.on_disk };
+            bundle.insert_hashed(file.path.into(), content)?;
         }
-        hasher.finalize().to_hex().to_string()
+        bundle.top = index.top.map(PathBuf::from);
+        bundle.check_top()?;
+        Ok(bundle)
+    }
+
+    fn check_top(&self) -> Result<(), BundleError> {
+        match &self.top {
+            Some(top) if !self.files.contains_key(top) => {
+                Err(BundleError::Damaged("its top-level file is missing"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes the bundle into a sealed memory file.
@@ -167,14 +205,7 @@ impl Bundle {
     /// # Errors
     /// The system is out of memory or the process out of descriptors.
     pub fn to_memfd(&self) -> Result<OwnedFd, BundleError> {
-        let files = self.files().map(|(path, file)| IndexFile {
-            path: PathText::from(path),
-            bytes: file.bytes.len() as u64,
-            digest: file.digest.clone(),
-            on_disk: file.on_disk,
-        });
-        let index = Index { top: self.top.as_deref().map(PathText::from), files: files.collect() };
-        let index = serde_json::to_vec(&index).map_err(BundleError::Encode)?;
+        let index = self.index().encode()?;
         let mut bytes = Vec::with_capacity(MAGIC.len() + blake3::OUT_LEN + 8 + index.len() + self.bytes);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(blake3::hash(&index).as_bytes());
@@ -227,9 +258,7 @@ impl Bundle {
             return Err(damaged("there is more in it than its index says"));
         }
         bundle.top = index.top.map(PathBuf::from);
-        if bundle.top.as_ref().is_some_and(|top| !bundle.files.contains_key(top)) {
-            return Err(damaged("its top-level file is missing"));
-        }
+        bundle.check_top()?;
         Ok(bundle)
     }
 
@@ -262,21 +291,83 @@ impl Bundle {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Index {
+/// BLAKE3 over paths and digests.
+fn digest_of<'a>(files: impl Iterator<Item = (&'a Path, &'a str)>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (path, digest) in files {
+        let path = path.as_os_str().as_bytes();
+        hasher.update(&(path.len() as u64).to_le_bytes());
+        hasher.update(path);
+        hasher.update(digest.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// What a bundle consists of: paths, lengths and digests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Index {
     top: Option<PathText>,
     files: Vec<IndexFile>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct IndexFile {
+/// One file of an [`Index`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexFile {
     path: PathText,
     bytes: u64,
     digest: String,
     on_disk: bool,
 }
 
+impl IndexFile {
+    /// Its path, or its name if it is built into the program.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.path.as_path()
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// BLAKE3 of its bytes, hexadecimal.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
 impl Index {
+    /// All files, the top-level one first, then by path.
+    #[must_use]
+    pub fn files(&self) -> &[IndexFile] {
+        &self.files
+    }
+
+    /// What [`Bundle::digest`] says of the bundle that it describes.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        digest_of(self.files.iter().map(|file| (file.path(), file.digest())))
+    }
+
+    /// As JSON.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON, which does not happen.
+    pub fn encode(&self) -> Result<Vec<u8>, BundleError> {
+        serde_json::to_vec(self).map_err(BundleError::Encode)
+    }
+
+    /// From JSON.
+    ///
+    /// # Errors
+    /// It is no index.
+    pub fn decode(json: &[u8]) -> Result<Self, BundleError> {
+        serde_json::from_slice(json).map_err(|_| BundleError::Damaged("its index cannot be understood"))
+    }
+
     /// Reads and checks the index; and where in the file the first file's bytes begin.
     fn read(sealed: &Sealed) -> Result<(Index, usize), BundleError> {
         const HEAD: usize = MAGIC.len() + blake3::OUT_LEN + 8;
@@ -293,13 +384,12 @@ impl Index {
         if blake3::hash(&index) != *digest {
             return Err(damaged("its index does not have its digest"));
         }
-        let index = serde_json::from_slice(&index).map_err(|_| damaged("its index cannot be understood"))?;
-        Ok((index, end))
+        Ok((Index::decode(&index)?, end))
     }
 }
 
 /// A path in JSON: as text where it is text, else byte by byte.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum PathText {
     Text(String),

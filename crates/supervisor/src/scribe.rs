@@ -33,7 +33,10 @@ impl Scribe {
         thread::Builder::new().name("journal".to_owned()).spawn(move || {
             for job in &queue {
                 match job {
-                    Job::Do(job) => job(&mut journal),
+                    Job::Do(job) => {
+                        job(&mut journal);
+                        journal.tidy();
+                    }
                     Job::Close(closed) => {
                         drop(journal);
                         drop(closed);

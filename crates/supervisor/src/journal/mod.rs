@@ -24,22 +24,26 @@
 //!   by [`Journal::check`] before an operation is admitted, and not when its outcome has to be written.
 //! - After a failed fsync nothing is known about the file's pages, so it is rewritten from memory.
 
+mod contents;
 mod error;
+mod generations;
+mod objects;
+mod probation;
 mod record;
 mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use handover_api::{Generation, JournalStatus, Operation};
-use handover_handoff::Bundle;
-use handover_lifecycle::PendingEnd;
-use jiff::Timestamp;
 
+use contents::Contents;
 pub use error::{GenerationError, JournalError};
+pub use generations::Intent;
+use objects::Objects;
+pub use probation::Unconfirmed;
 use record::{Line, encode, lines};
 pub use record::{Record, now};
 use store::{DirStore, Store};
@@ -52,8 +56,10 @@ pub const MIN_KEEP: usize = 10;
 pub const MAX_KEEP: usize = 100_000;
 /// Generations whose description is kept.
 pub const KEPT_GENERATIONS: usize = 100;
-/// Generations whose bytes are kept, the serving one included.
-pub const KEPT_BUNDLES: usize = 10;
+/// Generations whose files are kept by default, besides those that are needed.
+pub const DEFAULT_GENERATIONS: usize = 20;
+/// The most that may be kept.
+pub const MAX_GENERATIONS: usize = 1_000;
 /// The file is rewritten when it grows beyond this.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// A longer line is not written but shortened: its lists are cut.
@@ -82,44 +88,11 @@ pub struct Recovery {
 pub struct Unfinished {
     /// The operation as it was admitted.
     pub operation: Operation,
-    /// The generation that it was about to commit, when it had come that far.
+    /// The generation that it was about to commit, when it had come that far; the one that it was to bring back, if it
+    /// cancels a change or is the supervisor's own; the one that it has confirmed.
     pub intent: Option<u64>,
-}
-
-/// A generation that is about to be committed.
-#[derive(Debug, Clone, Copy)]
-pub struct Intent<'a> {
-    /// For which operation.
-    pub operation_id: &'a str,
-    /// Its number.
-    pub generation: u64,
-    /// Its files. Only those are written that no kept generation has.
-    pub bundle: &'a Bundle,
-    /// The generation that serves until then.
-    pub back_to: Option<u64>,
-    /// When it goes back unless it is confirmed.
-    pub confirm: Option<Timestamp>,
-}
-
-/// A change that was not confirmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unconfirmed {
-    /// The operation that made it, or moved its deadline.
-    pub operation_id: String,
-    /// The generation on probation.
-    pub generation: u64,
-    /// The generation that serves again if nobody confirms.
-    pub back_to: u64,
-    /// When that is.
-    pub until: Timestamp,
-}
-
-impl Unconfirmed {
-    /// The time left; zero if it is over.
-    #[must_use]
-    pub fn left(&self, now: Timestamp) -> Duration {
-        Duration::try_from(self.until.duration_since(now)).unwrap_or(Duration::ZERO)
-    }
+    /// The generation that served until then.
+    back_to: Option<u64>,
 }
 
 /// The journal. Its calls block for as long as the disk takes.
@@ -128,6 +101,9 @@ pub struct Journal {
     store: Box<dyn Store>,
     path: PathBuf,
     keep: usize,
+    /// Generations whose files are kept.
+    keep_generations: usize,
+    objects: Objects,
     /// Length of the whole records in the file; a torn tail beyond it is cut before the next write.
     length: u64,
     /// Lines in the file.
@@ -148,21 +124,6 @@ enum Doubt {
     Tail,
     /// Nothing is known: rewrite.
     All,
-}
-
-/// What the records say, in memory.
-#[derive(Debug, Default)]
-struct Contents {
-    /// Ended and refused operations, oldest first.
-    history: VecDeque<Operation>,
-    /// How many entries were dropped from the front of `history`.
-    dropped: usize,
-    /// Ended operations by ID: position in `history` plus `dropped`. Refused ones are not found by ID.
-    by_id: HashMap<String, usize>,
-    generations: BTreeMap<u64, Generation>,
-    /// Generations whose bytes are kept, by digest; the newest last.
-    bundles: VecDeque<(u64, String)>,
-    unfinished: Vec<Unfinished>,
 }
 
 impl Journal {
@@ -214,6 +175,8 @@ impl Journal {
             store,
             path,
             keep,
+            keep_generations: DEFAULT_GENERATIONS,
+            objects: Objects::default(),
             length: whole,
             lines: line_count,
             doubt: if recovery.torn_bytes > 0 { Doubt::Tail } else { Doubt::None },
@@ -222,6 +185,8 @@ impl Journal {
             contents,
         };
         journal.mend().map_err(|source| journal.error("recover", &source))?;
+        journal.forget_removed();
+        journal.check_unfinished();
         Ok(journal)
     }
 
@@ -248,117 +213,6 @@ impl Journal {
         self.append(Record::Admitted { operation: operation.clone() })
     }
 
-    /// The worker is about to be told to commit a generation.
-    ///
-    /// # Errors
-    /// Bytes or intent could not be written; do not commit.
-    pub fn intend(&mut self, intent: &Intent<'_>) -> Result<(), JournalError> {
-        let bundle = intent.bundle.to_memfd().map_err(std::io::Error::other);
-        let bytes = bundle.and_then(|file| {
-            handover_handoff::memfd::read_sealed(file, usize::MAX).map_err(std::io::Error::other)
-        });
-        let bytes = bytes.map_err(|source| self.error("write a generation's bytes beside", &source))?;
-        let digest = bundle_digest(&bytes);
-        let kept = self.store.keep_blob(&digest, &bytes);
-        self.note(kept, "write a generation's bytes beside")?;
-        let operation_id = intent.operation_id.to_owned();
-        let generation = intent.generation;
-        self.append(Record::Intent { operation_id, generation, bundle: digest, at: now() })?;
-        self.forget_old_bundles();
-        Ok(())
-    }
-
-    /// The files of a generation, every digest checked.
-    ///
-    /// # Errors
-    /// They are not kept (any more), or damaged; nothing else is.
-    pub fn bundle(&self, generation: u64) -> Result<Bundle, GenerationError> {
-        let not_kept = || GenerationError::NotKept { generation, kept: self.kept() };
-        let (_, digest) =
-            self.contents.bundles.iter().find(|(number, _)| *number == generation).ok_or_else(not_kept)?;
-        let damaged = |reason: String| GenerationError::Damaged { generation, reason };
-        let bytes = self.store.blob(digest).map_err(|error| damaged(error.to_string()))?;
-        let file = handover_handoff::memfd::sealed("generation", &bytes)
-            .map_err(|error| damaged(error.to_string()))?;
-        Bundle::from_memfd(file).map_err(|error| damaged(error.to_string()))
-    }
-
-    /// What [`Bundle::digest`] says of a generation's files, without reading them. `None` if they are not kept.
-    #[must_use]
-    pub fn digest(&self, generation: u64) -> Option<String> {
-        self.bundle(generation).ok().map(|bundle| bundle.digest())
-    }
-
-    /// The generations whose files are kept, in order.
-    #[must_use]
-    pub fn kept(&self) -> Vec<u64> {
-        let mut kept: Vec<u64> = self.contents.bundles.iter().map(|(number, _)| *number).collect();
-        kept.sort_unstable();
-        kept
-    }
-
-    /// How many generations' files are kept from now on. Those that serve, await confirmation or are gone back to
-    /// are kept besides.
-    pub fn set_generations(&mut self, _count: usize) {}
-
-    /// The generation that served before the one that serves, if its files are kept: what `rollback` means without a
-    /// number.
-    #[must_use]
-    pub fn previous(&self) -> Option<u64> {
-        None
-    }
-
-    /// The newest generation that was confirmed, or needed no confirmation, and whose files are kept.
-    #[must_use]
-    pub fn last_good(&self) -> Option<u64> {
-        None
-    }
-
-    /// A change awaits confirmation from now on, or has another deadline than before.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub fn pend(&mut self, _unconfirmed: &Unconfirmed) -> Result<(), JournalError> {
-        Ok(())
-    }
-
-    /// This generation is confirmed.
-    ///
-    /// # Errors
-    /// It could not be written; then it is not.
-    pub fn confirm(&mut self, _operation_id: &str, _generation: u64) -> Result<(), JournalError> {
-        Ok(())
-    }
-
-    /// A change was taken back.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub fn pending_over(&mut self, _generation: u64, _how: PendingEnd) -> Result<(), JournalError> {
-        Ok(())
-    }
-
-    /// The change that was not confirmed, if there is one: it awaits confirmation, or its time was over and nothing else
-    /// was served from the disk since.
-    #[must_use]
-    pub fn unconfirmed(&self) -> Option<&Unconfirmed> {
-        None
-    }
-
-    /// Bytes of generations are content-addressed: a digest goes when no remembered generation has it.
-    fn forget_old_bundles(&mut self) {
-        let serving = self.contents.generations.values().find(|g| g.serving).map(|g| g.number);
-        while self.contents.bundles.len() > KEPT_BUNDLES {
-            let oldest = self.contents.bundles.iter().position(|(number, _)| Some(*number) != serving);
-            if let Some(position) = oldest {
-                self.contents.bundles.remove(position);
-            }
-        }
-        let kept: Vec<&str> = self.contents.bundles.iter().map(|(_, digest)| digest.as_str()).collect();
-        // What cannot be removed now is removed the next time.
-        let _ = self.store.keep_only_blobs(&kept);
-    }
-
     /// A generation serves from now on; the one that served before does not.
     ///
     /// # Errors
@@ -378,8 +232,7 @@ impl Journal {
     /// An ended operation by its ID.
     #[must_use]
     pub fn operation(&self, id: &str) -> Option<&Operation> {
-        let position = self.contents.by_id.get(id)?.checked_sub(self.contents.dropped)?;
-        self.contents.history.get(position)
+        self.contents.operation(id)
     }
 
     /// The last `count` operations, refused ones too, the newest first.
@@ -406,7 +259,7 @@ impl Journal {
         let committed = self.contents.generations.keys().next_back().copied().unwrap_or(0);
         let intended = self.contents.unfinished.iter().filter_map(|u| u.intent).max().unwrap_or(0);
         let tried = self.contents.history.iter().filter_map(|o| o.generation).max().unwrap_or(0);
-        let kept = self.contents.bundles.iter().map(|(number, _)| *number).max().unwrap_or(0);
+        let kept = self.contents.kept.iter().map(|kept| kept.number).max().unwrap_or(0);
         committed.max(intended).max(tried).max(kept)
     }
 
@@ -433,10 +286,15 @@ impl Journal {
     /// remembered in any case, and the file is rewritten with it as soon as the disk allows.
     fn append(&mut self, record: Record) -> Result<(), JournalError> {
         let record = record.bounded();
-        let has_happened = matches!(record, Record::Generation { .. } | Record::Done { .. });
+        let has_happened =
+            matches!(record, Record::Generation { .. } | Record::TakenBack { .. } | Record::Done { .. });
         let is_final = matches!(record, Record::Done { .. });
         let written = encode(&record).and_then(|line| {
             self.mend()?;
+            if is_final {
+                // Whoever reads that it is done may trust what it wrote.
+                self.sync_objects()?;
+            }
             self.write(&line, is_final)
         });
         if written.is_ok() || has_happened {
@@ -494,6 +352,7 @@ impl Journal {
             }
             self.contents.trim((self.contents.history.len() / 2).max(MIN_KEEP));
         }
+        self.sync_objects()?;
         self.store.replace(&bytes)?;
         self.length = bytes.len() as u64;
         self.lines = lines;
@@ -517,77 +376,5 @@ impl Journal {
 
     fn error(&self, doing: &'static str, source: &std::io::Error) -> JournalError {
         JournalError::from_io(doing, &self.path, source)
-    }
-}
-
-/// The name of a generation's bytes: their BLAKE3 hash, hexadecimal.
-#[must_use]
-pub fn bundle_digest(bytes: &[u8]) -> String {
-    blake3::hash(bytes).to_hex().to_string()
-}
-
-impl Contents {
-    fn take(&mut self, record: Record, keep: usize) {
-        match record {
-            Record::Admitted { operation } => self.unfinished.push(Unfinished { operation, intent: None }),
-            Record::Intent { operation_id, generation, bundle, .. } => {
-                self.bundles.retain(|(number, _)| *number != generation);
-                self.bundles.push_back((generation, bundle));
-                if let Some(unfinished) = self.unfinished.iter_mut().find(|u| u.operation.id == operation_id)
-                {
-                    unfinished.intent = Some(generation);
-                }
-            }
-            Record::Generation { generation } => {
-                for other in self.generations.values_mut() {
-                    other.serving = false;
-                }
-                self.generations.insert(generation.number, generation);
-                while self.generations.len() > KEPT_GENERATIONS {
-                    self.generations.pop_first();
-                }
-            }
-            Record::Done { operation } => {
-                self.unfinished.retain(|u| u.operation.id != operation.id);
-                if operation.refused.is_none() {
-                    self.by_id.insert(operation.id.clone(), self.dropped + self.history.len());
-                }
-                self.history.push_back(operation);
-            }
-        }
-        self.trim(keep);
-    }
-
-    fn trim(&mut self, keep: usize) {
-        while self.history.len() > keep {
-            if let Some(gone) = self.history.pop_front() {
-                if self.by_id.get(&gone.id) == Some(&self.dropped) {
-                    self.by_id.remove(&gone.id);
-                }
-                self.dropped += 1;
-            }
-        }
-    }
-
-    /// ID of the operation that meant to make this generation.
-    fn operation_of(&self, generation: u64) -> Option<&str> {
-        let unfinished = self.unfinished.iter().find(|u| u.intent == Some(generation));
-        let made = self.generations.get(&generation).and_then(|g| g.operation_id.as_deref());
-        unfinished.map(|u| u.operation.id.as_str()).or(made)
-    }
-
-    /// The records that say the same as all that were taken.
-    fn records(&self) -> impl Iterator<Item = Record> {
-        let generations =
-            self.generations.values().map(|generation| Record::Generation { generation: generation.clone() });
-        let history = self.history.iter().map(|operation| Record::Done { operation: operation.clone() });
-        let admitted = self.unfinished.iter().map(|u| Record::Admitted { operation: u.operation.clone() });
-        let intents = self.bundles.iter().map(|(generation, bundle)| Record::Intent {
-            operation_id: self.operation_of(*generation).unwrap_or_default().to_owned(),
-            generation: *generation,
-            bundle: bundle.clone(),
-            at: now(),
-        });
-        generations.chain(history).chain(admitted).chain(intents)
     }
 }

@@ -6,6 +6,8 @@
 use std::io;
 
 use handover_api::{Generation, Operation};
+use handover_lifecycle::PendingEnd;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::MAX_RECORD_BYTES;
@@ -32,8 +34,50 @@ pub enum Record {
         operation_id: String,
         /// Which generation.
         generation: u64,
-        /// BLAKE3 of its bytes, hexadecimal: their file's name.
+        /// Written by versions before this one: BLAKE3 of its files in one, hexadecimal, which was their file's name.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         bundle: String,
+        /// BLAKE3 of the list of its files, hexadecimal: the object's name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        manifest: Option<String>,
+        /// The generation that served until then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        back_to: Option<u64>,
+        /// When it goes back unless it is confirmed, RFC 3339.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confirm: Option<String>,
+        /// When, RFC 3339.
+        at: String,
+    },
+    /// A change awaits confirmation, or has another deadline than before.
+    Pending {
+        /// The operation that made it, or moved its deadline.
+        operation_id: String,
+        /// The generation on probation.
+        generation: u64,
+        /// The one that serves again if nobody confirms.
+        back_to: u64,
+        /// When that is, RFC 3339.
+        until: String,
+        /// When this was written, RFC 3339.
+        at: String,
+    },
+    /// A change is confirmed.
+    Confirmed {
+        /// By which operation.
+        operation_id: String,
+        /// Which generation.
+        generation: u64,
+        /// When, RFC 3339.
+        at: String,
+    },
+    /// A change was taken back.
+    TakenBack {
+        /// Which generation.
+        generation: u64,
+        /// What became of its probation; none if it had none (any more).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        how: Option<PendingEnd>,
         /// When, RFC 3339.
         at: String,
     },
@@ -79,7 +123,7 @@ impl Record {
                 generation.changes.truncate(entries);
                 generation.files.truncate(entries);
             }
-            Self::Intent { .. } => {}
+            Self::Intent { .. } | Self::Pending { .. } | Self::Confirmed { .. } | Self::TakenBack { .. } => {}
         }
     }
 
@@ -108,10 +152,48 @@ fn shorten(text: &mut String) {
     }
 }
 
+/// Where the files of a generation are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// One object each, named in a list that is an object too; this is its digest.
+    Objects(blake3::Hash),
+    /// In one file with this name: so wrote versions before this one.
+    Blob(String),
+}
+
+impl Stored {
+    pub(super) fn of(manifest: Option<&str>, blob: &str) -> Option<Self> {
+        match manifest {
+            Some(manifest) => blake3::Hash::from_hex(manifest).ok().map(Self::Objects),
+            // It becomes a file's name.
+            None => blake3::Hash::from_hex(blob).ok().map(|_| Self::Blob(blob.to_owned())),
+        }
+    }
+
+    pub(super) fn manifest(&self) -> Option<blake3::Hash> {
+        match self {
+            Self::Objects(digest) => Some(*digest),
+            Self::Blob(_) => None,
+        }
+    }
+
+    pub(super) fn blob(&self) -> &str {
+        match self {
+            Self::Objects(_) => "",
+            Self::Blob(name) => name,
+        }
+    }
+}
+
 /// The time now as the journal writes it: RFC 3339, UTC, milliseconds.
 #[must_use]
 pub fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+    written(Timestamp::now())
+}
+
+/// Any time as the journal writes it.
+pub(super) fn written(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
 fn checksum(json: &[u8]) -> String {

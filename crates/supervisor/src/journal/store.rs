@@ -13,18 +13,23 @@ use super::{JournalError, MAX_FILE_BYTES};
 
 /// The journal's file in its directory.
 pub(super) const FILE_NAME: &str = "journal";
-/// Directory of the generations' bytes.
+/// Directory of the objects: files of generations, and lists of them.
+const OBJECTS_NAME: &str = "objects";
+/// Directory in which versions before this one kept generations.
 const BLOBS_NAME: &str = "generations";
 const TEMPORARY_NAME: &str = ".new";
 const LOCK_NAME: &str = "lock";
 /// What is read of a file at most: it may outgrow its bound by one record, and by nothing else.
 const MAX_READ_BYTES: u64 = 2 * MAX_FILE_BYTES;
 
+/// More new objects than this are synced together with all else on their file system, instead of one by one.
+const SYNCED_ONE_BY_ONE: usize = 32;
+
 /// What the journal needs of a disk.
 pub(super) trait Store: Debug + Send {
     /// Adds bytes to the end of the file.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Waits until everything that was written is on disk, generations' bytes too.
+    /// Waits until everything that was written into the file is on disk.
     fn sync(&mut self) -> io::Result<()>;
     /// Cuts the file.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
@@ -32,12 +37,22 @@ pub(super) trait Store: Debug + Send {
     fn reserve(&mut self, length: u64, bytes: u64) -> io::Result<()>;
     /// Puts other contents in the place of the file, whole or not at all.
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Writes a generation's bytes under the name of their digest, on disk after the next [`Store::sync`].
-    fn keep_blob(&mut self, digest: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Reads them.
-    fn blob(&self, digest: &str) -> io::Result<Vec<u8>>;
-    /// Removes all that are not named.
-    fn keep_only_blobs(&mut self, digests: &[&str]) -> io::Result<()>;
+    /// Writes an object under this name, whole or not at all; on disk after the next [`Store::sync_objects`].
+    fn put(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// The length of an object, if it is there.
+    fn length(&self, name: &str) -> Option<u64>;
+    /// Reads an object.
+    fn get(&self, name: &str) -> io::Result<Vec<u8>>;
+    /// Removes an object.
+    fn remove(&mut self, name: &str) -> io::Result<()>;
+    /// The names of all objects.
+    fn names(&self) -> io::Result<Vec<String>>;
+    /// Waits until all objects that were put are on disk; with `all`, also those that other processes have put.
+    fn sync_objects(&mut self, all: bool) -> io::Result<()>;
+    /// Reads what versions before this one kept.
+    fn blob(&self, name: &str) -> io::Result<Vec<u8>>;
+    /// Removes all of that which is not named.
+    fn keep_only_blobs(&mut self, names: &[&str]) -> io::Result<()>;
 }
 
 /// A directory (0700) with the file (0600) and a lock that is held as long as this lives.
@@ -46,8 +61,12 @@ pub(super) struct DirStore {
     dir: PathBuf,
     path: PathBuf,
     file: File,
-    /// Generations' bytes that may not be on disk yet.
-    fresh_blobs: Vec<File>,
+    /// Whether the directory of the objects was made.
+    has_objects: bool,
+    /// Objects that may not be on disk yet, as long as they are few.
+    fresh: Vec<File>,
+    /// There are more of them.
+    more_fresh: bool,
     _lock: File,
 }
 
@@ -74,7 +93,8 @@ impl DirStore {
             })
             .map_err(|e| JournalError::from_io("open", &path, &e))?;
         sync_directory(dir).map_err(|e| JournalError::from_io("make", &path, &e))?;
-        Ok((Self { dir: dir.to_owned(), path, file, fresh_blobs: Vec::new(), _lock: lock }, bytes))
+        let (has_objects, fresh, more_fresh) = (false, Vec::new(), false);
+        Ok((Self { dir: dir.to_owned(), path, file, has_objects, fresh, more_fresh, _lock: lock }, bytes))
     }
 
     /// The file's path.
@@ -82,10 +102,17 @@ impl DirStore {
         &self.path
     }
 
-    fn blobs(&self) -> io::Result<PathBuf> {
-        let blobs = self.dir.join(BLOBS_NAME);
-        DirBuilder::new().recursive(true).mode(0o700).create(&blobs)?;
-        Ok(blobs)
+    fn objects(&self) -> PathBuf {
+        self.dir.join(OBJECTS_NAME)
+    }
+
+    fn make_objects(&mut self) -> io::Result<()> {
+        if !self.has_objects {
+            DirBuilder::new().recursive(true).mode(0o700).create(self.objects())?;
+            sync_directory(&self.dir)?;
+            self.has_objects = true;
+        }
+        Ok(())
     }
 }
 
@@ -150,11 +177,6 @@ impl Store for DirStore {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        if !self.fresh_blobs.is_empty() {
-            self.fresh_blobs.iter().try_for_each(File::sync_all)?;
-            sync_directory(&self.blobs()?)?;
-            self.fresh_blobs.clear();
-        }
         self.file.sync_data()
     }
 
@@ -175,30 +197,80 @@ impl Store for DirStore {
         Ok(())
     }
 
-    fn keep_blob(&mut self, digest: &str, bytes: &[u8]) -> io::Result<()> {
-        let blobs = self.blobs()?;
-        let path = blobs.join(digest);
-        if fs::read(&path).is_ok_and(|there| there == bytes) {
-            return Ok(());
-        }
-        // A name whose bytes a crash of the machine has kept from the disk is found by their digest not to hold.
-        let file = write_temporary(&blobs, bytes)?;
-        fs::rename(blobs.join(TEMPORARY_NAME), &path)?;
-        self.fresh_blobs.push(file);
-        Ok(())
-    }
-
-    fn blob(&self, digest: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.dir.join(BLOBS_NAME).join(digest))
-    }
-
-    fn keep_only_blobs(&mut self, digests: &[&str]) -> io::Result<()> {
-        for entry in fs::read_dir(self.blobs()?)? {
-            let entry = entry?;
-            if !digests.iter().any(|digest| entry.file_name() == *digest) {
-                fs::remove_file(entry.path())?;
+    fn put(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.make_objects()?;
+        let (objects, temporary) = (self.objects(), self.objects().join(TEMPORARY_NAME));
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::CLOEXEC).bits().cast_signed())
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(bytes).map(|()| file))
+            .and_then(|file| fs::rename(&temporary, objects.join(name)).map(|()| file));
+        match written {
+            Ok(file) if self.fresh.len() < SYNCED_ONE_BY_ONE => self.fresh.push(file),
+            Ok(_) => self.more_fresh = true,
+            Err(error) => {
+                // On a full disk its room is needed.
+                let _ = fs::remove_file(&temporary);
+                return Err(error);
             }
         }
         Ok(())
+    }
+
+    fn length(&self, name: &str) -> Option<u64> {
+        let meta = fs::symlink_metadata(self.objects().join(name)).ok()?;
+        meta.is_file().then(|| meta.len())
+    }
+
+    fn get(&self, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.objects().join(name))
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.objects().join(name))
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.objects()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn sync_objects(&mut self, all: bool) -> io::Result<()> {
+        let (fresh, more) = (std::mem::take(&mut self.fresh), std::mem::take(&mut self.more_fresh));
+        if fresh.is_empty() && !more && !all {
+            return Ok(());
+        }
+        let objects = File::open(self.objects())?;
+        if more || all {
+            return rustix::fs::syncfs(&objects).map_err(io::Error::from);
+        }
+        fresh.iter().try_for_each(File::sync_all)?;
+        objects.sync_all()
+    }
+
+    fn blob(&self, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.dir.join(BLOBS_NAME).join(name))
+    }
+
+    fn keep_only_blobs(&mut self, names: &[&str]) -> io::Result<()> {
+        let blobs = self.dir.join(BLOBS_NAME);
+        let entries = match fs::read_dir(&blobs) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if !names.iter().any(|name| entry.file_name() == *name) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        if names.is_empty() { fs::remove_dir(blobs) } else { Ok(()) }
     }
 }

@@ -1,0 +1,188 @@
+//! Changes that await confirmation, across the life of every process.
+
+use handover_lifecycle::PendingEnd;
+use jiff::Timestamp;
+
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+/// Generation 1 serves; generation 2 awaits confirmation until the 600th second.
+fn on_probation(store: &FakeStore) -> Journal {
+    let mut journal = store.journal(MIN_KEEP);
+    intend(&mut journal, "a", 1, &files(b"one"));
+    journal.commit(&generation(1)).unwrap();
+    change(&mut journal, "b", 2, 1);
+    journal
+}
+
+fn change(journal: &mut Journal, id: &str, number: u64, back_to: u64) {
+    journal.admit(&running(id, Kind::Reload)).unwrap();
+    let bundle = files(format!("bytes {number}").as_bytes());
+    let confirm = Some(at(590));
+    let back_to = Some(back_to);
+    journal
+        .intend(&Intent { operation_id: id, generation: number, bundle: &bundle, back_to, confirm })
+        .unwrap();
+    journal.commit(&generation(number)).unwrap();
+    let change = Unconfirmed {
+        operation_id: id.to_owned(),
+        generation: number,
+        back_to: back_to.unwrap(),
+        until: at(600),
+    };
+    journal.pend(&change).unwrap();
+    journal.finish(&operation(id, Outcome::Applied)).unwrap();
+}
+
+/// The same journal, and as it is found by the next supervisor, and by one after the file was rewritten.
+fn everywhere(store: &FakeStore, journal: &mut Journal, check: impl Fn(&Journal)) {
+    check(journal);
+    check(&store.journal(MIN_KEEP));
+    let replaced = store.with(|disk| disk.replaced);
+    for i in 0..40 {
+        journal.finish(&operation(&format!("later-{i}"), Outcome::Unchanged)).unwrap();
+    }
+    assert!(store.with(|disk| disk.replaced) > replaced);
+    check(journal);
+    check(&store.journal(MIN_KEEP));
+}
+
+#[test]
+fn a_change_that_awaits_confirmation_is_found_by_the_next_supervisor_with_its_deadline() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    everywhere(&store, &mut journal, |journal| {
+        let change = journal.unconfirmed().unwrap();
+        assert_eq!((change.generation, change.back_to, change.until), (2, 1, at(600)));
+        assert_eq!(change.operation_id, "b");
+        assert_eq!(change.left(at(0)), Duration::from_secs(600));
+        assert_eq!(change.left(at(601)), Duration::ZERO);
+        assert_eq!(journal.last_good(), Some(1));
+        assert_eq!((journal.kept(), journal.previous()), (vec![1, 2], Some(1)));
+    });
+}
+
+#[test]
+fn an_extended_change_keeps_who_made_it_and_has_the_new_deadline() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    journal.admit(&running("later", Kind::Reload)).unwrap();
+    let longer = Unconfirmed { operation_id: "later".to_owned(), generation: 2, back_to: 1, until: at(900) };
+    journal.pend(&longer).unwrap();
+    // It changes nothing itself, and takes nothing away.
+    journal.finish(&operation("later", Outcome::Unchanged)).unwrap();
+    everywhere(&store, &mut journal, |journal| {
+        let change = journal.unconfirmed().unwrap();
+        assert_eq!((change.operation_id.as_str(), change.until), ("b", at(900)));
+    });
+}
+
+#[test]
+fn a_confirmed_change_is_good() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    journal.admit(&running("c", Kind::Confirm)).unwrap();
+    journal.confirm("c", 2).unwrap();
+    // Had the supervisor died here, its successor would know that it was confirmed.
+    assert_eq!(store.journal(MIN_KEEP).recovery().unfinished[0].intent, Some(2));
+    journal.finish(&operation("c", Outcome::Applied)).unwrap();
+    everywhere(&store, &mut journal, |journal| {
+        assert_eq!((journal.unconfirmed(), journal.last_good()), (None, Some(2)));
+    });
+}
+
+#[test]
+fn a_cancelled_change_leaves_nothing_and_a_rollback_does_not_go_to_it() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    journal.admit(&running("c", Kind::Cancel)).unwrap();
+    assert_eq!(store.journal(MIN_KEEP).recovery().unfinished[0].intent, Some(1), "what it is to bring back");
+    journal.commit(&generation(1)).unwrap();
+    journal.pending_over(2, PendingEnd::Cancelled).unwrap();
+    journal.finish(&operation("c", Outcome::Applied)).unwrap();
+    everywhere(&store, &mut journal, |journal| {
+        assert_eq!((journal.unconfirmed(), journal.last_good(), journal.previous()), (None, Some(1), None));
+        assert!(journal.generation(1).unwrap().serving);
+        assert_eq!(journal.kept(), [1, 2]);
+    });
+}
+
+#[test]
+fn a_change_that_was_not_confirmed_stays_so_until_something_newer_serves() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    journal.admit(&running("c", Kind::Rollback)).unwrap();
+    assert_eq!(store.journal(MIN_KEEP).recovery().unfinished[0].intent, Some(1), "what it is to bring back");
+    journal.commit(&generation(1)).unwrap();
+    journal.pending_over(2, PendingEnd::NotConfirmed).unwrap();
+    journal.finish(&operation("c", Outcome::RolledBack)).unwrap();
+    everywhere(&store, &mut journal, |journal| {
+        let change = journal.unconfirmed().unwrap();
+        assert_eq!((change.generation, change.back_to), (2, 1));
+        assert_eq!((journal.last_good(), journal.previous()), (Some(1), None));
+    });
+    // A start that loads the generation before it again does not change that.
+    intend(&mut journal, "start", 1, &files(b"one"));
+    journal.commit(&generation(1)).unwrap();
+    everywhere(&store, &mut journal, |journal| assert!(journal.unconfirmed().is_some()));
+    intend(&mut journal, "d", 3, &files(b"three"));
+    journal.commit(&generation(3)).unwrap();
+    everywhere(&store, &mut journal, |journal| {
+        assert_eq!(
+            (journal.unconfirmed(), journal.last_good(), journal.previous()),
+            (None, Some(3), Some(1))
+        );
+    });
+}
+
+#[test]
+fn a_change_whose_workers_died_is_over_before_its_time() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    journal.commit(&generation(1)).unwrap();
+    journal.pending_over(2, PendingEnd::WorkersDied).unwrap();
+    let now = Timestamp::now();
+    everywhere(&store, &mut journal, |journal| {
+        assert!(journal.unconfirmed().unwrap().until <= now + Duration::from_secs(1));
+    });
+    // Asked for by its number, it is wanted after all.
+    intend(&mut journal, "d", 2, &files(b"bytes 2"));
+    journal.commit(&generation(2)).unwrap();
+    everywhere(&store, &mut journal, |journal| assert_eq!(journal.unconfirmed(), None));
+}
+
+#[test]
+fn a_change_that_never_came_to_serve_or_failed_its_guard_is_no_unconfirmed_one() {
+    for outcome in [Outcome::RolledBack, Outcome::NotReady, Outcome::Rejected] {
+        let store = FakeStore::default();
+        let mut journal = on_probation(&store);
+        journal.confirm("c", 2).unwrap();
+        journal.admit(&running("d", Kind::Reload)).unwrap();
+        let bundle = files(b"three");
+        let confirm = Some(at(2_000));
+        let intent = Intent { operation_id: "d", generation: 3, bundle: &bundle, back_to: Some(2), confirm };
+        journal.intend(&intent).unwrap();
+        assert_eq!(store.journal(MIN_KEEP).unconfirmed().unwrap().until, at(2_000), "it may serve by now");
+        journal.finish(&operation("d", outcome)).unwrap();
+        everywhere(&store, &mut journal, |journal| {
+            assert_eq!((journal.unconfirmed(), journal.last_good()), (None, Some(2)), "{outcome}");
+        });
+    }
+}
+
+#[test]
+fn a_deadline_that_could_not_be_written_is_not_remembered() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    let longer = Unconfirmed { operation_id: "later".to_owned(), generation: 2, back_to: 1, until: at(900) };
+    store.with(|disk| disk.room = Some(disk.bytes.len() + 40));
+    assert!(journal.pend(&longer).is_err());
+    assert!(journal.confirm("c", 2).is_err());
+    assert_eq!(journal.unconfirmed().unwrap().until, at(600));
+    store.with(|disk| disk.room = None);
+    journal.finish(&operation("later", Outcome::NotReady)).unwrap();
+    everywhere(&store, &mut journal, |journal| assert_eq!(journal.unconfirmed().unwrap().until, at(600)));
+}
