@@ -36,8 +36,12 @@ pub(crate) struct Entry {
     pub(crate) ask: Option<Ask>,
     /// The operation whose end is this one's.
     pub(crate) joins: Option<OperationKey>,
-    /// Whether its beginning is in the journal.
+    /// Whether its beginning is in the journal, or on its way there.
     pub(crate) is_noted: bool,
+    /// Whether it has begun: not while it waits for its turn.
+    pub(crate) is_begun: bool,
+    /// Whether everybody was told that it has begun.
+    pub(crate) is_told: bool,
     /// Whether it only looks, and leaves no trace.
     pub(crate) is_look: bool,
     /// What its guard compares, if it has one.
@@ -128,6 +132,8 @@ impl Operations {
             ask,
             joins: None,
             is_noted: false,
+            is_begun: false,
+            is_told: false,
             is_look: false,
             guard: GuardLimits::DEFAULT,
             shows: None,
@@ -169,7 +175,9 @@ impl Operations {
 
     /// Answers whoever waits, and forgets the request. `None` if there is nothing to tell anybody else.
     pub(crate) fn answer(&mut self, key: OperationKey) -> Option<Operation> {
-        let entry = self.entries.remove(&key)?;
+        let mut entry = self.entries.remove(&key)?;
+        // It ended before its beginning could be written: the journal hangs.
+        entry.admit();
         for waiting in entry.waiting {
             let _ = waiting.send(entry.operation.clone());
         }

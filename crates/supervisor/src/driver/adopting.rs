@@ -105,7 +105,7 @@ impl Driver {
 
     /// Begins without a worker. Gives the event to begin with. `from` is a generation of the journal instead of the disk.
     pub(crate) fn begin(&mut self, mut before: Before, from: Option<u64>) -> Event {
-        let pending = before.pending().filter(|_| from.is_none());
+        let pending = before.pending();
         if let (Some(loaded), Some(pending)) = (before.loaded.take(), pending) {
             self.loaded.insert(pending.generation, Arc::new(loaded));
             self.probation = before.probation();

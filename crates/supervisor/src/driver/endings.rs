@@ -18,25 +18,41 @@ impl Driver {
         if entry.is_look {
             return entry.admit();
         }
-        let operation = entry.operation.clone();
-        tracing::info!(operation = operation.id, actor = %operation.actor, "{} begins", operation.title());
+        entry.is_begun = true;
+        let (id, actor) = (&entry.operation.id, &entry.operation.actor);
+        tracing::info!(operation = id, %actor, "{} begins", entry.operation.title());
         self.note(key);
-        if let Some(entry) = self.operations.get_mut(key) {
-            entry.admit();
-        }
-        self.tell(EventKind::OperationStarted, operation.message.clone(), Some(operation));
     }
 
-    /// Writes down that it began, once. That this cannot be written is found by asking for room before.
+    /// Writes down that it began, once. That this cannot be written is found by asking for room before. Nobody is told
+    /// of it before it is written: what was told must be found after a crash.
     fn note(&mut self, key: OperationKey) {
-        let Some(entry) = self.operations.get_mut(key).filter(|entry| !entry.is_noted) else { return };
+        let Some(entry) = self.operations.get_mut(key) else { return };
+        if entry.is_noted {
+            return self.noted(key);
+        }
         entry.is_noted = true;
         let operation = entry.operation.clone();
+        let inputs = self.inputs.clone();
         self.parts.scribe.later(move |journal| {
             if let Err(error) = journal.admit(&operation) {
                 tracing::error!(operation = operation.id, "{error}");
             }
+            let _ = inputs.blocking_send(Input::Noted { operation: key });
         });
+    }
+
+    /// That it began, or waits for its turn, is written.
+    pub(super) fn noted(&mut self, key: OperationKey) {
+        let Some(entry) = self.operations.get_mut(key) else { return };
+        entry.admit();
+        if !entry.is_begun || entry.is_told {
+            return;
+        }
+        entry.is_told = true;
+        let operation = entry.operation.clone();
+        self.tell(EventKind::OperationStarted, operation.message.clone(), Some(operation));
+        self.tell_step(key);
     }
 
     pub(super) fn joined(&mut self, request: OperationKey, operation: OperationKey) {
@@ -52,7 +68,6 @@ impl Driver {
         self.note(request);
         if let Some(entry) = self.operations.get_mut(request) {
             tracing::info!(operation = entry.operation.id, "{} waits for its turn", entry.operation.title());
-            entry.admit();
         }
     }
 
@@ -122,9 +137,12 @@ impl Driver {
     pub(super) fn progress(&mut self, key: OperationKey, step: StepName) {
         let Some(entry) = self.operations.get_mut(key) else { return };
         entry.step(step);
-        if entry.is_look {
-            return;
-        }
+        self.tell_step(key);
+    }
+
+    /// Tells of the step that it takes, if it was told that it began.
+    fn tell_step(&self, key: OperationKey) {
+        let Some(entry) = self.operations.get(key).filter(|entry| entry.is_told) else { return };
         // What it changes may be long, and comes with its end.
         let operation = Operation { changes: Vec::new(), ..entry.as_it_is() };
         self.tell(EventKind::OperationStep, operation.message.clone(), Some(operation));

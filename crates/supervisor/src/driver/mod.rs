@@ -86,6 +86,8 @@ pub(crate) enum Input {
     Renewed { worker: WorkerKey, call: u64, ok: bool, loaded: Result<Arc<Loaded>, String> },
     /// A reload that a worker asked for has ended, or was refused.
     Asked { worker: WorkerKey, call: u64, done: bool, detail: String },
+    /// That an operation began, or waits for its turn, was written, or cannot be.
+    Noted { operation: OperationKey },
     /// An intent was written, or not.
     Intent { operation: OperationKey, generation: GenerationNumber, written: bool },
     /// An outcome was written, or not.
@@ -376,6 +378,7 @@ impl Driver {
             Input::Unpacked { worker, candidate, loaded } => self.unpacked(worker, candidate, loaded),
             Input::Renewed { worker, call, ok, loaded } => self.renewed(worker, call, ok, loaded),
             Input::Asked { worker, call, done, detail } => self.asked(worker, call, done, detail),
+            Input::Noted { operation } => self.noted(operation),
             Input::Intent { operation, generation, written: true } => {
                 self.step(Event::IntentWritten { operation, generation });
             }

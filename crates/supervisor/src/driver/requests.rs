@@ -164,6 +164,7 @@ impl Driver {
         let operation = self.operations.ask(new, serving, admission);
         if let Some(entry) = self.operations.get_mut(operation) {
             entry.guard = guard;
+            entry.operation.guard_ms = guarded_ms(&request);
         }
         self.step(Event::Request { operation, asked: Asked { request, caller, expected } });
     }
@@ -173,6 +174,17 @@ impl Driver {
         let worker = self.workers.get(&self.serving.as_ref()?.worker)?;
         Some(worker.actions.clone())
     }
+}
+
+/// How long a guard watches the change, if it is one and has one.
+fn guarded_ms(request: &Request) -> Option<u64> {
+    let (Request::Reload { dry_run: false, terms, .. }
+    | Request::Rollback { dry_run: false, terms, .. }
+    | Request::Restore { dry_run: false, terms }) = request
+    else {
+        return None;
+    };
+    Some(u64::try_from(terms.guard?.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Whether the journal must have room for it. Ending, serving again and going back are never refused for want of room.

@@ -135,12 +135,13 @@ pub(crate) fn set_backlog(socket: impl AsFd, backlog: u32) -> io::Result<()> {
 /// Makes a listening TCP socket refuse connections, and keep its port: nobody else can listen there meanwhile. What waits
 /// in its queue is reset.
 pub(crate) fn rest(socket: impl AsFd) -> io::Result<()> {
-    rustix::net::sockopt::set_socket_reuseaddr(&socket, false)?;
-    match rustix::net::shutdown(socket, rustix::net::Shutdown::Both) {
-        // It does not listen: it rests already.
-        Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
-        Err(errno) => Err(errno.into()),
+    // Once more would shut down a socket that does not listen, which lasts: every connection that it accepts when it
+    // listens again would come shut down.
+    if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+        return Ok(());
     }
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, false)?;
+    Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)?)
 }
 
 /// Makes a socket listen again that rested.

@@ -199,7 +199,7 @@ fn a_difference_leaves_no_trace_and_keeps_nobody_out() {
         let (status, operation) = server.control.post("/v1/reload", &[]);
         assert_eq!((status, &operation["outcome"]), (200, &"unchanged".into()), "{operation}");
         drop(looking);
-        server.control.get("/v1/diff");
+        let _ = server.control.get("/v1/diff");
     }
     let kinds: Vec<String> = server.history().into_iter().map(|(kind, _)| kind).collect();
     assert_eq!(kinds, ["reload", "reload", "reload", "start"]);
@@ -207,7 +207,10 @@ fn a_difference_leaves_no_trace_and_keeps_nobody_out() {
 }
 
 fn carried(server: &Server) -> String {
-    server.control.post("/v1/actions/carried", &[]).1["answer"].as_str().unwrap().to_owned()
+    until("the worker answers", || {
+        let operation = server.control.post("/v1/actions/carried", &[]).1;
+        operation["answer"].as_str().map(str::to_owned)
+    })
 }
 
 fn carried_state_reaches_a_replaced_worker_and_an_adopting_supervisor() {
@@ -232,9 +235,10 @@ fn carried_state_reaches_a_replaced_worker_and_an_adopting_supervisor() {
 
 fn a_worker_that_asks_gets_a_reload_and_an_answer() {
     let workspace = Workspace::new();
-    let server = Server::start(&workspace, &[WEB, "body one"]);
+    let mut server = Server::start(&workspace, &[WEB, "body one"]);
     configure(&workspace, &[WEB, "body two"]);
-    server.control.post("/v1/actions/ask", &[]);
+    // The fake worker's way to be told to ask.
+    server.process.signal(Signal::USR1);
     let reload = server.control.wait_for_operation("a reload", |one| one["actor"]["kind"] == "watch");
     assert_eq!(
         (&reload["outcome"], &reload["comment"]),
@@ -249,13 +253,13 @@ fn a_worker_that_asks_gets_a_reload_and_an_answer() {
 
 fn a_worker_that_asks_in_vain_is_told_and_fills_no_history() {
     let workspace = Workspace::new();
-    let server = Server::start(&workspace, &[WEB, "body one"]);
+    let mut server = Server::start(&workspace, &[WEB, "body one"]);
     assert_eq!(server.control.post("/v1/drain", &[]).0, 200);
-    server.control.post("/v1/actions/ask", &[]);
-    until("the worker is told", || {
-        let asked = server.control.post("/v1/actions/asked", &[]).1["answer"].clone();
-        asked.as_str()?.contains("Some((false, \"drained").then_some(())
-    });
+    // The fake worker's way to be told to ask.
+    server.process.signal(Signal::USR1);
+    assert!(server.process.stderr_line("the reload that the worker asked for: drained").is_some());
+    let asked = server.control.post("/v1/actions/asked", &[]).1["answer"].clone();
+    assert!(asked.as_str().unwrap().contains("Some((false, \"drained"), "{asked}");
     assert!(!server.history().iter().any(|(kind, _)| kind == "reload"), "{:?}", server.history());
 }
 

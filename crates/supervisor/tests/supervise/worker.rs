@@ -14,7 +14,8 @@
 //! | `stop hang` | does not exit |
 //!
 //! Actions: `echo`, `fail`, `die`, `orphan`; `carry TEXT` hands TEXT over as carried state, `carried` says what it has of
-//! that; `ask` asks for a reload, `asked` says what came of it; `held` says how many sockets it holds.
+//! that; `asked` says what came of the reload that it asks for when told to open log files again; `held` says how many
+//! sockets it holds.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -148,7 +149,10 @@ impl Worker {
             ToWorker::Guard { call, .. } => self.guard(call),
             ToWorker::Asked { done, detail, .. } => self.asked = Some((done, detail)),
             ToWorker::Hold { listeners } => self.held = listeners.into_iter().zip(fds).collect(),
-            ToWorker::EndGuard { .. } | ToWorker::ReopenLogs => {}
+            ToWorker::EndGuard { .. } => {}
+            ToWorker::ReopenLogs => {
+                self.say(&ToSupervisor::Ask { call: 7, why: "fake.conf has changed".to_owned() }, &[]);
+            }
             ToWorker::CloseListeners => {
                 self.acceptor = None;
                 self.serving.as_mut().into_iter().for_each(|serving| serving.sockets.clear());
@@ -181,7 +185,7 @@ impl Worker {
         let held = self.held.iter().map(|(_, socket)| socket);
         let carried = self.carried.iter().filter(|_| serving.is_some());
         let fds: Vec<_> = bundle.iter().chain(sockets).chain(held).chain(carried).map(AsFd::as_fd).collect();
-        let actions = ["echo", "fail", "die", "orphan", "carry", "carried", "ask", "asked", "held"];
+        let actions = ["echo", "fail", "die", "orphan", "carry", "carried", "asked", "held"];
         let actions = actions.map(str::to_owned).to_vec();
         let version = "fake".to_owned();
         self.say(&ToSupervisor::Hello { protocol: PROTOCOL_VERSION, version, actions, serving }, &fds);
@@ -214,8 +218,7 @@ impl Worker {
             std::process::exit(7);
         }
         if !problems.is_empty() {
-            return self
-                .say(&ToSupervisor::Rejected { candidate: number, problems, unreachable: false }, &[]);
+            return self.say(&ToSupervisor::Rejected { candidate: number, problems, unreachable }, &[]);
         }
         let specs: Vec<ListenerSpec> = values(&text, "listen").map(|listen| spec(&listen)).collect();
         self.say(&ToSupervisor::Need { candidate: number, listeners: specs.clone() }, &[]);
@@ -309,11 +312,6 @@ impl Worker {
             "carried" => {
                 let bytes = self.carried.as_ref().map(|file| memfd::read_sealed(file, 1 << 20).unwrap());
                 (true, bytes.map_or("none".to_owned(), |bytes| String::from_utf8(bytes).unwrap()))
-            }
-            "ask" => {
-                self.asked = None;
-                self.say(&ToSupervisor::Ask { call: 7, why: "fake.conf has changed".to_owned() }, &[]);
-                (true, String::new())
             }
             "asked" => (true, format!("{:?}", self.asked)),
             "held" => (true, self.held.len().to_string()),
