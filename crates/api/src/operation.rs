@@ -89,6 +89,9 @@ pub struct Operation {
     /// What becomes of the change if nobody confirms it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goes_back: Option<GoesBack>,
+    /// How long the guard watches the change, in milliseconds, if it is guarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard_ms: Option<u64>,
     /// What the guard saw, with its figures, once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<String>,
@@ -133,6 +136,7 @@ impl Operation {
             ms: 0.0,
             undone: None,
             goes_back: None,
+            guard_ms: None,
             guard: None,
             source: None,
             answer: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use handover_api::parse_duration;
+use handover_supervisor::StartFrom;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -69,6 +70,8 @@ Examples:
   handover serve                     a built-in \"Hello, World!\" on 127.0.0.1:8080
   handover serve site.toml
   handover serve site.toml --control /run/site/control.sock --state /var/lib/site
+  handover serve etcd://127.0.0.1:2379/site --base /etc/site
+  handover serve site.toml --generation last   what served last, whatever the files say by now
 
 Signals: HUP reloads, TERM, INT and QUIT drain and exit (again: at once), USR1 reopens log files.
 Exits with 0 after a stop, 10 if the configuration is wrong, 13 if another server has the control socket.")]
@@ -188,8 +191,19 @@ An encrypted one is recognised by itself.")]
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Configuration file; a built-in one if it is not given.
+    /// Configuration: a file, or the URL of one in a store (etcd://, etcds://, https://). A built-in one if none is given.
+    #[arg(value_name = "FILE|URL")]
     pub(crate) file: Option<PathBuf>,
+    /// The same, for those who like to name it.
+    #[arg(long, value_name = "FILE|URL", conflicts_with = "file")]
+    pub(crate) config: Option<PathBuf>,
+    /// Directory to which relative paths in a configuration from a store are relative; the working directory if it is
+    /// not given.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: Option<PathBuf>,
+    /// Start from the journal and not from what the files say now: the generation that served last, or this one.
+    #[arg(long, value_name = "last|N", value_parser = start_from)]
+    pub(crate) generation: Option<StartFrom>,
     /// Directory of the journal. If it is not given: [control] in the file, or the user's state directory.
     #[arg(long, env = "HANDOVER_STATE", value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
@@ -241,6 +255,17 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         Duration::ZERO => Err("it must be longer than nothing: write 30s, 10m or 1h".to_owned()),
         time => Ok(time),
+    }
+}
+
+/// `last`, or a generation's number.
+fn start_from(text: &str) -> Result<StartFrom, String> {
+    match text {
+        "last" => Ok(StartFrom::Last),
+        number => number
+            .parse()
+            .map(StartFrom::Generation)
+            .map_err(|_| "write last, or the number of a generation".to_owned()),
     }
 }
 
@@ -483,6 +508,8 @@ mod tests {
             "restore a --write --detach",
             "stop --now --limit 1s",
             "serve --threads 0",
+            "serve --generation first",
+            "serve a.toml --config b.toml",
             "status -o yaml",
             "show",
         ] {

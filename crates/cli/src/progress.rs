@@ -3,9 +3,9 @@
 //! On a terminal, one line that changes; otherwise one plain line, so that a log shows what was waited for.
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use handover_api::{Client, EventKind};
+use handover_api::{Client, EventKind, Events, human_time};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::note;
@@ -52,8 +52,31 @@ async fn steps(client: &Client, what: &str, id: &str, line: &ProgressBar) {
     let Ok(mut events) = client.events().await else { return };
     while let Ok(Some(event)) = events.next().await {
         let Some(operation) = event.operation.filter(|operation| operation.id == id) else { continue };
-        if let (EventKind::OperationStep, Some(step)) = (event.kind, operation.steps.last()) {
-            line.set_message(format!("{what}: {}", step.name.replace('_', " ")));
+        let (EventKind::OperationStep, Some(step)) = (event.kind, operation.steps.last()) else { continue };
+        match operation.guard_ms.filter(|_| step.name == GUARDING) {
+            Some(ms) => {
+                let over = Instant::now() + Duration::from_millis(ms);
+                guarding(&mut events, what, id, line, over).await;
+            }
+            None => line.set_message(format!("{what}: {}", step.name.replace('_', " "))),
+        }
+    }
+}
+
+/// The step in which a guard watches.
+const GUARDING: &str = "guard";
+
+/// Shows the time that a guard still watches, until the operation goes on.
+async fn guarding(events: &mut Events, what: &str, id: &str, line: &ProgressBar, over: Instant) {
+    loop {
+        let left = over.saturating_duration_since(Instant::now());
+        line.set_message(format!("{what}: the guard watches for another {}", human_time(left)));
+        tokio::select! {
+            event = events.next() => match event {
+                Ok(Some(event)) if event.operation.as_ref().is_none_or(|operation| operation.id != id) => {}
+                _ => return,
+            },
+            () = tokio::time::sleep(TICK * 5) => {}
         }
     }
 }

@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use handover::HostOptions;
+use handover_api::ExitCode as Code;
+use handover_proxy::source::Location;
 use handover_proxy::{ConfigSource, ProxyService};
 
 use crate::args::{Common, Serve};
+use crate::output::Output;
 use crate::session::{control_socket, default_control_socket};
 
 /// What this server calls itself.
@@ -14,8 +17,18 @@ const NAME: &str = "handover";
 
 /// Serves until it is told to stop. Worker and supervisor come here with the same command line.
 pub(crate) fn run(common: &Common, serve: Serve) -> ExitCode {
-    let file = serve.file.map(|file| std::path::absolute(&file).unwrap_or(file));
-    let configured = file.as_deref().map(control_table).unwrap_or_default();
+    let source = match source(serve.file.or(serve.config)) {
+        Ok(source) => source,
+        Err(reason) => return Output::new(common.output).failure(&reason, Code::Usage),
+    };
+    if serve.base.is_some() && !matches!(source, ConfigSource::Store(_)) {
+        let reason = "--base is for a configuration from a store: paths in a file are relative to the file";
+        return Output::new(common.output).failure(reason, Code::Usage);
+    }
+    let configured = match &source {
+        ConfigSource::File(file) => control_table(file),
+        ConfigSource::Store(_) | ConfigSource::BuiltIn => ControlTable::default(),
+    };
     let control = match (&common.control, configured.socket) {
         (None, Some(socket)) => socket,
         _ => control_socket(common),
@@ -26,19 +39,33 @@ pub(crate) fn run(common: &Common, serve: Serve) -> ExitCode {
         .map(|state| std::path::absolute(&state).unwrap_or(state))
         .or(configured.state)
         .unwrap_or_else(|| handover_supervisor::paths::state_directory(&control));
-    options.next_command = next_command(&control, file.is_some());
+    options.next_command = next_command(&control, source != ConfigSource::BuiltIn);
     options.control = control;
-    options.config.clone_from(&file);
+    options.config = (source != ConfigSource::BuiltIn).then(|| PathBuf::from(source.name()));
+    options.start_from = serve.generation;
     options.banner = !serve.quiet;
-    let source = file.map_or(ConfigSource::BuiltIn, ConfigSource::File);
     let threads = serve.threads.map(usize::from);
+    let base = serve.base.map(|base| std::path::absolute(&base).unwrap_or(base));
     handover::host(options, move || {
-        let service = ProxyService::new(source);
+        let mut service = ProxyService::new(source);
+        if let Some(base) = base {
+            service = service.with_base(base);
+        }
         match threads {
             Some(threads) => service.with_threads(threads),
             None => service,
         }
     })
+}
+
+/// Where the configuration comes from. What looks like a URL is one, so that a misspelt scheme does not become a file
+/// that is missing.
+fn source(named: Option<PathBuf>) -> Result<ConfigSource, String> {
+    let Some(named) = named else { return Ok(ConfigSource::BuiltIn) };
+    match named.to_str().filter(|text| text.contains("://")) {
+        Some(url) => Location::parse(url).map(ConfigSource::Store).map_err(|error| error.to_string()),
+        None => Ok(ConfigSource::File(std::path::absolute(&named).unwrap_or(named))),
+    }
 }
 
 /// What must be known before the worker reads the configuration: whom to ask, and what happened before.
@@ -72,6 +99,20 @@ fn next_command(control: &Path, has_file: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_a_url_and_nothing_are_told_apart() {
+        let source = |text: &str| source(Some(PathBuf::from(text)));
+        assert_eq!(super::source(None), Ok(ConfigSource::BuiltIn));
+        assert_eq!(source("/etc/site.toml"), Ok(ConfigSource::File(PathBuf::from("/etc/site.toml"))));
+        assert!(matches!(source("site.toml"), Ok(ConfigSource::File(path)) if path.is_absolute()));
+        assert_eq!(
+            source("etcd://127.0.0.1/site").map(|source| source.name()),
+            Ok("etcd://127.0.0.1/site".to_owned())
+        );
+        assert!(source("ectd://127.0.0.1/site").is_err());
+        assert!(source("https://me:secret@host/site").is_err_and(|reason| !reason.contains("secret")));
+    }
 
     #[test]
     fn the_control_table_is_found_and_a_broken_file_has_none() {

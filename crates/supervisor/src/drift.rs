@@ -189,6 +189,10 @@ fn text_diff(path: &Path, serving: &[u8], other: &[u8], name: &str, room: &mut u
     if [serving_text, other_text].iter().any(|text| text.contains("PRIVATE KEY-----")) {
         return "a private key, not shown".to_owned();
     }
+    // Its lines say nothing to people; what changed about it does, and stands among the changes.
+    if [serving_text, other_text].iter().any(|text| text.contains("-----BEGIN CERTIFICATE-----")) {
+        return format!("a certificate, not shown as text: {}", sizes());
+    }
     let Some(left) = room.checked_sub(serving.len().max(other.len())) else {
         return format!("not shown, there is much before it: {}", sizes());
     };
@@ -255,6 +259,15 @@ mod tests {
         fs::write(&path, "-----BEGIN PRIVATE KEY-----\nsecret\n").unwrap();
         let diff = serving(&path, b"").diff();
         assert!(!diff.same && !diff.files[0].diff.contains("secret"));
+    }
+
+    #[test]
+    fn a_certificate_is_not_shown_line_by_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.pem");
+        fs::write(&path, "-----BEGIN CERTIFICATE-----\nMIIB\n").unwrap();
+        let diff = serving(&path, b"-----BEGIN CERTIFICATE-----\nMIIA\n").diff();
+        assert!(diff.files[0].diff.starts_with("a certificate, not shown"), "{}", diff.files[0].diff);
     }
 
     #[test]
