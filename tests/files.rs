@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use handover_testkit::config::{fixed, from_file, listener};
+use handover_testkit::config::{fixed, from_file, listener, tls_listener};
 use handover_testkit::faults::kill;
 use handover_testkit::{
-    Handover, Port, Serving, Workspace, handover, proc, run, text_at, until, wait_for_exit,
+    Authority, Handover, Port, SITE, Serving, Workspace, handover, proc, run, text_at, until, wait_for_exit,
 };
 use serde_json::Value;
 
@@ -113,6 +113,47 @@ fn validate_of_a_file_writes_nothing() {
     assert_eq!(output.code, 10, "{}", output.all());
     assert!(output.all().contains("nonsense"), "{}", output.all());
     assert_eq!(workspace.listing(), before);
+}
+
+/// Everything that a configuration can name that a server would make, bind or write.
+fn config_that_names_everything(workspace: &Workspace, port: &Port, secure: &Port) -> String {
+    Authority::new("CA").pair(&[SITE]).write(workspace, "site");
+    workspace.write("body.txt", "a body");
+    listener("web", port)
+        + &tls_listener("secure", secure, &["site"], "")
+        + "[listeners.socket]\naddress = \"unix:run/app.sock\"\n"
+        + &fixed("/", "x")
+        + &from_file("/body", "body.txt")
+        + "[log]\nto = \"log/server.log\"\naccess = \"log/access.log\"\n\
+           [control]\nsocket = \"run/named.sock\"\nstate = \"journal\"\n[watch]\nsettle = \"100ms\"\n"
+}
+
+/// Hazard 30: by root, who may make everything: directory trees, ports and logs are as before, to the time of writing.
+#[test]
+fn validate_as_root_touches_nothing_at_all() {
+    let (workspace, port, secure) = (Workspace::new(), Port::claim(), Port::claim());
+    fs::create_dir(workspace.path("log")).unwrap();
+    workspace.write("log/access.log", "a line of before\n");
+    let good = config_that_names_everything(&workspace, &port, &secure);
+    // What is refused is checked just as far.
+    for (text, code) in [(good.clone(), 0), (good + "[routes]\n", 10)] {
+        let file = workspace.write("handover.toml", text);
+        let before = workspace.snapshot();
+        for set in [true, false] {
+            let mut command = handover_testkit::command(handover!().as_ref(), &workspace);
+            if !set {
+                // Then the places are the configuration's own.
+                command.env_remove("HANDOVER_CONTROL").env_remove("HANDOVER_STATE");
+            }
+            command.arg("validate").arg(&file);
+            run(command).expect_code(code);
+            assert_eq!(workspace.snapshot(), before);
+            for port in [&port, &secure] {
+                assert!(proc::listeners(port.number()).is_empty());
+            }
+        }
+    }
+    assert!(!workspace.listing().iter().any(|name| name.contains(".sock") || name == "journal"));
 }
 
 /// Hazard 30: asked of a server, which binds nothing and makes no file for it (the journal's line apart).

@@ -353,10 +353,16 @@ impl Connection {
 
     fn more(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 16 * 1024];
-        let length = self.stream.read(&mut buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "nothing came in time"),
-            _ => error,
-        })?;
+        let length = loop {
+            match self.stream.read(&mut buffer) {
+                // A child of the test's has ended.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came in time"));
+                }
+                read => break read?,
+            }
+        };
         self.ahead.extend_from_slice(&buffer[..length]);
         Ok(length)
     }
