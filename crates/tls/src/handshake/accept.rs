@@ -122,12 +122,14 @@ impl Accepting {
             }
             Step::Failed(error) => {
                 let error = HandshakeError::from_rustls(error, Peer::Client, &self.hello);
-                if matches!(error, HandshakeError::NoCertificate(_)) {
-                    // rustls says access_denied; RFC 6066 §3 has the word that is meant.
-                    out.truncate(before);
-                    plain_alert(Alert::UNRECOGNIZED_NAME, out);
-                } else if out.len() == before {
-                    self.say(&error, out);
+                match error {
+                    // rustls says access_denied, or what else old clients lack; there are words for what is meant.
+                    HandshakeError::NoCertificate(_) | HandshakeError::Version(_) => {
+                        out.truncate(before);
+                        error.alert().into_iter().for_each(|alert| plain_alert(alert, out));
+                    }
+                    _ if out.len() == before => self.say(&error, out),
+                    _ => {}
                 }
                 self.end(error)
             }

@@ -31,6 +31,9 @@ pub(super) trait Side {
     type Data;
 
     fn process<'c, 'i>(&'c mut self, records: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// True if it has bytes ready that were not taken.
+    fn has_words(&self) -> bool;
 }
 
 impl Side for UnbufferedServerConnection {
@@ -39,6 +42,10 @@ impl Side for UnbufferedServerConnection {
     fn process<'c, 'i>(&'c mut self, records: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(records)
     }
+
+    fn has_words(&self) -> bool {
+        self.wants_write()
+    }
 }
 
 impl Side for UnbufferedClientConnection {
@@ -46,6 +53,10 @@ impl Side for UnbufferedClientConnection {
 
     fn process<'c, 'i>(&'c mut self, records: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(records)
+    }
+
+    fn has_words(&self) -> bool {
+        self.wants_write()
     }
 }
 
@@ -118,7 +129,7 @@ impl Drive {
                     Err(error) => break Step::Ended(error),
                 },
                 Next::Return(Step::Failed(error)) => {
-                    self.last_words(side, out);
+                    last_words(side, out);
                     break Step::Failed(error);
                 }
                 Next::Return(step) => break step,
@@ -151,27 +162,6 @@ impl Drive {
         self.given += whole;
         self.answer = answer;
         Ok(Some(record))
-    }
-
-    /// Appends the alert that rustls has ready after an error. It may remember messages of the record that it did not get
-    /// to, by their places: so it has to see the same bytes as before.
-    fn last_words<S: Side>(&mut self, side: &mut S, out: &mut Vec<u8>) {
-        loop {
-            let records = self.incoming.get_mut(self.start..self.given).unwrap_or_default();
-            let UnbufferedStatus { discard, state } = side.process(records);
-            let goes_on = match state {
-                Ok(ConnectionState::EncodeTlsData(data)) => matches!(encode(data, out), Next::Again),
-                Ok(ConnectionState::TransmitTlsData(sent)) => {
-                    sent.done();
-                    true
-                }
-                _ => false,
-            };
-            self.start = (self.start + discard).min(self.given);
-            if !goes_on {
-                return;
-            }
-        }
     }
 
     /// How many encrypted records the answer to the last record holds: after a server's handshake of TLS 1.3 these are
@@ -228,6 +218,21 @@ fn encode<Data>(mut data: EncodeTlsData<'_, Data>, out: &mut Vec<u8>) -> Next {
             Next::Again
         }
         Err(error) => Next::Return(Step::Ended(HandshakeError::Internal(error.to_string()))),
+    }
+}
+
+/// Appends the alert that rustls has ready after an error. It must not get to look at its messages again, whose places
+/// in the records it remembers: it would fail again, and object to having two alerts. While it has bytes ready it does
+/// not look.
+fn last_words<S: Side>(side: &mut S, out: &mut Vec<u8>) {
+    while side.has_words() {
+        match side.process(&mut []).state {
+            Ok(ConnectionState::EncodeTlsData(data)) => match encode(data, out) {
+                Next::Again => {}
+                _ => return,
+            },
+            _ => return,
+        }
     }
 }
 

@@ -112,6 +112,7 @@ impl HandshakeError {
 fn incompatible(why: &PeerIncompatible, peer: Peer, hello: &Hello) -> HandshakeError {
     use PeerIncompatible as P;
     match why {
+        _ if hello.is_old() => HandshakeError::Version(hello.versions_in_words()),
         P::Tls12NotOffered | P::Tls12NotOfferedOrEnabled | P::SupportedVersionsExtensionRequired => {
             HandshakeError::Version(hello.versions_in_words())
         }

@@ -28,6 +28,11 @@ pub(super) struct Hello {
 }
 
 impl Hello {
+    /// True if all that it offers is older than TLS 1.2.
+    pub(super) fn is_old(&self) -> bool {
+        !self.versions.is_empty() && self.versions.iter().all(|version| *version < 0x0303)
+    }
+
     /// `the client offers only TLS 1.1`.
     pub(super) fn versions_in_words(&self) -> String {
         let mut names: Vec<&str> = Vec::new();
