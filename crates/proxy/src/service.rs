@@ -30,7 +30,7 @@ use crate::config::{self, Checked, ListenAddress, Moment, SystemResolver};
 use crate::conn::Shown;
 use crate::event_loop::{Command, Socket};
 use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
-use crate::metrics::Metrics;
+use crate::metrics::{Expiry, Metrics};
 use crate::source::{self, ConfigSource, Reader};
 use crate::threads::{Rotation, Shared, Threads};
 use logs::{Logs, log_settings, open_logs};
@@ -149,6 +149,7 @@ impl Service for ProxyService {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let expiries = report::expiries(&generation.config);
         Ok(Box::new(Ready {
             plane: Arc::clone(plane),
             generation: Arc::new(generation),
@@ -158,6 +159,8 @@ impl Service for ProxyService {
             drain,
             log,
             keys,
+            expiries,
+            source: self.source.clone(),
         }))
     }
 
@@ -411,6 +414,9 @@ struct Ready {
     log: Option<Logs>,
     /// Keys of tickets that are to be taken over.
     keys: Option<Vec<u8>>,
+    /// When its certificates expire.
+    expiries: Vec<Expiry>,
+    source: Reader,
 }
 
 impl Candidate for Ready {
@@ -450,19 +456,20 @@ impl Candidate for Ready {
     fn summary(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (position, listener) in self.generation.listeners.iter().enumerate() {
+            let (http, tcp) = if listener.tls.is_some() { ("https", "tls") } else { ("http", "tcp") };
             for address in self.generation.addresses(position) {
                 let shown = self.shown_address(&listener.name, address);
                 lines.push(match &listener.kind {
                     ListenerKind::Http(_) => match (address, self.generation.routes_on(position)) {
-                        (ListenAddress::Tcp(_), 1) => format!("http://{shown} → 1 route"),
-                        (ListenAddress::Tcp(_), count) => format!("http://{shown} → {count} routes"),
-                        (_, 1) => format!("http on {shown} → 1 route"),
-                        (_, count) => format!("http on {shown} → {count} routes"),
+                        (ListenAddress::Tcp(_), 1) => format!("{http}://{shown} → 1 route"),
+                        (ListenAddress::Tcp(_), count) => format!("{http}://{shown} → {count} routes"),
+                        (_, 1) => format!("{http} on {shown} → 1 route"),
+                        (_, count) => format!("{http} on {shown} → {count} routes"),
                     },
                     ListenerKind::Tcp(service) => {
                         let name =
                             self.generation.services.get(*service).map_or("?", |service| &service.name);
-                        format!("tcp on {shown} → service {name}")
+                        format!("{tcp} on {shown} → service {name}")
                     }
                     ListenerKind::Metrics(path) => match address {
                         ListenAddress::Tcp(_) => format!("http://{shown}{path} → {METRICS_LISTENER}"),
@@ -476,11 +483,11 @@ impl Candidate for Ready {
 
     fn watch(&self) -> Option<Watch> {
         let watch = self.generation.config.watch?;
-        Some(Watch { settle: watch.settle, retry: watch.retry, source: None })
+        Some(Watch { settle: watch.settle, retry: watch.retry, source: self.source.watched(watch.poll) })
     }
 
     fn commit(self: Box<Self>) {
-        let Self { plane, generation, sockets, drain, log, keys, .. } = *self;
+        let Self { plane, generation, sockets, drain, log, keys, expiries, .. } = *self;
         if let Some(Logs { own, access }) = log {
             logging::switch(own);
             if let Some((target, file)) = access {
@@ -492,7 +499,7 @@ impl Candidate for Ready {
         plane.shared.tickets.set_schedule(schedule(generation.config.tickets));
         // Tried in prepare.
         let imported = keys.is_some_and(|keys| plane.shared.tickets.import(&keys, SystemTime::now()).is_ok());
-        plane.shared.metrics.set_certificates(report::expiries(&generation.config));
+        plane.shared.metrics.set_certificates(expiries);
         // Held to the end, so that what must be freed of a large generation is not freed by a data thread.
         let before = plane.shared.published.swap(generation);
         let all: Arc<[Socket]> = sockets.clone().into();

@@ -403,7 +403,9 @@ fn settings(changes: &mut Vec<Change>, old: &Config, new: &Config) {
     set("tickets.rotate", show_time(old.tickets.rotate), show_time(new.tickets.rotate));
     set("tickets.keep", old.tickets.keep.to_string(), new.tickets.keep.to_string());
     let watch = |watch: Option<Watch>| match watch {
-        Some(Watch { settle, retry }) => format!("settle {}, retry {}", show_time(settle), show_time(retry)),
+        Some(Watch { settle, retry, poll }) => {
+            format!("settle {}, retry {}, poll {}", show_time(settle), show_time(retry), show_time(poll))
+        }
         None => "off".to_owned(),
     };
     set("watch", watch(old.watch), watch(new.watch));

@@ -453,6 +453,8 @@ pub struct Watch {
     pub settle: Duration,
     /// After a reload that was refused: how long until the same files are tried again.
     pub retry: Duration,
+    /// How often a web page is asked for.
+    pub poll: Duration,
 }
 
 /// Watching a new generation, and going back by itself if it does worse than the one before.

@@ -112,6 +112,8 @@ table! {
     settle: Time<10, MINUTE> = Time::ms(500);
     /// After files that were refused: how long until they are tried again.
     retry: Time<SECOND, HOUR> = Time::ms(10 * SECOND);
+    /// How often a configuration is asked for that is a web page (`--config https://…`); etcd tells by itself.
+    poll: Time<SECOND, HOUR> = Time::ms(30 * SECOND);
 }
 
 table! {

@@ -126,7 +126,7 @@ impl Reader {
     }
 
     /// The store, to be watched; a page is asked for every `poll`.
-    pub(crate) fn watched(&self, poll: Option<Duration>) -> Option<Arc<dyn Source>> {
+    pub(crate) fn watched(&self, poll: Duration) -> Option<Arc<dyn Source>> {
         let store = self.store.clone()?;
         store.set_poll(poll);
         Some(store)

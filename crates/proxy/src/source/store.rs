@@ -18,9 +18,6 @@ use super::etcd::Etcd;
 use super::https::{self, Page, Tag};
 use super::location::{Kind, Location};
 
-/// How often a page is asked for, unless the configuration says otherwise.
-pub(super) const DEFAULT_POLL: Duration = Duration::from_secs(30);
-
 /// A configuration as a store gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fetched {
@@ -46,7 +43,7 @@ struct Last {
     /// The last time it could not be read: as soon as it can be, that is news.
     failed: bool,
     next_poll: Option<Instant>,
-    poll: Option<Duration>,
+    poll: Duration,
 }
 
 /// A store, and what was read of it last.
@@ -85,7 +82,7 @@ impl Store {
     }
 
     /// How often a page is asked for from now on.
-    pub(crate) fn set_poll(&self, poll: Option<Duration>) {
+    pub(crate) fn set_poll(&self, poll: Duration) {
         self.last().poll = poll;
     }
 
@@ -137,8 +134,8 @@ impl Store {
         let (known, pause) = {
             let mut last = self.last();
             let now = Instant::now();
-            let poll = last.poll.unwrap_or(DEFAULT_POLL);
-            let next = *last.next_poll.get_or_insert(now + poll);
+            let next = now + last.poll;
+            let next = *last.next_poll.get_or_insert(next);
             let known = match &last.read {
                 Some(State::Page(tag, _)) if !last.failed => tag.clone(),
                 _ => None,

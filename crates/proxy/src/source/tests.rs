@@ -242,7 +242,7 @@ fn a_page_that_changes_is_news_once_and_another_tag_alone_is_not() {
         Say::Whole("304 Not Modified", Vec::new(), Vec::new()),
     ]);
     let store = web_with(&origin, patient());
-    store.set_poll(Some(Duration::ZERO));
+    store.set_poll(Duration::ZERO);
     store.fetch(false).unwrap();
     assert_eq!(store.wait(), Ok(None), "not modified");
     assert_eq!(store.wait(), Ok(None), "the same bytes");
@@ -326,7 +326,7 @@ fn a_store_that_failed_is_news_as_soon_as_it_answers_and_one_never_read_is_not()
     }
     let origin = store(vec![status("500 No"), ok("x")]);
     let store = web_with(&origin, short());
-    store.set_poll(Some(Duration::from_secs(3_600)));
+    store.set_poll(Duration::from_secs(3_600));
     store.fetch(false).unwrap_err();
     assert!(store.wait().unwrap().is_some());
 }

@@ -143,7 +143,7 @@ pub(super) fn tickets(raw: &RawTickets) -> Tickets {
 }
 
 pub(super) fn watch(raw: &RawWatch) -> Watch {
-    Watch { settle: raw.settle().0, retry: raw.retry().0 }
+    Watch { settle: raw.settle().0, retry: raw.retry().0, poll: raw.poll().0 }
 }
 
 pub(super) fn guard(raw: &RawGuard) -> Guard {

@@ -52,7 +52,7 @@ fn what_is_left_out_of_tls_has_its_documented_default() {
 fn a_table_alone_is_enough_to_watch_and_to_guard() {
     let config = good(&(https(ONE) + "[watch]\n[guard]\n")).config;
     let seconds = std::time::Duration::from_secs;
-    assert_eq!(config.watch, Some(Watch { settle: seconds(1) / 2, retry: seconds(10) }));
+    assert_eq!(config.watch, Some(Watch { settle: seconds(1) / 2, retry: seconds(10), poll: seconds(30) }));
     let share = Share(500);
     assert_eq!(
         config.guard,
@@ -239,7 +239,7 @@ fn settings_of_tls_are_compared_in_the_words_of_the_file() {
             "changed setting control.generations: 20 → 5",
             "changed setting tickets.rotate: 12h → 1h",
             "changed setting tickets.keep: 2 → 1",
-            "changed setting watch: off → settle 500ms, retry 10s",
+            "changed setting watch: off → settle 500ms, retry 10s, poll 30s",
             "changed setting guard: off → 10s, 10 requests, 5xx 0.5%, connects 5%, handshakes 5%",
         ]
     );
