@@ -3,7 +3,7 @@
 //! ```text
 //!   ┌─▶ wait ─▶ events: connections run, listeners accept, idle upstream connections that broke are dropped
 //!   │           mailbox: commands
-//!   │           connections that had more to do run again; one of those that shake hands takes a step
+//!   │           connections that had more to do run again; a few of those that shake hands take a step
 //!   └────────── ticks (100 ms): time limits, pool, logs
 //! ```
 
@@ -49,6 +49,9 @@ const IMBALANCE: u32 = 4;
 const RETIRE_SPREAD: Ticks = Ticks(30);
 /// Whether it is time for another ticket key is looked at this often (1 min), as long as anything happens.
 const ROTATION_TICKS: u64 = 600;
+/// For each so many events of a turn, one step of a handshake is taken, and one in any case: handshakes hold nobody up for long, and are
+/// not held up by many requests.
+const EVENTS_PER_STEP: usize = 16;
 /// The pool of upstream connections is looked through this often (1 s).
 const POOL_TICKS: u64 = 10;
 
@@ -114,7 +117,7 @@ pub(crate) struct EventLoop {
     mailbox: Arc<Mailbox<Command>>,
     peers: Arc<Peers>,
     again: Vec<ConnKey>,
-    /// Those that have a step of a handshake to take: one of them does in each turn.
+    /// Those that have a step of a handshake to take, each of which costs as much as many requests.
     steps: VecDeque<ConnKey>,
     /// Counted and not yet open, with the place of their listener.
     arriving: VecDeque<(u32, Arrival)>,
@@ -200,7 +203,7 @@ impl EventLoop {
             self.take_in();
         }
         self.run_again();
-        self.take_step();
+        self.take_steps(1 + events / EVENTS_PER_STEP);
         self.keep_time();
         Ok(())
     }
@@ -217,9 +220,11 @@ impl EventLoop {
         }
     }
 
-    /// Lets the one that has waited longest take a step of its handshake.
-    fn take_step(&mut self) {
-        while let Some(key) = self.steps.pop_front() {
+    /// Lets those that have waited longest take a step of their handshakes.
+    fn take_steps(&mut self, mut count: usize) {
+        while count > 0
+            && let Some(key) = self.steps.pop_front()
+        {
             match self.places.get_mut(key.index as usize) {
                 Some(place) if place.stamp == key.stamp => place.in_steps = false,
                 _ => continue,
@@ -227,7 +232,7 @@ impl EventLoop {
             self.cx.may_step = true;
             self.drive(key);
             if !std::mem::take(&mut self.cx.may_step) {
-                return;
+                count -= 1;
             }
         }
     }

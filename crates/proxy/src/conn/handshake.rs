@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Nothing is allocated for a client that says nothing. A step of a handshake costs as much as hundreds of requests, so it is
-//! taken only when it is this connection's turn ([`Cx::takes_step`]): one step in one turn of the loop.
+//! taken only when it is this connection's turn ([`Cx::takes_step`]): one step for some events of others.
 //!
 //! What a TLS 1.3 handshake leaves to be sent at its end, tickets, goes out with the first response.
 

@@ -95,7 +95,7 @@ pub(crate) struct HttpConn {
     /// It is not watched yet, and will be at `deadline`.
     unwatched: bool,
     /// A handshake has left something to be sent, which goes out with the first response, or at `deadline`.
-    unsaid: bool,
+    pub(super) unsaid: bool,
     cut_at: Option<u64>,
     /// The thread on which it stays is settled.
     pub(super) placed: bool,
@@ -358,6 +358,7 @@ impl HttpConn {
             Phase::Answer(answer) => (answer.request_is_read(), answer.end()),
             _ => (true, End::Done),
         };
+        self.unsaid = false;
         if keep {
             self.enter(Phase::Head { seen: 0 }, cx);
             let plan = self.client.plan();
@@ -443,7 +444,12 @@ impl HttpConn {
                     }
                 }
                 Ok(Received::Blocked) => {
-                    cx.buffers.release_if_empty(&mut side.inbuf);
+                    if was_empty && cx.reactor.has_part(&side.io) {
+                        // A head has begun, in a record that is not whole yet.
+                        let header = self.client.plan().map(|plan| plan.header).unwrap_or_default();
+                        self.phase_limit = self.phase_limit.min(cx.clock.after(header));
+                    }
+                    cx.buffers.release_if_empty(&mut self.client.side.inbuf);
                     return Step::Wait;
                 }
                 Ok(Received::End) | Err(_) => {

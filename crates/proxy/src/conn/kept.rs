@@ -51,6 +51,8 @@ impl HttpConn {
     /// It goes on here as it was there: the idle limit holds.
     pub(crate) fn go_on(&mut self, past: Past, cx: &Cx) {
         self.placed = true;
+        // What its handshake had left went out with the first response.
+        self.unsaid = false;
         (self.client.counted_in, self.client.counted_out) = (past.bytes_in, past.bytes_out);
         self.client.since_us = cx.clock.now_us().saturating_sub(past.age_us);
         if let Some(plan) = self.client.plan() {

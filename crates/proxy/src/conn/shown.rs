@@ -50,14 +50,10 @@ impl Shown {
             "service": self.service.as_deref(),
             "endpoint": self.endpoint.as_ref().map(|endpoint| &*endpoint.label),
             "upstream_error": self.trouble.as_deref(),
-            "tls": self.tls.as_ref().map(|facts| json!({
-                "version": facts.version.name(),
-                "suite": facts.suite.name(),
-                "sni": facts.sni,
-                "alpn": facts.alpn.as_ref().map(|name| String::from_utf8_lossy(name)),
-                "resumed": facts.resumed,
-                "client_subject": facts.client_subject,
-            })),
+            "tls": self.tls.as_ref().map(|facts| facts.version.name()),
+            "resumed": self.tls.as_ref().map(|facts| facts.resumed),
+            "sni": self.tls.as_ref().and_then(|facts| facts.sni.as_deref()),
+            "client_subject": self.tls.as_ref().and_then(|facts| facts.client_subject.as_deref()),
         })
     }
 }

@@ -75,6 +75,11 @@ impl Reactor {
         }
     }
 
+    /// True if over TLS the beginning of a record has come, and not its end.
+    pub(crate) fn has_part(&self, io: &Io) -> bool {
+        self.has(io, SECURE) && self.secure(io).is_some_and(Secure::has_part)
+    }
+
     /// What protects a socket, if anything does.
     pub(crate) fn secure(&self, io: &Io) -> Option<&Secure> {
         self.secured.get(io.slot as usize)?.as_deref()
@@ -138,7 +143,7 @@ impl Reactor {
 
     /// True if the peer has said nothing to the application and has not ended. What it says to the session is dealt with.
     pub(super) fn is_quiet_secure(&mut self, io: &Io) -> bool {
-        self.absorb(io) == Ok(Received::Blocked) && self.secure(io).is_some_and(|secure| !secure.has_part())
+        self.absorb(io) == Ok(Received::Blocked) && !self.has_part(io)
     }
 
     /// Reads what has come without giving it to anybody. `Bytes`: there is something to be taken.

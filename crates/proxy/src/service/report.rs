@@ -1,6 +1,6 @@
 //! What is said about certificates: to `handover certificates`, and in metrics.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use handover_api::Certificate;
@@ -52,27 +52,25 @@ pub(super) fn certificates(config: &Config) -> Vec<Certificate> {
 
 /// When certificates expire, the first ones first: one for each listener or service, name and type of key.
 pub(super) fn expiries(config: &Config) -> Vec<Expiry> {
-    let mut first: BTreeMap<(String, &str, &str), i64> = BTreeMap::new();
-    for (user, certificate) in uses(config) {
+    let mut by_time: Vec<(User<'_>, &config::Certificate)> = uses(config).collect();
+    by_time.sort_by_key(|(_, certificate)| certificate.loaded.facts().not_after);
+    let mut told = HashSet::new();
+    let mut all = Vec::new();
+    for (user, certificate) in by_time {
+        if all.len() >= MOST_EXPIRIES {
+            break;
+        }
         let facts = certificate.loaded.facts();
         let name = match facts.names.first() {
             Some(name) => name.to_string(),
             None => certificate.certificate.display().to_string(),
         };
         let (User::Listener(place) | User::Service(place)) = user;
-        let soonest = first.entry((name, place, &facts.key_type)).or_insert(facts.not_after);
-        *soonest = (*soonest).min(facts.not_after);
+        // Later ones of the same are those that clients get no more, or of another file.
+        if told.insert((name.clone(), place, facts.key_type.as_str())) {
+            let (place, key_type) = (place.to_owned(), facts.key_type.clone());
+            all.push(Expiry { name, place, key_type, not_after: facts.not_after });
+        }
     }
-    let mut all: Vec<Expiry> = first
-        .into_iter()
-        .map(|((name, place, key_type), not_after)| Expiry {
-            name,
-            place: place.to_owned(),
-            key_type: key_type.to_owned(),
-            not_after,
-        })
-        .collect();
-    all.sort_by_key(|expiry| expiry.not_after);
-    all.truncate(MOST_EXPIRIES);
     all
 }
