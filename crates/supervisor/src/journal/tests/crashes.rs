@@ -61,6 +61,8 @@ struct Script {
     steps: Vec<Step>,
     /// After these the caller was told that the operation has ended.
     answers: Vec<usize>,
+    /// Steps that write an intent.
+    intents: Vec<usize>,
 }
 
 impl Script {
@@ -73,6 +75,7 @@ impl Script {
     }
 
     fn change(&mut self, id: &'static str, number: u64, back_to: Option<u64>, confirm: Option<Timestamp>) {
+        self.intents.push(self.steps.len());
         self.step(move |journal| {
             let bundle = bundle_of(number);
             journal.intend(&Intent {
@@ -190,11 +193,13 @@ fn pictures(life: &Script) -> (Vec<Picture>, usize) {
         pictures.push(Picture::of(&journal));
         assert_eq!(Picture::of(&store.journal(DEFAULT_KEEP)), *pictures.last().unwrap());
     }
+    let store = FakeStore::default();
+    play(&store, life);
     (pictures, store.with(|disk| disk.calls))
 }
 
 /// Everything that it gives out is whole, and what it needs is there.
-fn check_generations(journal: &mut Journal, what: &str) {
+fn check_generations(journal: &Journal, synced_badly: bool, what: &str) {
     let needed = [journal.contents.serving(), journal.last_good()];
     let in_doubt: Vec<u64> = journal.contents.unfinished.iter().filter_map(|u| u.intent).collect();
     for number in journal.kept() {
@@ -206,15 +211,19 @@ fn check_generations(journal: &mut Journal, what: &str) {
             }
         }
     }
-    for number in needed.into_iter().flatten().filter(|number| !in_doubt.contains(number)) {
-        assert!(journal.bundle(number).is_ok(), "{what}: generation {number} is needed");
+    // What could not be synced is not kept; the journal says so.
+    let kept = journal.kept();
+    let needed = needed.into_iter().flatten().filter(|number| kept.contains(number) || !synced_badly);
+    for number in needed.filter(|number| !in_doubt.contains(number)) {
+        let bundle = journal.bundle(number);
+        assert!(bundle.is_ok(), "{what}: generation {number} is needed: {}", bundle.unwrap_err());
     }
 }
 
 /// After every crash the journal goes on: a change can be written and read again.
-fn check_going_on(store: &FakeStore, mut journal: Journal, what: &str) {
+fn check_going_on(store: &FakeStore, mut journal: Journal, synced_badly: bool, what: &str) {
     journal.tidy();
-    check_generations(&mut journal, what);
+    check_generations(&journal, synced_badly, what);
     let next = journal.last_generation() + 1;
     let bundle = bundle_of(next);
     journal.admit(&running("after", Kind::Reload)).unwrap();
@@ -240,12 +249,12 @@ fn a_process_that_is_killed_at_any_call_leaves_what_was_true_before_or_after_tha
             store.with(|disk| disk.fate = Some((call, fate)));
             let done = play(&store, &life);
             let store = store.after_a_kill();
-            let mut journal = store.journal(DEFAULT_KEEP);
+            let journal = store.journal(DEFAULT_KEEP);
             let found = Picture::of(&journal);
             let may_be = &pictures[done..=(done + 1).min(life.steps.len())];
             assert!(may_be.contains(&found), "{what}, in step {done}: {found:#?}\nnot one of {may_be:#?}");
-            check_generations(&mut journal, &what);
-            check_going_on(&store, journal, &what);
+            check_generations(&journal, false, &what);
+            check_going_on(&store, journal, false, &what);
         }
     }
 }
@@ -255,7 +264,7 @@ fn a_power_failure_at_any_call_leaves_what_was_true_since_the_last_answer() {
     let life = life();
     let (pictures, calls) = pictures(&life);
     for call in 1..=calls {
-        for seed in 0..12_usize {
+        for seed in 0..8_usize {
             let what = format!("power failure {seed} at call {call} of {calls}");
             let store = FakeStore::default();
             store.with(|disk| disk.fate = Some((call, Fate::KilledHalfway)));
@@ -266,13 +275,13 @@ fn a_power_failure_at_any_call_leaves_what_was_true_since_the_last_answer() {
                     chosen.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 (chosen >> 33) % of
             });
-            let mut journal = store.journal(DEFAULT_KEEP);
+            let journal = store.journal(DEFAULT_KEEP);
             let found = Picture::of(&journal);
             let answered = life.answers.iter().copied().filter(|answer| *answer <= done).max().unwrap_or(0);
             let may_be = &pictures[answered..=(done + 1).min(life.steps.len())];
             assert!(may_be.contains(&found), "{what}, in step {done}: {found:#?}\nnot one of {may_be:#?}");
-            check_generations(&mut journal, &what);
-            check_going_on(&store, journal, &what);
+            check_generations(&journal, false, &what);
+            check_going_on(&store, journal, false, &what);
         }
     }
 }
@@ -287,8 +296,19 @@ fn a_call_that_fails_costs_its_operation_and_nothing_else() {
             let store = FakeStore::default();
             store.with(|disk| disk.fate = Some((call, fate)));
             let mut journal = store.journal(DEFAULT_KEEP);
-            for step in &life.steps {
-                let _ = step(&mut journal);
+            let mut skip_to = 0;
+            for (index, step) in life.steps.iter().enumerate() {
+                if index < skip_to {
+                    continue;
+                }
+                let result = step(&mut journal);
+                // What is not written down is not done.
+                if result.is_err() && life.intents.contains(&index) {
+                    let answer = life.answers.iter().find(|answer| **answer > index).unwrap();
+                    let id = journal.contents.unfinished.last().map(|u| u.operation.id.clone());
+                    let _ = id.map(|id| journal.finish(&operation(&id, Outcome::NotReady)));
+                    skip_to = *answer;
+                }
             }
             for number in journal.kept() {
                 if let Ok(bundle) = journal.bundle(number) {
@@ -304,7 +324,7 @@ fn a_call_that_fails_costs_its_operation_and_nothing_else() {
             let store = store.after_power_loss(|_| 0);
             let journal = store.journal(DEFAULT_KEEP);
             assert_eq!(Picture::of(&journal), known, "{what}");
-            check_going_on(&store, journal, &what);
+            check_going_on(&store, journal, true, &what);
         }
     }
 }
