@@ -172,14 +172,14 @@ impl Operation {
             }
             _ => return self.failed("rolled back"),
         };
-        let now = match (self.serving_generation, self.kind) {
-            (None, _) => "nothing serves".to_owned(),
+        let took = human_ms(self.ms);
+        match (self.serving_generation, self.kind) {
+            (None, _) => format!("rolled back: {what}; nothing serves"),
             (Some(number), Kind::Start) => format!(
-                "generation {number} serves, although the files on disk are those of the other one; the next reload serves them"
+                "rolled back: {what}, so generation {number} was started, in {took}; the files on disk are still those of {subject}, and the next reload serves them"
             ),
-            (Some(number), _) => format!("generation {number} serves again"),
-        };
-        format!("rolled back: {what}; {now}, in {}", human_ms(self.ms))
+            (Some(number), _) => format!("rolled back: {what}; generation {number} serves again, in {took}"),
+        }
     }
 
     fn failed(&self, word: &str) -> String {

@@ -74,7 +74,7 @@ fn what_was_taken_back_says_why_and_what_serves_again() {
     );
     assert_eq!(
         ended(Kind::Start, Outcome::RolledBack, Cause::NotConfirmed, |operation| operation.undone = Some(5)),
-        "rolled back: generation 5 was not confirmed in time; generation 4 serves, although the files on disk are those of the other one; the next reload serves them, in 3.1 ms"
+        "rolled back: generation 5 was not confirmed in time, so generation 4 was started, in 3.1 ms; the files on disk are still those of generation 5, and the next reload serves them"
     );
 }
 

@@ -94,7 +94,7 @@ impl Status {
 
 fn in_force(generation: u64) -> String {
     format!(
-        "generation {generation} serves because of a rollback or a restore, and the files on disk differ: the next reload or start serves the files"
+        "generation {generation} serves after a rollback or a restore, and the files on disk differ: the next reload or start serves the files"
     )
 }
 
