@@ -11,6 +11,7 @@ mod report;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -125,7 +126,7 @@ impl Service for ProxyService {
             serving: Some(&old.config),
             lenient: again || old.config.listeners.is_empty(),
         };
-        let mut files = Read(cx);
+        let mut files = Read { cx, again };
         let Checked { config, routes, mut warnings, spans } =
             config::parse_beside(&name, &base, &text, &mut files, &mut SystemResolver::default(), moment)?;
         let changes = config::diff(&old.config, &config);
@@ -371,15 +372,24 @@ impl Plane {
 }
 
 /// Where the bytes of files come from: certificates are read anew also where nothing else is.
-struct Read<'a>(&'a mut Prepare);
+struct Read<'a> {
+    cx: &'a mut Prepare,
+    /// A generation is served again: what the disk has by now is not what is read.
+    again: bool,
+}
 
 impl config::Files for Read<'_> {
     fn read(&mut self, path: &Path) -> std::io::Result<Arc<[u8]>> {
-        self.0.read(path)
+        self.cx.read(path)
     }
 
     fn read_certificate(&mut self, path: &Path) -> std::io::Result<Arc<[u8]>> {
-        self.0.read_certificate(path)
+        self.cx.read_certificate(path)
+    }
+
+    fn mode(&mut self, path: &Path) -> Option<u32> {
+        let metadata = if self.again { None } else { std::fs::metadata(path).ok() };
+        metadata.map(|metadata| metadata.mode() & 0o7777)
     }
 }
 

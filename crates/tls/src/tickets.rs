@@ -12,6 +12,7 @@
 //! session from being resumed where it could not have begun.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -84,6 +85,8 @@ struct Key {
     made: i64,
     secret: Zeroizing<[u8; SECRET_BYTES]>,
     aead: LessSafeKey,
+    /// True once it has made a ticket: until then nobody misses it.
+    used: AtomicBool,
 }
 
 /// Why exported keys cannot be taken.
@@ -117,7 +120,7 @@ impl Key {
 
     fn from_parts(id: [u8; ID_BYTES], made: i64, secret: Zeroizing<[u8; SECRET_BYTES]>) -> Option<Self> {
         let aead = LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, secret.as_ref()).ok()?);
-        Some(Self { id, made, secret, aead })
+        Some(Self { id, made, secret, aead, used: AtomicBool::new(false) })
     }
 }
 
@@ -208,8 +211,9 @@ impl Tickets {
         bytes
     }
 
-    /// Takes exported keys as well, as from a backup: the newest of all makes tickets from now on, the others open them.
-    /// True if anything changed.
+    /// Takes exported keys as well, as from a backup or the process before: the newest of all makes tickets from now on,
+    /// the others open them. Keys that have made no ticket yet give way: so a process that begins with a key of its own,
+    /// and then gets those that it was to go on with, has just those. True if anything changed.
     ///
     /// # Errors
     /// Where the bytes are none; then nothing changed.
@@ -217,7 +221,8 @@ impl Tickets {
         let others = read(exported)?;
         let now = seconds(now);
         Ok(self.change(|keys| {
-            let all: Vec<Arc<Key>> = keys.all().cloned().chain(others).collect();
+            let used = keys.all().filter(|key| key.used.load(Ordering::Relaxed));
+            let all: Vec<Arc<Key>> = used.cloned().chain(others).collect();
             let next = Keys::chosen(keys.schedule, all, now)?;
             let same = next.all().map(|key| key.id).eq(keys.all().map(|key| key.id));
             (!same).then_some(next)
@@ -322,6 +327,9 @@ impl ProducesTickets for Bound {
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         let keys = self.tickets.keys.load();
         let key = &keys.newest;
+        if !key.used.load(Ordering::Relaxed) {
+            key.used.store(true, Ordering::Relaxed);
+        }
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).ok()?;
         let mut ticket = Vec::with_capacity(ID_BYTES + NONCE_LEN + plain.len() + TAG_BYTES);

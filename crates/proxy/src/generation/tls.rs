@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use handover_tls::{
-    Certified, ClientAuth, ClientSettings, Resolver, ServerSettings, SettingsError, Tickets, Trust, Unknown,
-    Version, client_config, server_config,
+    ClientAuth, ClientSettings, ServerSettings, SettingsError, Tickets, Trust, Version, client_config,
+    server_config,
 };
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
@@ -89,19 +89,13 @@ fn build_listener(
     wanted: &config::ListenerTls,
     tickets: &Arc<Tickets>,
 ) -> Result<ListenerTls, SettingsError> {
-    let certificates: Vec<Arc<Certified>> =
-        wanted.certificates.iter().map(|certificate| Arc::clone(&certificate.loaded)).collect();
-    let unknown = match wanted.unknown_names {
-        config::UnknownNames::Default => Unknown::Default,
-        config::UnknownNames::Refuse => Unknown::Refuse,
-    };
     let clients = match &wanted.clients {
         None => ClientAuth::None,
         Some(clients) if clients.required => ClientAuth::Required(Arc::clone(&clients.authorities)),
         Some(clients) => ClientAuth::Optional(Arc::clone(&clients.authorities)),
     };
     let config = server_config(&ServerSettings {
-        resolver: Arc::new(Resolver::new(&certificates, wanted.default, unknown)),
+        resolver: Arc::clone(&wanted.resolver) as _,
         minimum_version: wanted.minimum_version,
         alpn: wanted.alpn.clone(),
         clients: clients.clone(),

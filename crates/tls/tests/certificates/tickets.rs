@@ -162,6 +162,29 @@ fn imported_keys_open_tickets_and_the_newest_of_all_makes_them() {
 }
 
 #[test]
+fn a_key_that_made_no_ticket_gives_way_to_those_that_are_imported() {
+    let before = tickets(SCHEDULE);
+    let ticket = before.bound_to(HERE).encrypt(b"before").unwrap();
+    // Three processes in a row, each of which begins with a key of its own.
+    let mut exported = before.export();
+    for minute in 1..=3 {
+        let next = Arc::new(Tickets::new(SCHEDULE, time(NOW + 60 * minute)).unwrap());
+        assert_eq!(next.import(&exported, time(NOW + 60 * minute)), Ok(true));
+        assert_eq!(*next.export(), *exported);
+        assert_eq!(next.bound_to(HERE).decrypt(&ticket).unwrap(), b"before");
+        exported = next.export();
+    }
+}
+
+#[test]
+fn keys_that_are_too_old_to_be_imported_leave_the_present_one() {
+    let here = Tickets::new(SCHEDULE, time(NOW + DAY)).unwrap();
+    let before = here.export();
+    assert_eq!(here.import(&tickets(SCHEDULE).export(), time(NOW + DAY)), Ok(false));
+    assert_eq!(*here.export(), *before);
+}
+
+#[test]
 fn damaged_exports_are_refused_and_change_nothing() {
     let here = tickets(SCHEDULE);
     here.advance(time(NOW + HOUR));

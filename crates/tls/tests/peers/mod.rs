@@ -50,13 +50,12 @@ impl World {
     /// A server with one suite, or all.
     pub fn server(&self, suite: Option<SupportedCipherSuite>) -> ServerConfig {
         let pair = if needs_rsa(suite) { &self.rsa } else { &self.ecdsa };
-        let (chain, key) = parts(pair);
-        ServerConfig::builder_with_provider(provider(suite))
-            .with_protocol_versions(versions(suite))
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap()
+        showing(suite, pair)
+    }
+
+    /// A server with all suites and this certificate.
+    pub fn server_showing(&self, pair: &Pair) -> ServerConfig {
+        showing(None, pair)
     }
 
     /// A server that asks clients for certificates.
@@ -91,6 +90,16 @@ impl World {
             .with_client_auth_cert(chain, key)
             .unwrap()
     }
+}
+
+fn showing(suite: Option<SupportedCipherSuite>, pair: &Pair) -> ServerConfig {
+    let (chain, key) = parts(pair);
+    ServerConfig::builder_with_provider(provider(suite))
+        .with_protocol_versions(versions(suite))
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap()
 }
 
 fn needs_rsa(suite: Option<SupportedCipherSuite>) -> bool {
