@@ -267,7 +267,10 @@ fn fixed(found: &mut Differences, old: &Fixed, new: &Fixed) {
     };
     found.value("body_file", &old.body_file, &new.body_file, file);
     if old.body != new.body {
-        found.0.push(format!("body {} → {} bytes", old.body.len(), new.body.len()));
+        found.0.push(match (old.body.len(), new.body.len()) {
+            (old, new) if old == new => format!("another body of {new} bytes"),
+            (old, new) => format!("body {old} → {new} bytes"),
+        });
     }
     let none_or = |text: &Option<Arc<str>>| text.as_deref().unwrap_or("none").to_owned();
     found.value("content_type", &old.content_type, &new.content_type, none_or);
