@@ -10,7 +10,7 @@ use handover_api::{
 
 use crate::args::{self, Generations, History, Show};
 use crate::output::note;
-use crate::session::{Session, seen_from_here};
+use crate::session::{Session, diff_from_here, seen_from_here};
 
 /// Characters of a sentence that a table shows.
 const CELL_CHARACTERS: usize = 60;
@@ -66,7 +66,7 @@ pub(crate) fn diff(session: &Session, diff: &args::Diff) -> ExitCode {
     }
     shown(session, call, |diff: Diff| {
         let code = if diff.same { Code::Success } else { Code::Differs };
-        (diff.report(), code)
+        (diff_from_here(diff).report(), code)
     })
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use handover_api::{Answer, Call, Client, ClientError, ExitCode as Code, Operation};
+use handover_api::{Answer, Call, Client, ClientError, Diff, ExitCode as Code, Operation, Problem};
 
 use crate::args::Common;
 use crate::output::Output;
@@ -87,16 +87,50 @@ pub(crate) fn seen_from_here(mut operation: Operation) -> Operation {
 }
 
 fn rename_files(operation: &mut Operation, here: &Path) -> bool {
+    let problems = operation.errors.iter_mut().chain(&mut operation.warnings);
+    problems.fold(false, |any, problem| rename(problem, here) | any)
+}
+
+/// The same for a difference.
+pub(crate) fn diff_from_here(mut diff: Diff) -> Diff {
+    let Ok(here) = std::env::current_dir() else { return diff };
+    for problem in diff.errors.iter_mut().chain(&mut diff.warnings) {
+        rename(problem, &here);
+    }
+    diff
+}
+
+/// In its place and in its words: a certificate's mistake names the certificate's files.
+fn rename(problem: &mut Problem, here: &Path) -> bool {
+    if here.parent().is_none() {
+        return false;
+    }
+    let below = format!("{}/", here.display());
     let mut any = false;
-    for problem in operation.errors.iter_mut().chain(&mut operation.warnings) {
-        let shorter = problem.file.as_deref().and_then(|file| Path::new(file).strip_prefix(here).ok());
-        if let Some(shorter) = shorter.map(|path| path.display().to_string()).filter(|path| !path.is_empty())
-        {
-            problem.file = Some(shorter);
-            any = true;
-        }
+    if let Some(shorter) = problem.file.as_deref().and_then(|file| file.strip_prefix(&below)) {
+        problem.file = Some(shorter.to_owned());
+        any = true;
+    }
+    if problem.detail.contains(&below) {
+        problem.detail = shortened(&problem.detail, &below);
+        any = true;
     }
     any
+}
+
+/// Without the directory, where a path begins with it.
+fn shortened(text: &str, below: &str) -> String {
+    let mut parts = text.split(below);
+    let mut short = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // What comes before a path is a blank, a quotation mark or a bracket; before the rest of one, a letter.
+        let within = short.chars().next_back().is_some_and(|c| c.is_alphanumeric() || "/.-_".contains(c));
+        if within {
+            short.push_str(below);
+        }
+        short.push_str(part);
+    }
+    short
 }
 
 /// The control socket that was named, or the default one. Always absolute.
@@ -159,5 +193,14 @@ mod tests {
         assert_eq!(operation.errors[0].to_string(), "hello.toml:7:3: near");
         assert_eq!(operation.errors[1].to_string(), "/srv/site-2/hello.toml: far");
         assert!(operation.sentence().contains("the first: hello.toml:7:3: near"));
+        operation.errors = vec![
+            Problem::new("/srv/site/a.pem: the key in /srv/site/a.key is another; see /mnt/srv/site/x")
+                .in_file("/srv/site/hello.toml"),
+        ];
+        assert!(rename_files(&mut operation, Path::new("/srv/site")));
+        assert_eq!(
+            operation.errors[0].to_string(),
+            "hello.toml: a.pem: the key in a.key is another; see /mnt/srv/site/x"
+        );
     }
 }
