@@ -57,7 +57,7 @@ impl Talk {
         }
     }
 
-    fn to_them(&mut self, plain: &[u8]) {
+    fn tell(&mut self, plain: &[u8]) {
         let mut received = Vec::new();
         for piece in plain.chunks(RECORDS_PER_KEY * 16_384) {
             self.perhaps_move();
@@ -69,7 +69,7 @@ impl Talk {
         assert!(received == plain, "{} bytes to them", plain.len());
     }
 
-    fn to_us(&mut self, plain: &[u8]) {
+    fn hear(&mut self, plain: &[u8]) {
         let mut received = Vec::new();
         for piece in plain.chunks(RECORDS_PER_KEY * 16_384) {
             self.perhaps_update();
@@ -93,12 +93,12 @@ impl Talk {
 
     fn talk(mut self) {
         for (seed, size) in SIZES.into_iter().enumerate() {
-            self.to_them(&pattern(seed, size));
-            self.to_us(&pattern(seed + 100, size));
+            self.tell(&pattern(seed, size));
+            self.hear(&pattern(seed + 100, size));
         }
         for seed in 0..200 {
-            self.to_them(&pattern(seed, seed * 11));
-            self.to_us(&pattern(seed, seed * 13));
+            self.tell(&pattern(seed, seed * 11));
+            self.hear(&pattern(seed, seed * 13));
         }
         assert!(self.moves >= 30, "{} moves", self.moves);
         assert!(!self.tls13 || self.updates >= 5, "{} key updates", self.updates);

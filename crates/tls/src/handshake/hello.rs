@@ -75,11 +75,11 @@ impl Reader {
         if self.done || header[0] != HANDSHAKE {
             return None;
         }
-        if self.pieces.is_empty() {
-            if let Some(hello) = message(content) {
-                self.done = true;
-                return Some(hello);
-            }
+        if self.pieces.is_empty()
+            && let Some(hello) = message(content)
+        {
+            self.done = true;
+            return Some(hello);
         }
         self.pieces.extend_from_slice(content);
         let hello = message(&self.pieces);

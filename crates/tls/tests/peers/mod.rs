@@ -212,8 +212,8 @@ pub fn shake_in_pieces(
     for _ in 0..10 {
         read.extend(theirs.receive(&std::mem::take(&mut to_them)).unwrap_or_default());
         for piece in cut(theirs.send()) {
-            if done.is_some() {
-                let established: &mut Box<Established> = done.as_mut().unwrap();
+            if let Some(established) = &mut done {
+                let established: &mut Box<Established> = established;
                 established.leftover.extend(piece);
                 continue;
             }
