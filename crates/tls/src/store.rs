@@ -5,6 +5,9 @@
 //!                       │          └────dropped──▶ nothing happened
 //!                       └─▶ everything that is wrong; what serves goes on
 //! ```
+//!
+//! It stands on its own: a program that uses nothing else of this workspace gives it to rustls and reloads it when it
+//! wants to.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,6 +24,40 @@ use crate::problem::{CertificateError, CertificateWarning};
 use crate::resolver::{Resolver, Unknown};
 
 /// Certificates that serve; give it to rustls as the resolver.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::SystemTime;
+///
+/// use handover_tls::{CertificateStore, Disk, Pair};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let made = rcgen::generate_simple_self_signed(["example.org".to_owned()])?;
+/// # std::fs::write(directory.path().join("example.org.pem"), made.cert.pem())?;
+/// # std::fs::write(directory.path().join("example.org.key"), made.signing_key.serialize_pem())?;
+/// # std::env::set_current_dir(directory.path())?;
+/// let store = Arc::new(CertificateStore::new());
+/// let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+/// let server = rustls::ServerConfig::builder_with_provider(provider)
+///     .with_safe_default_protocol_versions()?
+///     .with_no_client_auth()
+///     .with_cert_resolver(store.clone());
+///
+/// // At the start, and each time that files may have changed:
+/// let wanted = [Pair::new("example.org.pem", "example.org.key")];
+/// match store.prepare(&wanted, &mut Disk, SystemTime::now()) {
+///     Ok(prepared) => {
+///         for change in prepared.changes() {
+///             println!("{}", change.line()); // "added certificate example.org: issuer …"
+///         }
+///         prepared.commit(); // The next handshake gets the new set, all of it.
+///     }
+///     // What serves goes on. "example.org.pem: the key in example.org.key does not belong to this certificate"
+///     Err(errors) => errors.iter().for_each(|error| eprintln!("{error}")),
+/// }
+/// # assert_eq!(store.certificates()[0].names, ["example.org"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct CertificateStore {
     current: Arc<ArcSwap<Set>>,
