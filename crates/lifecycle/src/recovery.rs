@@ -37,11 +37,11 @@ impl Unfinished {
     #[must_use]
     pub fn verdict(&self, adopted: Option<GenerationNumber>) -> Verdict {
         let outcome = match (self.kind, self.intent, adopted) {
-            (Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore, Some(intent), Some(serving))
-                if intent == serving =>
-            {
-                Outcome::Applied
-            }
+            (
+                Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel,
+                Some(intent),
+                Some(serving),
+            ) if intent == serving => Outcome::Applied,
             (Kind::Confirm, Some(_), _) => Outcome::Applied,
             (Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore, Some(_), None) => Outcome::Unknown,
             (Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore, _, _)

@@ -166,6 +166,7 @@ async fn live(options: Options) -> Result<Over, StartError> {
     };
     let before = Before::of(&journal, found.is_some());
     let known = found.as_ref().and_then(|found| journal.generation(found.serving.generation).cloned());
+    let made_by = found.as_ref().and_then(|found| journal.recovery().meant(found.serving.generation));
     let scribe = Scribe::start(journal).map_err(StartError::io("start the journal's thread"))?;
     let machine = Machine::new(options.limits, recovered);
     let parts = Parts {
@@ -183,7 +184,9 @@ async fn live(options: Options) -> Result<Over, StartError> {
     let (from_workers, said) = mpsc::channel(QUEUE);
     let mut driver = Driver::new(parts, machine, operations, inputs, from_workers);
     let begin = match found {
-        Some(found) => driver.adopt(found, known, before).map_err(StartError::io("watch the worker"))?,
+        Some(found) => {
+            driver.adopt(found, known, made_by, before).map_err(StartError::io("watch the worker"))?
+        }
         None => driver.begin(before, from),
     };
     let server = tokio::spawn(control::serve(socket, handle));

@@ -124,11 +124,13 @@ impl Driver {
     }
 
     /// Takes over a worker of an earlier supervisor, as if this one had started it and made it serve. Gives the
-    /// event to begin with. `known` is what the journal knows of the generation that it serves.
+    /// event to begin with. `known` is what the journal knows of the generation that it serves; if that supervisor died
+    /// before it could write down that it serves, `made_by` is the operation that meant to make it.
     pub(crate) fn adopt(
         &mut self,
         found: Found,
         known: Option<Generation>,
+        made_by: Option<String>,
         before: Before,
     ) -> std::io::Result<Event> {
         let (key, generation) = (WorkerKey(found.serving.worker), GenerationNumber(found.serving.generation));
@@ -166,7 +168,10 @@ impl Driver {
         if let Some(known) = &known {
             loaded.changes.clone_from(&known.changes);
             loaded.operation_id.clone_from(&known.operation_id);
+        } else {
+            loaded.operation_id = made_by;
         }
+        let is_written = known.as_ref().is_some_and(|known| known.serving);
         let loaded = Arc::new(loaded);
         self.loaded.insert(generation, Arc::clone(&loaded));
         self.apply_settings(&serving.settings);
@@ -180,12 +185,20 @@ impl Driver {
             committed_at: known.map_or_else(now, |known| known.committed_at),
             is_rollback: before.rolled_back.as_ref().is_some_and(|(number, _)| *number == generation.0),
         });
+        if !is_written {
+            self.record_generation();
+        }
         let pending = before.pending().filter(|pending| pending.generation == generation);
         self.probation = before.probation().filter(|_| pending.is_some());
         self.metrics.pending(pending.is_some());
         match pending {
             Some(pending) => self.back_to = Some(pending.back_to),
-            None => self.metrics.confirmed(generation.0),
+            None => {
+                self.metrics.confirmed(generation.0);
+                // Held for a change that is final by now.
+                self.parts.listeners.let_go();
+                self.hold();
+            }
         }
         let operation = self.own_start();
         Ok(Event::Adopted { operation, worker: key, generation, accepting: serving.accepting, pending })

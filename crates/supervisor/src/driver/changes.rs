@@ -10,6 +10,7 @@
 //! Deadlines are the machine's, by its monotonic clock. What is written into the journal, and shown, is the wall
 //! clock's time: the only one that the next supervisor can compare with.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use handover_api::{
@@ -20,7 +21,7 @@ use handover_lifecycle::{
 };
 use jiff::Timestamp;
 
-use super::{Candidate, Driver, Input, Prepared, Probation, Serving};
+use super::{Candidate, CarriedState, Driver, Input, Loaded, Prepared, Probation, Serving};
 use crate::handle::{Ask, Guarding, Terms};
 use crate::journal::{Intent, Unconfirmed, now};
 use crate::protocol::{GuardFigures, GuardLimits, Settings, ToWorker};
@@ -33,6 +34,26 @@ pub(super) struct Intended {
     pub(super) generation: GenerationNumber,
     pub(super) back_to: Option<GenerationNumber>,
     pub(super) confirm: Option<Duration>,
+}
+
+impl Loaded {
+    /// As the API describes it, while it serves. Its length is that of the list of files.
+    fn described(&self, number: u64, committed_at: String) -> Generation {
+        let files = self.drift.bundle().files().map(|(path, file)| FileDigest {
+            path: path.display().to_string(),
+            bytes: file.bytes.len() as u64,
+            blake3: file.digest.clone(),
+        });
+        Generation {
+            number,
+            serving: true,
+            committed_at,
+            operation_id: self.operation_id.clone(),
+            source: self.version.clone(),
+            files: files.collect(),
+            changes: self.changes.clone(),
+        }
+    }
 }
 
 impl Driver {
@@ -96,7 +117,8 @@ impl Driver {
         self.compare();
     }
 
-    fn record_generation(&self) {
+    /// Writes down that what serves does.
+    pub(super) fn record_generation(&self) {
         let Some(generation) = self.generation() else { return };
         self.parts.scribe.later(move |journal| {
             log_unwritten(journal.commit(&generation));
@@ -165,7 +187,7 @@ impl Driver {
     }
 
     /// Gives the worker the sockets that it must keep for the next supervisor, or takes them from it.
-    fn hold(&mut self) {
+    pub(super) fn hold(&mut self) {
         let (listeners, sockets) = self.parts.listeners.kept();
         if listeners.is_empty() && !self.holding {
             return;

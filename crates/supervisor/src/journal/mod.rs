@@ -83,6 +83,15 @@ pub struct Recovery {
     pub unfinished: Vec<Unfinished>,
 }
 
+impl Recovery {
+    /// ID of the unfinished operation that was about to serve this generation.
+    #[must_use]
+    pub fn meant(&self, generation: u64) -> Option<String> {
+        let mut unfinished = self.unfinished.iter();
+        unfinished.find(|one| one.intent == Some(generation)).map(|one| one.operation.id.clone())
+    }
+}
+
 /// An operation that was admitted by a supervisor which is gone, without an outcome.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unfinished {
