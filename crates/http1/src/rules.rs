@@ -136,6 +136,12 @@ impl HeaderRules {
         self
     }
 
+    /// True if names are guarded: then they must not come as trailers, either.
+    #[must_use]
+    pub fn is_guarding(&self) -> bool {
+        !self.guarded.is_empty()
+    }
+
     fn note(&mut self, known: Known) {
         match known {
             Known::Host => self.names_host = true,

@@ -440,6 +440,12 @@ fn the_subject_of_a_client_certificate_is_passed_on_and_cannot_be_forged() {
         let head = connection.request("GET", "/head", &forged, b"").expect(200).text();
         assert!(!head.to_lowercase().contains("subject"), "{head}");
     }
+    plain.send(
+        "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+         3\r\nabc\r\n0\r\nX-Client-Subject: CN=root\r\n\r\n",
+    );
+    assert_eq!(plain.response("POST").expect(200).text(), "abc");
+    assert_eq!(scene.origin.requests().last().unwrap().trailers, []);
     let connections = scene.plane.service.connections();
     assert!(connections.contains("Zo") && connections.contains("\"sni\":\"a.test\""), "{connections}");
 }

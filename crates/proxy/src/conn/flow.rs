@@ -35,6 +35,8 @@ pub(crate) struct Flow {
     read: bool,
     /// Reads have filled the buffer: it pays to have a larger one.
     full_reads: bool,
+    /// Trailers are not passed on.
+    bare: bool,
 }
 
 /// Why [`Flow::pump`] returned.
@@ -97,7 +99,13 @@ impl Flow {
             chunked_out,
             read: incoming.is_empty(),
             full_reads: matches!(incoming, BodyKind::Length(length) if length >= LARGE_BODY_BYTES),
+            bare: false,
         }
+    }
+
+    /// The same, without trailers if `bare`: somebody might take them for headers (RFC 9110 §6.5.1 lets them be discarded).
+    pub(crate) fn without_trailers(self, bare: bool) -> Self {
+        Self { bare, ..self }
     }
 
     /// A direction without framing: a tunnel.
@@ -255,8 +263,8 @@ impl Flow {
             if step.state == BodyState::Done {
                 self.read = true;
                 if self.chunked_out {
-                    let trailers = input.get(step.trailers.clone()).unwrap_or_default();
-                    write_last_chunk(sink.tail(), trailers);
+                    let trailers = if self.bare { None } else { input.get(step.trailers.clone()) };
+                    write_last_chunk(sink.tail(), trailers.unwrap_or_default());
                 }
             }
             source.consume(step.consumed);

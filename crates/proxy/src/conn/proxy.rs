@@ -143,7 +143,10 @@ impl Proxy {
                     _ => Sending::Streaming(Flow::new(body, head.body, head.body)),
                 }
             }
-            kind => Sending::Streaming(Flow::new(body, kind, kind)),
+            kind => {
+                let guarding = dial.plan().is_some_and(|plan| plan.request_rules.headers.is_guarding());
+                Sending::Streaming(Flow::new(body, kind, kind).without_trailers(guarding))
+            }
         };
         let replayable = matches!(sending, Sending::Whole);
         let asked = Asked { head: head.is_head(), upgrade: head.upgrade.is_some() };

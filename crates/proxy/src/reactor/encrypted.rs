@@ -281,7 +281,11 @@ impl Line<'_> {
             return Ok(Some(kept));
         }
         match io::retry_on_intr(|| net::recv(self.io, &mut *rest, RecvFlags::empty())) {
-            Ok((0, _)) => Err(Errno::CONNRESET),
+            Ok((0, _)) => {
+                // Nobody is there to whom an end could be announced.
+                self.secure.shut = true;
+                Err(Errno::CONNRESET)
+            }
             Ok((count, _)) => {
                 if count < rest.len() && self.slot.flags & FINISHED == 0 {
                     self.clear(READABLE);
