@@ -19,6 +19,10 @@ const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Checks a file as `serve` would, except for what only the system can tell (whether ports are free). Writes nothing.
 pub(crate) fn validate(file: &Path, output: Output) -> ExitCode {
     let name = file.display().to_string();
+    if name.contains("://") {
+        let reason = "only files are checked here; 'handover validate' without one asks the server that runs about its own configuration, wherever that comes from";
+        return output.failure(reason, Code::Usage);
+    }
     let checked = match read(file) {
         Ok(text) => {
             let base = std::path::absolute(file)

@@ -232,23 +232,25 @@ fn an_honest_forgery_is_accepted_so_that_the_others_prove_something() {
 
 #[test]
 fn entries_that_are_not_those_of_the_manifest_are_refused() {
-    let cases: [(&str, &dyn Fn(&mut Forged), &str); 8] = [
+    /// What is done to it, how, and what is said about it.
+    type Case = (&'static str, fn(&mut Forged), &'static str);
+    let cases: [Case; 8] = [
         (
             "another name",
-            &|f| f.0[1].0 = "../../etc/passwd".to_owned(),
+            |f| f.0[1].0 = "../../etc/passwd".to_owned(),
             "it has \"../../etc/passwd\" where \"files/00001-site.toml\" must be",
         ),
-        ("an absolute name", &|f| f.0[1].0 = "/etc/passwd".to_owned(), "it has \"/etc/passwd\" where"),
-        ("a link", &|f| (f.0[1].1, f.0[1].2) = (Vec::new(), EntryType::Symlink), "which is no regular file"),
-        ("a device", &|f| f.0[1].2 = EntryType::Block, "which is no regular file"),
+        ("an absolute name", |f| f.0[1].0 = "/etc/passwd".to_owned(), "it has \"/etc/passwd\" where"),
+        ("a link", |f| (f.0[1].1, f.0[1].2) = (Vec::new(), EntryType::Symlink), "which is no regular file"),
+        ("a device", |f| f.0[1].2 = EntryType::Block, "which is no regular file"),
         (
             "one more",
-            &|f| f.0.push(("more".to_owned(), b"x".to_vec(), EntryType::Regular)),
+            |f| f.0.push(("more".to_owned(), b"x".to_vec(), EntryType::Regular)),
             "it has \"more\" where its end must be",
         ),
-        ("one less", &|f| drop(f.0.remove(2)), "must be"),
-        ("two swapped", &|f| f.0.swap(1, 2), "must be"),
-        ("no manifest", &|f| drop(f.0.remove(0)), "where \"manifest.json\" must be"),
+        ("one less", |f| drop(f.0.remove(2)), "must be"),
+        ("two swapped", |f| f.0.swap(1, 2), "must be"),
+        ("no manifest", |f| drop(f.0.remove(0)), "where \"manifest.json\" must be"),
     ];
     for (what, forge, says) in cases {
         let mut forged = Forged::honest();

@@ -41,10 +41,10 @@ use crate::archive::{self, ArchiveError, Keys, MAX_ARCHIVE_BYTES};
 use crate::handle::{Ask, Restored};
 use crate::journal::now;
 
-/// How long nothing may come, or be taken, before a transfer is given up.
+/// How long nothing may come before a transfer is given up.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
-/// How long a whole archive may take to come.
-const ARRIVAL_LIMIT: Duration = Duration::from_secs(5 * 60);
+/// How long the transfer of a whole archive may take.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// Bytes that are sent at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 /// Pieces that wait for a slow reader.
@@ -114,21 +114,23 @@ pub(super) async fn backup(
     Ok((headers, Body::new(body)).into_response())
 }
 
+/// Sends an archive piece by piece. Whoever does not read it in time sees that its length was not reached.
 async fn send(file: File, length: u64, mut sender: Sender<Bytes>, _permit: OwnedSemaphorePermit) {
-    let mut at = 0;
-    while at < length {
-        let rest = usize::try_from(length - at).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-        let mut piece = vec![0; rest];
-        if file.read_exact_at(&mut piece, at).is_err() {
-            // The reader sees that the length was not reached.
-            return;
+    let pieces = async {
+        let mut at = 0;
+        while at < length {
+            let rest = usize::try_from(length - at).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            let mut piece = vec![0; rest];
+            if file.read_exact_at(&mut piece, at).is_err()
+                || sender.send_data(Bytes::from(piece)).await.is_err()
+            {
+                return;
+            }
+            at += rest as u64;
         }
-        at += rest as u64;
-        match tokio::time::timeout(STALL_LIMIT, sender.send_data(Bytes::from(piece))).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return,
-            Err(_elapsed) => return tracing::warn!("a backup was not read any further, and was cut off"),
-        }
+    };
+    if tokio::time::timeout(TRANSFER_LIMIT, pieces).await.is_err() {
+        tracing::warn!("a backup was read too slowly, and was cut off");
     }
 }
 
@@ -226,10 +228,10 @@ async fn taken_in(body: Body) -> Result<File, Answer> {
             file.write_all(&data).map_err(|error| failed(&format!("no memory for the archive: {error}")))?;
         }
     };
-    match tokio::time::timeout(ARRIVAL_LIMIT, pieces).await {
+    match tokio::time::timeout(TRANSFER_LIMIT, pieces).await {
         Ok(result) => result?,
         Err(_elapsed) => {
-            let detail = format!("it did not come within {} s", ARRIVAL_LIMIT.as_secs());
+            let detail = format!("it did not come within {} s", TRANSFER_LIMIT.as_secs());
             return Err(problem(408, "too_slow", detail));
         }
     }

@@ -176,7 +176,7 @@ async fn certificates_are_listed_and_the_status_names_those_that_are_over() {
     for round in 0..2 {
         let answer = server.ask(text(Call::get("/v1/status")));
         let Command::Status(reply) = server.driver.next().await else { panic!() };
-        reply.send(Box::new(super::status())).unwrap();
+        reply.send(Box::new(status())).unwrap();
         // The second time it is known.
         if round == 0 {
             let Command::Certificates(reply) = server.driver.next().await else { panic!() };
@@ -197,7 +197,7 @@ async fn without_a_worker_there_are_no_certificates_to_list_and_the_status_is_an
     assert_eq!(answer.await.unwrap().status, 503);
     let answer = server.ask(Call::get("/v1/status"));
     let Command::Status(reply) = server.driver.next().await else { panic!() };
-    reply.send(Box::new(super::status())).unwrap();
+    reply.send(Box::new(status())).unwrap();
     let Command::Certificates(_held) = server.driver.next().await else { panic!() };
-    assert_eq!(answer.await.unwrap().json::<Status>().unwrap(), super::status());
+    assert_eq!(answer.await.unwrap().json::<Status>().unwrap(), status());
 }
