@@ -412,6 +412,38 @@ fn a_crowd_that_shakes_hands_at_once_is_let_in() {
     assert!(threads.into_iter().all(|thread| thread.join().unwrap() == "one\n"));
 }
 
+#[test]
+fn connections_that_are_kept_go_on_on_whichever_thread() {
+    let scene = Scene::with(2, WEB);
+    let mut connections: Vec<_> = (0..30).map(|_| scene.connect()).collect();
+    for round in 0..5 {
+        for connection in &mut connections {
+            let body = pattern::bytes(100 * round);
+            assert!(connection.request("POST", "/echo", &[], &body).expect(200).body == body);
+        }
+    }
+    let open = scene.plane.service.open_by_thread();
+    assert_eq!(open.iter().sum::<u32>(), 30);
+    assert!(open.iter().all(|count| *count > 5), "{open:?}");
+    let name = "handover_tls_handshakes_total{listener=\"web\",version=\"TLSv1.3\",resumed=\"no\"}";
+    assert_eq!(scene.plane.metric(name), 30, "nobody had to come again");
+}
+
+#[test]
+fn tickets_come_even_if_no_request_does() {
+    let scene = Scene::new();
+    let client = scene.client().only_tls13().remembering();
+    let TlsBytes { mut raw, mut session } = {
+        let (stream, _) = client.connect(scene.plane.address("web")).connection.into_stream();
+        let Stream::Tls(stream) = stream else { panic!("a connection over TLS") };
+        let (session, raw) = stream.into_parts();
+        TlsBytes { raw, session }
+    };
+    assert!(session.read_tls(&mut raw).unwrap() > 0);
+    session.process_new_packets().unwrap();
+    assert!(client.connect(scene.plane.address("web")).served.resumed);
+}
+
 const MUTUAL: &str = "[listeners.web]\naddress = \"127.0.0.1:0\"\n\
     [listeners.web.tls]\ncertificate = \"a.pem\"\nkey = \"a.key\"\nclient_certificates = \"optional\"\n\
     client_ca = \"clients.pem\"\nclient_subject_header = \"X-Client-Subject\"\n\n\
