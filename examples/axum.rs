@@ -8,26 +8,29 @@
 //! kill -HUP <pid>
 //! ```
 //!
-//! Both last lines load the certificate and the key anew and check that they belong together. If so, the next
-//! handshake uses them; if not, the answer says why, and the old ones stay. Connections that are open go on.
+//! Both last lines load the certificate and the key anew and check them: that they belong together, that they can be
+//! read, that they have not expired. If all is well, the next handshake uses them; if not, the answer says why, and the
+//! old ones stay. Connections that are open go on.
+//!
+//! `handover reload --certs` does the same and leaves everything else alone. All three can be told apart in
+//! `handover history`; `handover certificates` shows what serves.
 //!
 //! [`main`] declares what the server has, [`serve`] runs it. The rest is TLS for axum, and knows nothing of handover
-//! beyond a value that is loaded anew and a guard that counts a connection.
+//! beyond a resolver that rustls asks for certificates, and a guard that counts a connection.
 
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use axum::serve::Listener;
-use handover::{Context, Prepare, Reloadable, Server, TrackedStream};
+use handover::tls::{CertificateStore, Pair};
+use handover::{Context, Server, TrackedStream};
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -40,34 +43,23 @@ fn main() -> ExitCode {
 
     let mut server = Server::new("axum-example", env!("CARGO_PKG_VERSION"));
     server.listener("https", "127.0.0.1:8443");
-    let tls = server.reloadable("cert", move |files| load(files, &certificate, &key));
-    let again = tls.clone();
-    server.action("reload_certs", move |call| match call.reload(&again) {
+    let store = Arc::new(CertificateStore::new());
+    let certificates = server.certificates(&store, [Pair::new(certificate, key)]);
+    server.action("reload_certs", move |call| match call.reload_certificates(&certificates) {
         Ok(()) => Ok("Successfully reloaded cert".to_owned()),
         Err(error) => Err(format!("could not reload cert: {error}")),
     });
-    server.run(move |cx| serve(cx, tls.clone()))
+    server.run(move |cx| serve(cx, Arc::clone(&store)))
 }
 
-async fn serve(cx: Context, tls: Reloadable<ServerConfig>) -> io::Result<()> {
+async fn serve(cx: Context, store: Arc<CertificateStore>) -> io::Result<()> {
     let app = Router::new().route("/", get(|| async { "Hello, World!\n" }));
+    // Every handshake asks the store: what it serves is replaced as one set, certificate and key together.
+    let mut tls = ServerConfig::builder().with_no_client_auth().with_cert_resolver(store);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tls = TlsAcceptor::from(Arc::new(tls));
     let https = Https { tcp: cx.listener("https")?, tls, handshakes: JoinSet::new(), cx: cx.clone() };
     axum::serve(https, app).with_graceful_shutdown(cx.draining()).await
-}
-
-/// Reads through `files`, so that the bytes belong to the generation: a worker that has to be replaced gets the same
-/// pair, even if only one of the two has been renewed on the disk by then.
-fn load(
-    files: &mut Prepare,
-    certificate: &Path,
-    key: &Path,
-) -> Result<ServerConfig, Box<dyn Error + Send + Sync>> {
-    let chain = CertificateDer::pem_slice_iter(&files.read(certificate)?).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(&files.read(key)?)?;
-    // Fails if the key does not belong to the certificate.
-    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 /// TLS handshakes that may be under way at the same time; beyond that, connections wait to be accepted.
@@ -80,7 +72,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts TLS connections. Handshakes are done beside each other, so that a slow client holds up nobody.
 struct Https {
     tcp: TcpListener,
-    tls: Reloadable<ServerConfig>,
+    tls: TlsAcceptor,
     handshakes: JoinSet<Option<(Connection, SocketAddr)>>,
     cx: Context,
 }
@@ -89,8 +81,7 @@ type Connection = TrackedStream<TlsStream<TcpStream>>;
 
 impl Https {
     fn shake_hands(&mut self, stream: TcpStream, peer: SocketAddr) {
-        // The configuration of this moment: a connection keeps the certificate that it began with.
-        let acceptor = TlsAcceptor::from(self.tls.load());
+        let acceptor = self.tls.clone();
         let tracked = self.cx.track("https");
         self.handshakes.spawn(async move {
             let stream = tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await.ok()?.ok()?;

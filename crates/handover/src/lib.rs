@@ -34,7 +34,8 @@ pub use files::MAX_FILE_BYTES;
 pub use host::{HostOptions, host};
 pub use prepare::{BindError, Bound, GivenTop, Prepare};
 pub use server::{
-    Call, Context, LISTEN_VARIABLE_PREFIX, LoadError, Reloadable, Server, Tracked, TrackedStream,
+    Call, Certificates, Context, Counters, LISTEN_VARIABLE_PREFIX, LoadError, Reloadable, Server, Tracked,
+    TrackedStream,
 };
 pub use service::{Candidate, Service};
 pub use types::{
@@ -42,6 +43,15 @@ pub use types::{
     LogTarget, Losses, Problem, Roles, Settings, What,
 };
 pub use worker::WorkerHandle;
+
+/// Certificates that are replaced as one set while they serve, for [`Server::certificates`] or without any of the rest.
+pub mod tls {
+    pub use handover_api::Certificate;
+    pub use handover_tls::{
+        CertificateError, CertificateStore, CertificateWarning, Concern, Disk, Files, Pair, Prepared, Reason,
+        Schedule, Tickets, Unknown,
+    };
+}
 
 /// The programs in the book compile.
 #[cfg(doctest)]

@@ -204,6 +204,11 @@ impl Prepare {
         self.origin.serving.is_some()
     }
 
+    /// True if everything comes from the bundle of a generation that served before.
+    pub(crate) fn is_served_again(&self) -> bool {
+        self.origin.from.is_some()
+    }
+
     /// The state that was handed to [`WorkerHandle::carry`](crate::WorkerHandle::carry) last, by this worker or the
     /// one before it, or that comes with a backup that is being restored. `None` at the first start.
     #[must_use]
@@ -325,9 +330,16 @@ impl Prepare {
     pub(crate) fn keep_the_rest(&mut self) -> io::Result<()> {
         let Some(serving) = self.origin.serving.clone() else { return Ok(()) };
         for (path, file) in serving.files() {
-            if self.bundle.get(path).is_none() {
-                self.bundle.insert(path, Arc::clone(&file.bytes)).map_err(over_limit)?;
+            if self.bundle.get(path).is_some() {
+                continue;
             }
+            let (is_top, bytes) = (serving.top() == Some(path), Arc::clone(&file.bytes));
+            let inserted = match (is_top, file.on_disk) {
+                (true, true) => self.bundle.insert_top(path, bytes),
+                (true, false) => self.bundle.insert_built_in_top(&path.to_string_lossy(), bytes),
+                (false, _) => self.bundle.insert(path, bytes),
+            };
+            inserted.map_err(over_limit)?;
         }
         Ok(())
     }

@@ -153,7 +153,8 @@ fn a_certificate_that_is_missing_is_answered_with_500_and_the_old_one_stays() {
     example.workspace.remove("cert.pem");
     let answer = example.control.ask("POST", "/v1/actions/reload_certs", &[], "");
     assert_eq!(answer.status(), 500);
-    assert_eq!(answer.text().trim_end(), "could not reload cert: No such file or directory (os error 2)");
+    let reason = "could not reload cert: cert.pem: cannot be read: No such file or directory (os error 2)";
+    assert_eq!(answer.text().trim_end(), reason);
     connect(example.address(), &first).unwrap();
 }
 
@@ -183,9 +184,24 @@ fn hup_reloads_the_certificate_and_its_outcome_is_in_the_history() {
     example.workspace.remove("key.pem");
     let operation = example.hup();
     assert_eq!(operation["outcome"], "rejected", "{operation}");
-    let detail = operation["errors"][0]["detail"].as_str().unwrap();
-    assert_eq!(detail, "could not load cert: No such file or directory (os error 2)");
+    let error = &operation["errors"][0];
+    assert_eq!(error["file"], "key.pem", "{operation}");
+    assert_eq!(error["detail"], "cannot be read: No such file or directory (os error 2)", "{operation}");
     connect(example.address(), &second).unwrap();
+}
+
+#[test]
+fn certificates_alone_are_reloaded_and_what_serves_can_be_asked_for() {
+    let (example, first) = axum();
+    let second = renew(&example.workspace);
+    example.post("/v1/reload?certs=true").expect_code(0).says("generation 2");
+    connect(example.address(), &second).unwrap();
+    assert!(connect(example.address(), &first).is_err());
+    let shown = example.control.get("/v1/certificates").to_string();
+    assert!(shown.contains("\"localhost\"") && shown.contains("cert.pem"), "{shown}");
+    // Going back serves the bytes of then, although no file has them any more.
+    example.post("/v1/rollback").expect_code(0).says("generation 1");
+    connect(example.address(), &first).unwrap();
 }
 
 #[test]
@@ -206,7 +222,7 @@ fn without_a_certificate_the_program_does_not_start_and_says_why() {
     let (workspace, port) = (Workspace::new(), Port::claim());
     let output = handover_testkit::run(command("axum", "https", &workspace, &port, &[]));
     output.expect_code(10);
-    let reason = "cert.pem: could not load cert: No such file or directory (os error 2)";
+    let reason = "cert.pem: cannot be read: No such file or directory (os error 2)";
     assert!(output.stderr.contains(reason), "{}", output.stderr);
 }
 

@@ -107,10 +107,35 @@ impl CertificateStore {
         files: &mut dyn Files,
         now: SystemTime,
     ) -> Result<Prepared, Vec<CertificateError>> {
+        // Nothing serves yet: then this is the start, and an expired certificate is better than none.
+        let lenient = self.current.load().certificates.is_empty();
+        self.prepare_for(wanted, files, now, lenient)
+    }
+
+    /// [`CertificateStore::prepare`] for a set that served before, say one that is rolled back to: that a certificate of
+    /// it has expired by now is a warning.
+    ///
+    /// # Errors
+    /// Everything else that is wrong with any of them.
+    pub fn prepare_again(
+        &self,
+        wanted: &[Pair],
+        files: &mut dyn Files,
+        now: SystemTime,
+    ) -> Result<Prepared, Vec<CertificateError>> {
+        self.prepare_for(wanted, files, now, true)
+    }
+
+    fn prepare_for(
+        &self,
+        wanted: &[Pair],
+        files: &mut dyn Files,
+        now: SystemTime,
+        lenient: bool,
+    ) -> Result<Prepared, Vec<CertificateError>> {
         let before = self.current.load_full();
         let serving = before.certificates.iter().collect();
-        // Nothing serves yet: then this is the start, and an expired certificate is better than none.
-        let moment = Moment { now, serving, lenient: before.certificates.is_empty() };
+        let moment = Moment { now, serving, lenient };
         let Loaded { certificates, mut warnings } = load(wanted, files, &moment)?;
         let default = wanted.iter().position(|pair| pair.default).unwrap_or(0);
         let resolver = Resolver::new(&certificates, default, self.unknown);

@@ -20,21 +20,28 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::address::Declared;
+use super::certificates::Certificates;
 use super::context::Listeners;
+use super::counters::Counters;
 use super::reloadable::{Ready, Value};
 use super::run::{Body, Run};
 use super::{Action, Call};
 use crate::drain::Drain;
 use crate::prepare::{Bound, Prepare};
 use crate::service::{Candidate, Service};
-use crate::types::{Change, ChangeKind, ListenerSpec, Losses, Problem, Settings, What};
+use crate::types::{Change, ChangeKind, Figures, ListenerSpec, Losses, Problem, Settings, What};
+use crate::watch::Watch;
 use crate::worker::WorkerHandle;
 
 /// What the program declared.
 pub(crate) struct Declarations {
     pub(crate) listeners: Vec<Declared>,
+    /// What takes part in reloads, the certificates among it.
     pub(crate) values: Vec<Arc<dyn Value>>,
+    pub(crate) certificates: Vec<Certificates>,
     pub(crate) actions: BTreeMap<String, Arc<Action>>,
+    pub(crate) counters: Option<Counters>,
+    pub(crate) watch: Option<Watch>,
     pub(crate) told: bool,
     pub(crate) settings: Settings,
     pub(crate) mistakes: Vec<Problem>,
@@ -68,11 +75,17 @@ impl Hosted {
     fn load(&self, cx: &mut Prepare) -> Result<Loaded, Vec<Problem>> {
         let mut problems = self.declared.mistakes.clone();
         let mut ready = Vec::new();
-        for value in &self.declared.values {
+        let only_certificates = cx.is_certificates_only();
+        let wanted =
+            self.declared.values.iter().filter(|value| !only_certificates || value.is_certificates());
+        for value in wanted {
             match value.prepare(cx) {
                 Ok(loaded) => ready.push(loaded),
-                Err(failed) => problems.push(failed.problem()),
+                Err(failed) => problems.extend(failed),
             }
+        }
+        if let Err(error) = cx.keep_the_rest() {
+            problems.push(Problem::new(error.to_string()));
         }
         let mut specs = Vec::new();
         for listener in &self.declared.listeners {
@@ -143,16 +156,17 @@ impl Service for Hosted {
             };
             changes.extend(specs.iter().map(added));
         }
-        let what = if first { What::Added } else { What::Changed };
-        let differing = ready.iter().filter(|value| first || value.differs());
-        changes.extend(differing.map(|value| Change::new(what, ChangeKind::Value, value.name())));
+        changes.extend(ready.iter().flat_map(|value| value.changes(first)));
+        let warnings = ready.iter().flat_map(|value| value.warnings()).collect();
         let summary =
             specs.iter().map(|spec| format!("{} on {}", spec.name, place(spec, &listeners))).collect();
         let mut prepared = Prepared {
             serving: Arc::clone(&self.serving),
             changes,
+            warnings,
             summary,
             settings: self.declared.settings.clone(),
+            watch: self.declared.watch.clone(),
             ready: Vec::new(),
             listeners: Arc::new(listeners),
             run: None,
@@ -213,6 +227,18 @@ impl Service for Hosted {
         text.trim_end().trim_end_matches("# EOF").to_owned()
     }
 
+    fn figures(&self) -> Option<Figures> {
+        self.declared.counters.as_ref().map(Counters::figures)
+    }
+
+    fn certificates(&self) -> String {
+        if self.declared.certificates.is_empty() {
+            return String::new();
+        }
+        let all: Vec<_> = self.declared.certificates.iter().flat_map(Certificates::serving).collect();
+        serde_json::to_string(&all).unwrap_or_default()
+    }
+
     fn actions(&self) -> Vec<String> {
         self.declared.actions.keys().cloned().collect()
     }
@@ -264,8 +290,10 @@ fn place(spec: &ListenerSpec, listeners: &Listeners) -> String {
 struct Prepared {
     serving: Arc<Mutex<Serving>>,
     changes: Vec<Change>,
+    warnings: Vec<Problem>,
     summary: Vec<String>,
     settings: Settings,
+    watch: Option<Watch>,
     ready: Vec<Box<dyn Ready>>,
     listeners: Arc<Listeners>,
     run: Option<Run>,
@@ -276,8 +304,16 @@ impl Candidate for Prepared {
         self.changes.clone()
     }
 
+    fn warnings(&self) -> Vec<Problem> {
+        self.warnings.clone()
+    }
+
     fn settings(&self) -> Settings {
         self.settings.clone()
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        self.watch.clone()
     }
 
     fn summary(&self) -> Vec<String> {

@@ -23,7 +23,11 @@
 //! ```
 
 mod address;
+#[cfg(test)]
+mod certificate_tests;
+mod certificates;
 mod context;
+mod counters;
 mod hosted;
 mod reloadable;
 mod run;
@@ -38,15 +42,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use handover_tls::{CertificateStore, Pair};
+
 use crate::host::{HostOptions, host};
 use crate::prepare::Prepare;
 use crate::types::{Problem, Settings};
+use crate::watch::Watch;
 use address::Declared;
 use hosted::{Declarations, Hosted};
 use reloadable::Value;
 
 pub use address::LISTEN_VARIABLE_PREFIX;
+pub use certificates::Certificates;
 pub use context::Context;
+pub use counters::Counters;
 pub use reloadable::{LoadError, Reloadable};
 pub use track::{Tracked, TrackedStream};
 
@@ -60,7 +69,10 @@ pub struct Server {
     options: HostOptions,
     listeners: Vec<Declared>,
     values: Vec<Arc<dyn Value>>,
+    certificates: Vec<Certificates>,
     actions: BTreeMap<String, Arc<Action>>,
+    counters: Option<Counters>,
+    watch: Option<Watch>,
     told: bool,
     settings: Settings,
     state_is_set: bool,
@@ -88,7 +100,10 @@ impl Server {
             options: HostOptions::new(name, version),
             listeners: Vec::new(),
             values: Vec::new(),
+            certificates: Vec::new(),
             actions: BTreeMap::new(),
+            counters: None,
+            watch: None,
             told: false,
             settings: Settings::default(),
             state_is_set: false,
@@ -151,6 +166,35 @@ impl Server {
         value
     }
 
+    /// Declares certificates: read, checked and published as one set, at start and with every reload, those of certificates
+    /// only (`handover reload --certs`) among them. Give the store to rustls as its resolver.
+    ///
+    /// They take part in the same commit as all other values: if any of those cannot be loaded, no certificate is
+    /// changed, and the other way round. Relative paths are relative to the directory in which the server was started.
+    pub fn certificates(
+        &mut self,
+        store: &Arc<CertificateStore>,
+        pairs: impl IntoIterator<Item = Pair>,
+    ) -> Certificates {
+        let certificates = Certificates::new(Arc::clone(store), pairs.into_iter().collect());
+        self.values.push(Arc::new(certificates.clone()));
+        self.certificates.push(certificates.clone());
+        certificates
+    }
+
+    /// Counters for what clients see: with them, a guarded reload (`handover reload --guard`) is taken back if the new
+    /// generation fares worse than the one before. Without, a guard sees only whether the worker lives.
+    pub fn counters(&mut self) -> Counters {
+        self.counters.get_or_insert_default().clone()
+    }
+
+    /// Watches every file that is read through [`Prepare`], and asks for a reload when one of them has changed. Nothing is
+    /// watched otherwise.
+    pub fn watch(&mut self, watch: Watch) -> &mut Self {
+        self.watch = Some(watch);
+        self
+    }
+
     /// Declares an action: `POST /v1/actions/<name>` on the control socket calls it and answers the sentence it
     /// returns, with status 200 or 500.
     pub fn action(
@@ -203,8 +247,21 @@ impl Server {
             let future = serve(cx);
             Box::pin(async move { future.await.map_err(|error| error.to_string()) })
         });
-        let Self { options, listeners, values, actions, told, settings, mistakes, .. } = self;
-        (options, Declarations { listeners, values, actions, told, settings, mistakes, body })
+        let Self { options, listeners, values, certificates, actions, .. } = self;
+        let Self { counters, watch, told, settings, mistakes, .. } = self;
+        let declared = Declarations {
+            listeners,
+            values,
+            certificates,
+            actions,
+            counters,
+            watch,
+            told,
+            settings,
+            mistakes,
+            body,
+        };
+        (options, declared)
     }
 }
 
@@ -230,9 +287,18 @@ impl Call<'_> {
     /// # Errors
     /// What the loader failed with; the old value stays.
     pub fn reload<T: Send + Sync + 'static>(&mut self, value: &Reloadable<T>) -> Result<(), LoadError> {
-        let ready = Value::prepare(value, self.files).map_err(|failed| failed.error)?;
-        ready.commit();
+        value.load_anew(self.files).map_err(|failed| failed.error)?.publish();
         self.reloaded.push(value.name().to_owned());
+        Ok(())
+    }
+
+    /// The same for certificates: all of them, or none.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them; what serves goes on.
+    pub fn reload_certificates(&mut self, certificates: &Certificates) -> Result<(), LoadError> {
+        certificates.load_anew(self.files).map_err(|errors| certificates::as_one(&errors))?.commit();
+        self.reloaded.push(Value::name(certificates).to_owned());
         Ok(())
     }
 }

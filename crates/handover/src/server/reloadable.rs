@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 
 use crate::prepare::Prepare;
-use crate::types::Problem;
+use crate::types::{Change, ChangeKind, Problem, What};
 
 /// What a loader may fail with: any error, or a sentence.
 pub type LoadError = Box<dyn Error + Send + Sync>;
@@ -75,19 +75,29 @@ impl<T: Send + Sync + 'static> Reloadable<T> {
     }
 }
 
-/// A reloadable value whose type is forgotten.
+/// What takes part in a reload, its type forgotten: a value, or certificates.
 pub(crate) trait Value: Send + Sync {
     fn name(&self) -> &str;
 
+    /// Whether it is prepared anew when only certificates are.
+    fn is_certificates(&self) -> bool {
+        false
+    }
+
     /// Loads it anew, beside the one that serves.
-    fn prepare(&self, cx: &mut Prepare) -> Result<Box<dyn Ready>, LoadFailed>;
+    fn prepare(&self, cx: &mut Prepare) -> Result<Box<dyn Ready>, Vec<Problem>>;
 }
 
-/// A value that is loaded and not yet served.
+/// What is loaded and not yet served.
 pub(crate) trait Ready: Send {
-    fn name(&self) -> &str;
-    /// Whether it may differ from what serves: false only if it was made from the same bytes of the same files.
-    fn differs(&self) -> bool;
+    /// What will be served differently; `first` if nothing serves yet.
+    fn changes(&self, first: bool) -> Vec<Change>;
+
+    /// What is odd, but no reason to refuse it.
+    fn warnings(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
     fn commit(self: Box<Self>);
 }
 
@@ -115,41 +125,60 @@ impl<T: Send + Sync + 'static> Value for Reloadable<T> {
         &self.slot.name
     }
 
-    fn prepare(&self, cx: &mut Prepare) -> Result<Box<dyn Ready>, LoadFailed> {
+    fn prepare(&self, cx: &mut Prepare) -> Result<Box<dyn Ready>, Vec<Problem>> {
+        match self.load_anew(cx) {
+            Ok(loaded) => Ok(Box::new(loaded)),
+            Err(failed) => Err(vec![failed.problem()]),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Reloadable<T> {
+    /// Loads it anew, beside the one that serves.
+    pub(crate) fn load_anew(&self, cx: &mut Prepare) -> Result<Loaded<T>, LoadFailed> {
         cx.begin_notes();
         let loaded = (self.slot.loader)(cx);
         let notes = cx.take_notes();
         match loaded {
-            Ok(value) => Ok(Box::new(Loaded {
-                slot: Arc::clone(&self.slot),
-                value: Arc::new(value),
-                files: notes.read,
-            })),
+            Ok(value) => {
+                Ok(Loaded { slot: Arc::clone(&self.slot), value: Arc::new(value), files: notes.read })
+            }
             Err(error) => Err(LoadFailed { name: self.slot.name.clone(), file: notes.failed, error }),
         }
     }
 }
 
-struct Loaded<T> {
+/// A value that is loaded and not yet served.
+pub(crate) struct Loaded<T> {
     slot: Arc<Slot<T>>,
     value: Arc<T>,
     files: Files,
 }
 
-impl<T: Send + Sync + 'static> Ready for Loaded<T> {
-    fn name(&self) -> &str {
-        &self.slot.name
-    }
-
+impl<T> Loaded<T> {
+    /// Whether it may differ from what serves: false only if it was made from the same bytes of the same files.
     fn differs(&self) -> bool {
         let files = self.slot.files.lock().unwrap_or_else(PoisonError::into_inner);
         // What was made from no file that we know of may come from anywhere.
         self.files.is_empty() || *files != self.files
     }
 
-    fn commit(self: Box<Self>) {
-        let Self { slot, value, files } = *self;
+    /// Serves it.
+    pub(crate) fn publish(self) {
+        let Self { slot, value, files } = self;
         slot.value.store(Some(value));
         *slot.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+    }
+}
+
+impl<T: Send + Sync + 'static> Ready for Loaded<T> {
+    fn changes(&self, first: bool) -> Vec<Change> {
+        let what = if first { What::Added } else { What::Changed };
+        let change = || Change::new(what, ChangeKind::Value, self.slot.name.as_str());
+        if first || self.differs() { vec![change()] } else { Vec::new() }
+    }
+
+    fn commit(self: Box<Self>) {
+        self.publish();
     }
 }
