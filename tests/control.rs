@@ -4,12 +4,12 @@
 use std::process::Command;
 
 use handover_testkit::config::{everything_to, fixed, listener, service};
-use handover_testkit::faults::through_shell;
+use handover_testkit::faults::can_mount;
 use handover_testkit::http::{self, Connection};
 use handover_testkit::origin::Origin;
 use handover_testkit::{
     Control, Handover, Port, Process, Serving, Workspace, handover, have, operation_of, proc, root, run,
-    skip, text_at, until,
+    text_at, until,
 };
 use serde_json::Value;
 
@@ -232,44 +232,15 @@ fn roles_come_from_the_peers_user_and_refusals_are_in_the_history() {
     assert_eq!(by(operator).len(), 2, "{history}");
 }
 
-/// Starts a server whose journal is on a file system of its own, in a mount namespace of its own.
-fn serve_with_state(workspace: &Workspace, options: &str) -> Process {
-    let serve = handover_testkit::command(handover!().as_ref(), workspace);
-    let state = workspace.state();
-    let script = format!("mount -t tmpfs -o {options} none '{}' && exec \"$0\" \"$@\"", state.display());
-    let inner = through_shell(&serve, &script);
-    let mut outer = through_shell(&inner, "exec unshare --mount \"$0\" \"$@\"");
-    outer.arg("serve").arg(workspace.path("handover.toml"));
-    Process::start(outer)
-}
-
-/// Whether such a server can be started here; if not, notes that this test was skipped.
-fn can_mount(test: &str) -> bool {
-    if !root(test) || !have("nsenter", test) {
-        return false;
-    }
-    let attempt = ["--mount", "mount", "-t", "tmpfs", "none", "/mnt"];
-    let able = Command::new("unshare").args(attempt).output().is_ok_and(|done| done.status.success());
-    if !able {
-        skip(&format!("{test}: no file system can be mounted here"));
-    }
-    able
-}
-
 #[test]
 fn a_full_disk_refuses_the_change_and_says_why_and_room_is_all_it_takes_to_go_on() {
     if !can_mount("a_full_disk_refuses_the_change_and_says_why_and_room_is_all_it_takes_to_go_on") {
         return;
     }
     let (workspace, port) = (Workspace::new(), Port::claim());
-    workspace.write("handover.toml", listener("web", &port) + &fixed("/", "0"));
-    let mut process = serve_with_state(&workspace, "size=64k");
-    let control = Control::at(&workspace.control_socket());
-    until("it serves", || {
-        assert!(!process.ended(), "{}", process.stderr());
-        let answer = control.try_ask("GET", "/v1/status", &[("Accept", "application/json")], "").ok()?;
-        (text_at(&json(&answer.text()), "/phase") == "serving").then_some(())
-    });
+    let config = listener("web", &port) + &fixed("/", "0");
+    let server = Handover::of(handover!(), &workspace).config(config).disk("size=64k").start();
+    let control = &server.control;
     let mut served = 0;
     let refused = (1..2000).find_map(|number| {
         workspace.write("handover.toml", listener("web", &port) + &fixed("/", number));
@@ -291,10 +262,8 @@ fn a_full_disk_refuses_the_change_and_says_why_and_room_is_all_it_takes_to_go_on
     assert_eq!(http::get(port.address(), "/").text(), served.to_string());
     assert!(control.status()["journal"]["failure"].is_string());
 
-    let mut more = Command::new("nsenter");
-    more.args(["--mount", "--target", &process.pid().to_string(), "mount", "-o", "remount,size=1m"]);
-    more.arg(workspace.state());
-    run(more).expect_code(0);
+    let state = workspace.state().display().to_string();
+    server.beside(&["mount", "-o", "remount,size=1m", &state]).expect_code(0);
     let (status, operation) = control.post("/v1/reload", &[]);
     assert_eq!((status, text_at(&operation, "/outcome")), (200, "applied"), "{operation}");
     assert_eq!(http::get(port.address(), "/").text(), (served + 1).to_string());
@@ -308,8 +277,8 @@ fn a_read_only_state_directory_refuses_the_start_and_says_what_to_do() {
         return;
     }
     let (workspace, port) = (Workspace::new(), Port::claim());
-    workspace.write("handover.toml", listener("web", &port) + &fixed("/", "0"));
-    let output = serve_with_state(&workspace, "ro").wait();
+    let config = listener("web", &port) + &fixed("/", "0");
+    let output = Handover::of(handover!(), &workspace).config(config).disk("ro").try_start().unwrap_err();
     assert_ne!(output.code, 0, "{}", output.all());
     for words in ["Read-only file system", "--state"] {
         assert!(output.all().contains(words), "{words:?} is missing: {}", output.all());

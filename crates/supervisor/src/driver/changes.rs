@@ -82,8 +82,8 @@ impl Driver {
                 back_to: back_to.map(|back_to| back_to.0),
                 confirm,
             };
-            let written = log_unwritten(journal.intend(&intent));
-            let _ = inputs.blocking_send(Input::Intent { operation, generation, written });
+            let failure = journal.intend(&intent).err().map(|error| error.to_string());
+            let _ = inputs.blocking_send(Input::Intent { operation, generation, failure });
         });
     }
 
@@ -110,38 +110,44 @@ impl Driver {
         self.connections = None;
         self.serving =
             Some(Serving { worker, generation, loaded, settings, summary, committed_at, is_rollback });
+        if source == Source::Given {
+            self.take_restored_carried();
+        }
         if is_new {
             self.record_generation();
             self.note_end_of_rollback();
         }
-        self.compare();
+        if self.active().is_none() {
+            // Otherwise it is done at the operation's end.
+            self.compare();
+        }
+    }
+
+    /// The archive's carried state is the worker's from now on; it will hand it over itself, unless it dies before.
+    fn take_restored_carried(&mut self) {
+        let entry = self.active().and_then(|key| self.operations.get(key));
+        let Some(Ask::Restore { restored, .. }) = entry.and_then(|entry| entry.ask.as_ref()) else { return };
+        if let Some(bytes) = restored.carried.clone()
+            && let Some(file) = self.restored_carried()
+        {
+            self.carried = Some(CarriedState { bytes, file });
+        }
     }
 
     /// Writes down that what serves does.
     pub(super) fn record_generation(&self) {
-        let Some(generation) = self.generation() else { return };
+        let Some(serving) = &self.serving else { return };
+        let (number, committed_at) = (serving.generation.0, serving.committed_at.clone());
+        let loaded = Arc::clone(&serving.loaded);
         self.parts.scribe.later(move |journal| {
-            log_unwritten(journal.commit(&generation));
+            log_unwritten(journal.commit(&loaded.described(number, committed_at)));
         });
     }
 
     /// What serves, as the API describes it.
     pub(super) fn generation(&self) -> Option<Generation> {
         let serving = self.serving.as_ref()?;
-        let files = serving.loaded.drift.bundle().files().map(|(path, file)| FileDigest {
-            path: path.display().to_string(),
-            bytes: file.bytes.len() as u64,
-            blake3: file.digest.clone(),
-        });
-        Some(Generation {
-            number: serving.generation.0,
-            serving: true,
-            committed_at: serving.committed_at.clone(),
-            operation_id: serving.loaded.operation_id.clone(),
-            source: serving.loaded.version.clone(),
-            files: files.collect(),
-            changes: serving.loaded.changes.clone(),
-        })
+        Some(serving.loaded.described(serving.generation.0, serving.committed_at.clone()))
     }
 
     pub(super) fn apply_settings(&mut self, settings: &Settings) {
@@ -243,8 +249,8 @@ impl Driver {
         self.metrics.pending(true);
         let inputs = self.inputs.clone();
         self.parts.scribe.later(move |journal| {
-            let written = log_unwritten(journal.pend(&unconfirmed));
-            let _ = inputs.blocking_send(Input::Intent { operation, generation, written });
+            let failure = journal.pend(&unconfirmed).err().map(|error| error.to_string());
+            let _ = inputs.blocking_send(Input::Intent { operation, generation, failure });
         });
     }
 
@@ -252,8 +258,8 @@ impl Driver {
         let id = self.operations.get(operation).map(|entry| entry.operation.id.clone()).unwrap_or_default();
         let inputs = self.inputs.clone();
         self.parts.scribe.later(move |journal| {
-            let written = log_unwritten(journal.confirm(&id, generation.0));
-            let _ = inputs.blocking_send(Input::Intent { operation, generation, written });
+            let failure = journal.confirm(&id, generation.0).err().map(|error| error.to_string());
+            let _ = inputs.blocking_send(Input::Intent { operation, generation, failure });
         });
     }
 

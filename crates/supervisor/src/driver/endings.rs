@@ -83,7 +83,7 @@ impl Driver {
                 back_to: back_to.0,
                 left,
             },
-            Refusal::TakenBack => Refused::Unavailable(refusal.to_string()),
+            Refusal::TakenBack => Refused::TakenBack,
             Refusal::NothingPending => Refused::NothingPending,
             Refusal::Drained => Refused::Drained,
             Refusal::Stopping => Refused::Stopping,

@@ -130,7 +130,7 @@ impl Driver {
     }
 
     /// The carried state of the archive that is being restored.
-    fn restored_carried(&self) -> Option<Arc<OwnedFd>> {
+    pub(super) fn restored_carried(&self) -> Option<Arc<OwnedFd>> {
         let entry = self.operations.get(self.active()?)?;
         let Some(Ask::Restore { restored, .. }) = &entry.ask else { return None };
         let bytes = &restored.carried.as_ref()?.0;
@@ -372,5 +372,72 @@ impl Driver {
             self.compare();
         }
         self.step(Event::ActionDone { worker, call: handover_lifecycle::CallKey(call), ok });
+    }
+}
+
+#[cfg(test)]
+mod measuring {
+    use super::*;
+    use std::path::PathBuf;
+    fn cpu() -> std::time::Duration { let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime); std::time::Duration::new(t.tv_sec as u64, t.tv_nsec as u32) }
+
+    #[test]
+    fn measure_it() {
+        for count in [2_000_usize, 20_000] {
+            let mut bundle = Bundle::new();
+            bundle
+                .insert_top(std::path::Path::new("/etc/handover/top.toml"), Arc::from(vec![b'a'; 100_000]))
+                .unwrap();
+            for i in 0..count {
+                let path = PathBuf::from(format!("/etc/handover/certificates/name-{i:05}.example.com.pem"));
+                bundle.insert(&path, Arc::from(format!("{i}").into_bytes().repeat(500))).unwrap();
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let mut journal = Journal::open(dir.path(), 1000).unwrap();
+            let t = cpu();
+            let before = Loaded::pack(bundle.clone(), None).unwrap();
+            println!("{count}: pack {:?}", cpu() - t);
+            let t = cpu();
+            let i = crate::journal::Intent {
+                operation_id: "a",
+                generation: 1,
+                bundle: before.drift.bundle(),
+                back_to: None,
+                confirm: None,
+            };
+            journal.intend(&i).unwrap();
+            println!("{count}: first intend {:?}", cpu() - t);
+            bundle
+                .insert(
+                    std::path::Path::new("/etc/handover/certificates/name-00077.example.com.pem"),
+                    Arc::from(&b"changed"[..]),
+                )
+                .unwrap();
+            let file = bundle.to_memfd().unwrap();
+            for round in 2..5 {
+                let t = cpu();
+                let after = Loaded::from_file(file.try_clone().unwrap(), Some(&before.drift)).unwrap();
+                println!("{count}: from_file like {:?}", cpu() - t);
+                let t = cpu();
+                let i = crate::journal::Intent {
+                    operation_id: "a",
+                    generation: round,
+                    bundle: after.drift.bundle(),
+                    back_to: None,
+                    confirm: None,
+                };
+                journal.intend(&i).unwrap();
+                println!("{count}: intend {:?}", cpu() - t);
+                let t = cpu();
+                journal.tidy();
+                println!("{count}: tidy {:?}", cpu() - t);
+            }
+            let t = cpu();
+            Loaded::from_file(file.try_clone().unwrap(), None).unwrap();
+            println!("{count}: from_file alone {:?}", cpu() - t);
+            let t = cpu();
+            Loaded::from_journal(&journal, 3, Some(&before.drift)).unwrap();
+            println!("{count}: from_journal {:?}", cpu() - t);
+        }
     }
 }

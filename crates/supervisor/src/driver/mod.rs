@@ -88,8 +88,8 @@ pub(crate) enum Input {
     Asked { worker: WorkerKey, call: u64, done: bool, detail: String },
     /// That an operation began, or waits for its turn, was written, or cannot be.
     Noted { operation: OperationKey },
-    /// An intent was written, or not.
-    Intent { operation: OperationKey, generation: GenerationNumber, written: bool },
+    /// An intent was written, or why not.
+    Intent { operation: OperationKey, generation: GenerationNumber, failure: Option<String> },
     /// An outcome was written, or not.
     Outcome { operation: OperationKey, written: bool },
     /// The end of a request that joined another was written, or not.
@@ -379,10 +379,14 @@ impl Driver {
             Input::Renewed { worker, call, ok, loaded } => self.renewed(worker, call, ok, loaded),
             Input::Asked { worker, call, done, detail } => self.asked(worker, call, done, detail),
             Input::Noted { operation } => self.noted(operation),
-            Input::Intent { operation, generation, written: true } => {
+            Input::Intent { operation, generation, failure: None } => {
                 self.step(Event::IntentWritten { operation, generation });
             }
-            Input::Intent { operation, generation, written: false } => {
+            Input::Intent { operation, generation, failure: Some(why) } => {
+                tracing::error!("{why}");
+                if let Some(entry) = self.operations.get_mut(operation) {
+                    entry.operation.errors.push(Problem::new(why));
+                }
                 self.step(Event::IntentFailed { operation, generation });
             }
             Input::Outcome { operation, written: true } => self.step(Event::OutcomeWritten { operation }),
