@@ -242,7 +242,8 @@ impl Machine {
         );
         let serves =
             self.main().is_some_and(|main| main.generation.is_some() && main.generation == self.held_to);
-        if self.holds_others && serves && !undecided && self.pending.is_none() {
+        let ends = matches!(self.phase, Phase::Stopping | Phase::Stopped);
+        if self.holds_others && serves && !undecided && !ends && self.pending.is_none() {
             self.holds_others = false;
             self.emit(Effect::LetGo);
         }

@@ -141,13 +141,14 @@ impl Machine {
         self.tell_that_it_may_take_long();
     }
 
-    /// While the server is drained or drains, or a change is on probation, a remembered reload may wait for long: a
-    /// process manager that waits for it is told at once that it is over, or it would give up on a server that is well.
-    fn tell_that_it_may_take_long(&mut self) {
-        if matches!(self.phase, Phase::Draining | Phase::Drained)
+    /// While the server is drained or drains, or a change is guarded or on probation, a remembered reload may wait for
+    /// long: a process manager that waits for it is told at once that it is over, or it would give up on a server that is
+    /// well.
+    pub(super) fn tell_that_it_may_take_long(&mut self) {
+        let waits = matches!(self.phase, Phase::Draining | Phase::Drained)
             || self.pending.is_some()
-            || self.is_guarding()
-        {
+            || self.is_guarding();
+        if waits && self.deferred.is_some() {
             self.emit(Effect::Notify(Notice::Reloading));
             self.emit(Effect::Notify(Notice::Ready));
         }

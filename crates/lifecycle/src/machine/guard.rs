@@ -34,6 +34,7 @@ impl Machine {
         self.emit(Effect::Send { worker, message });
         // A process manager waits for the new generation to serve, not for what is found out about it later.
         self.emit(Effect::Notify(Notice::Ready));
+        self.tell_that_it_may_take_long();
     }
 
     fn change_stays(&mut self, end: End) {

@@ -36,7 +36,7 @@ impl Machine {
                 Some((Some(operation.key), source))
             }
             Some(Operation { key: operation, step: Step::Settling(settling), .. }) => match settling.new {
-                Some((_, new)) => Some((Some(*operation), Source::Generation(new))),
+                Some(new) => Some((Some(*operation), Source::Generation(new))),
                 None => held_to.map(|source| (Some(*operation), source)),
             },
             Some(Operation { key: operation, step: Step::GoingBack(back), .. }) => {
@@ -234,8 +234,8 @@ impl Machine {
         let end = |outcome, cause| End { outcome, cause, made };
         match (operation.kind, operation.step) {
             (_, Step::GoingBack(back)) => self.went_back(back.why, false),
-            (_, Step::Settling(Settling { new: None, cause })) => self.went_back(cause, true),
-            (_, Step::Settling(Settling { new: Some(_), cause })) => {
+            (_, Step::Settling(Settling { new: None, cause, .. })) => self.went_back(cause, true),
+            (_, Step::Settling(Settling { new: Some(_), cause, .. })) => {
                 self.change_serves(end(Outcome::AppliedWithLosses, cause));
             }
             (Kind::Start, _) => self.start_serves(&operation, generation, made),
@@ -331,13 +331,23 @@ impl Machine {
             (kind, Step::Loading, Some(load))
                 if kind != Kind::Start && load.is_committing() && load.changes =>
             {
-                let settling = Settling { new: Some((load.candidate, load.generation)), cause };
+                let (first, new) = (Some(load.candidate), Some(load.generation));
+                let settling = Settling { first, new, cause };
                 self.active = Some(Operation { step: Step::Settling(settling), by: None, ..operation });
                 self.progress(operation.key, StepName::Settle);
                 return;
             }
-            (_, Step::Guarding(guarding), _) => self.go_back_in_another(guarding.back_to, Cause::GuardFailed),
-            (_, Step::GoingBack(back), _) => self.go_back_in_another(back.to, back.why),
+            (_, Step::Guarding(guarding), _) => {
+                self.go_back_in_another(guarding.back_to, Cause::GuardFailed, None);
+            }
+            (_, Step::GoingBack(back), lost) => {
+                // It may have switched, and then nobody else holds its listeners.
+                let first = lost.filter(Load::is_committing).map(|load| load.candidate);
+                self.go_back_in_another(back.to, back.why, first);
+                if first.is_some() {
+                    return;
+                }
+            }
             (_, Step::Settling(settling), _) => self.settle_further(settling),
             (Kind::Start, Step::Loading | Step::AwaitWorker(_), _) => self.fail_start(outcome, cause),
             (Kind::Resume, Step::AwaitWorker(_), _) | (_, Step::Loading, Some(_)) => {
@@ -356,12 +366,14 @@ impl Machine {
 
     /// One attempt to find out what can be served has failed.
     fn settle_further(&mut self, settling: Settling) {
-        let Some((first, _)) = settling.new else {
+        if let Some(first) = settling.first {
+            self.emit(Effect::Release { candidate: first });
+        }
+        if settling.new.is_none() {
             return self.decide(Outcome::Unknown, settling.cause);
-        };
-        self.emit(Effect::Release { candidate: first });
+        }
         if let Some(operation) = &mut self.active {
-            operation.step = Step::Settling(Settling { new: None, ..settling });
+            operation.step = Step::Settling(Settling { first: None, new: None, ..settling });
         }
     }
 }

@@ -52,6 +52,7 @@ impl Machine {
         let by = self.after(left);
         self.pending = Some(Probation { generation, back_to, by, failures: self.restart.failures });
         self.emit(Effect::Pending { operation: operation.key, generation, back_to, left });
+        self.tell_that_it_may_take_long();
     }
 
     /// What is asked for serves already: at most the deadline is moved.
@@ -216,10 +217,16 @@ impl Machine {
     }
 
     /// The worker that was to take the generation before is gone, or did not take it.
-    pub(super) fn go_back_in_another(&mut self, to: GenerationNumber, why: Cause) {
+    /// `first` has its listeners, if it may have switched.
+    pub(super) fn go_back_in_another(
+        &mut self,
+        to: GenerationNumber,
+        why: Cause,
+        first: Option<CandidateKey>,
+    ) {
         self.take_back(to, why);
         let Some(operation) = &mut self.active else { return };
-        operation.step = Step::Settling(Settling { new: None, cause: why });
+        operation.step = Step::Settling(Settling { first, new: None, cause: why });
         operation.by = None;
         let key = operation.key;
         self.restart.at = Some(self.now);

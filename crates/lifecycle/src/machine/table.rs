@@ -103,9 +103,11 @@ pub(super) enum Step {
 /// Finding out after a crash which generation can be served: first the new one, then the old one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settling {
-    /// The generation that was being committed, and its candidate, whose listeners are still held. None when it has
-    /// failed a second time, or is not to stay: then the old one is loaded.
-    pub(super) new: Option<(CandidateKey, GenerationNumber)>,
+    /// The candidate whose commit was not answered: its listeners are still held.
+    pub(super) first: Option<CandidateKey>,
+    /// The generation that was being committed. None when it has failed a second time, or is not to stay: then the old
+    /// one is loaded.
+    pub(super) new: Option<GenerationNumber>,
     /// What happened to the first worker, or why the new one is not to stay.
     pub(super) cause: Cause,
 }

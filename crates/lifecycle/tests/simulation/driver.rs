@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Caller, CandidateKey, Effect, Event, Exit, GenerationNumber, Kind, Machine, Message, Notice, Request,
-    Source, View, WorkerKey,
+    Caller, CandidateKey, Effect, Event, Exit, GenerationNumber, Kind, Machine, Message, Notice,
+    OperationKey, PendingEnd, Source, View, WorkerKey,
 };
 
 use crate::journal::{Mode, Write};
@@ -19,11 +19,14 @@ const MANY_LIVES: u64 = 6;
 pub(crate) struct Driver {
     pub(crate) machine: Machine,
     pub(crate) view: View,
-    /// The listeners of what serves, and those bound for candidates.
+    /// The listeners of what serves, those that are kept for going back, and those bound for candidates.
     pub(crate) held: u8,
+    pub(crate) kept: u8,
     pub(crate) bound: Vec<(CandidateKey, u8)>,
     /// Bundles that are at hand, with the candidate that they came from.
     pub(crate) bundles: Vec<(GenerationNumber, CandidateKey, u32)>,
+    /// It was told to start from the journal.
+    pub(crate) from_journal: bool,
     /// Whether anything has served in this life, and whether the listeners were closed for good.
     pub(crate) serves: bool,
     pub(crate) closed: bool,
@@ -45,8 +48,10 @@ impl Driver {
             machine,
             view,
             held: 0,
+            kept: 0,
             bound: Vec::new(),
             bundles: Vec::new(),
+            from_journal: false,
             serves: false,
             closed: false,
             exit: None,
@@ -58,14 +63,15 @@ impl Driver {
         }
     }
 
-    pub(crate) fn adopt(&mut self, generation: GenerationNumber, content: u32) {
+    pub(crate) fn adopt(&mut self, generation: GenerationNumber, content: u32, kept: u8) {
         self.held = listeners(content);
+        self.kept = kept;
         self.bundles.push((generation, CandidateKey(0), content));
         self.serves = true;
     }
 
     pub(crate) fn holds(&self) -> u8 {
-        self.bound.iter().fold(self.held, |all, (_, bits)| all | bits)
+        self.bound.iter().fold(self.held | self.kept, |all, (_, bits)| all | bits)
     }
 }
 
@@ -73,19 +79,29 @@ impl World {
     /// Tells the machine, does what it says, and looks whether every rule still holds.
     pub(crate) fn feed(&mut self, event: Event) {
         let now = self.machine_time();
-        let Some(driver) = &mut self.driver else { return };
+        let Some(driver) = &self.driver else { return };
         let before = driver.view.phase;
         if let Event::WorkerExited { worker } | Event::ChannelLost { worker } = event
             && let Some(gone) = self.workers.iter_mut().find(|w| w.key == worker)
         {
             gone.heard = true;
         }
-        let effects = driver.machine.step(now, event);
+        if matches!(
+            event,
+            Event::WorkerExited { .. } | Event::ChannelLost { .. } | Event::WorkerNotStarted { .. }
+        ) {
+            self.tally.lost = Some(self.now);
+        }
+        let told = self.spoil_event(event);
+        let spoilt = self.spoil_machine(now, told);
+        let Some(driver) = &mut self.driver else { return };
+        let effects = spoilt.unwrap_or_else(|| driver.machine.step(now, told));
         driver.view = driver.machine.view();
         if self.trace.is_some() {
             self.note(format!("    ▶ {event:?}"));
         }
         let effects = self.spoil(effects);
+        self.watch_probation(&event);
         if let Event::Request { operation, .. } = event {
             self.check_answered_at_once(operation, &effects);
             self.expect_notice(&event, &effects);
@@ -98,6 +114,7 @@ impl World {
             self.check_listeners();
         }
         self.check_view();
+        self.check_undecided();
         if self.driver.as_ref().is_some_and(|driver| driver.exit.is_some()) {
             self.end_supervisor();
         }
@@ -106,7 +123,7 @@ impl World {
     /// `systemctl reload` waits for a `RELOADING` that is younger than its signal, then for `READY`.
     fn expect_notice(&mut self, event: &Event, effects: &[Effect]) {
         let Event::Request { asked, .. } = event else { return };
-        let reload = asked.request == Request::RELOAD && asked.caller == Caller::Signal;
+        let reload = asked.request.kind() == Kind::Reload && asked.caller == Caller::Signal;
         let refused = effects.iter().any(|effect| matches!(effect, Effect::Refuse { .. }));
         if let Some(driver) = &mut self.driver
             && reload
@@ -116,14 +133,22 @@ impl World {
         }
     }
 
+    /// The bytes of a generation: at hand, or from the journal.
     pub(crate) fn bundle(&self, generation: GenerationNumber) -> Option<u32> {
         let bundles = &self.driver.as_ref()?.bundles;
-        bundles.iter().find(|(number, ..)| *number == generation).map(|(_, _, content)| *content)
+        let at_hand =
+            bundles.iter().find(|(number, ..)| *number == generation).map(|(_, _, content)| *content);
+        at_hand.or_else(|| self.journal.content(generation))
     }
 
     /// The bytes that the server is held to.
     pub(crate) fn held_content(&self) -> Option<u32> {
         self.bundle(self.driver.as_ref()?.view.held_to?)
+    }
+
+    /// The bytes that candidates are compared with.
+    pub(crate) fn compared_content(&self) -> Option<u32> {
+        self.bundle(self.driver.as_ref()?.view.compared_with?)
     }
 
     fn perform(&mut self, effect: Effect, before: handover_lifecycle::Phase) {
@@ -139,28 +164,58 @@ impl World {
             Effect::Send { worker, message } => self.send(worker, message),
             Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
             Effect::KillWorker { worker } => self.kill(worker),
-            Effect::WriteIntent { operation, candidate, generation, .. } => {
-                let content = self.candidate_content(candidate);
+            Effect::WriteIntent { operation, candidate, generation, back_to, confirm } => {
+                let content = self.candidate_content(candidate).unwrap_or_default();
                 if let Some(driver) = &mut self.driver {
-                    driver.bundles.push((generation, candidate, content.unwrap_or_default()));
+                    driver.bundles.push((generation, candidate, content));
                 }
-                let write = Write::Intent { operation, generation, content: content.unwrap_or_default() };
-                self.begin_write(write);
+                let until = confirm.map(|within| self.wall_clock() + within);
+                self.begin_write(Write::Intent { operation, generation, content, back_to, until });
+            }
+            Effect::Own { operation, kind } => self.op_own(operation, kind),
+            Effect::Pending { operation, generation, back_to, left } => {
+                let until = self.wall_clock() + left;
+                self.begin_write(Write::Pending { operation, generation, back_to, until });
+            }
+            Effect::WriteConfirm { operation, generation } => {
+                self.begin_write(Write::Confirm { operation, generation });
+            }
+            Effect::PendingOver { generation, how } => {
+                if how != PendingEnd::Confirmed {
+                    self.begin_write(Write::Over { generation, how });
+                }
             }
             Effect::WriteOutcome { operation, verdict } => {
                 self.op_decided(operation, verdict);
                 self.begin_write(Write::Outcome { operation, verdict });
             }
-            Effect::Serve { candidate, generation, .. } => {
+            Effect::Serve { candidate, generation, worker } => {
                 let content = self.candidate_content(candidate);
+                let mut kept = 0;
+                self.tally.not_held = None;
                 if let Some(driver) = &mut self.driver {
                     driver.serves = true;
                     if let Some(content) = content.filter(|_| !driver.closed) {
+                        driver.kept |= driver.held;
                         driver.held = listeners(content);
+                        kept = driver.kept;
                     }
                     driver.bound.clear();
-                    driver.bundles.retain(|(number, ..)| *number == generation);
                 }
+                // It is given them too, for the supervisor that comes after this one.
+                if let Some(worker) = self.worker(worker) {
+                    worker.kept = kept;
+                    worker.heard_committed = Some(candidate);
+                }
+                self.begin_write(Write::Serves { generation });
+            }
+            Effect::LetGo => {
+                let held_to = self.driver.as_ref().and_then(|driver| driver.view.held_to);
+                if let Some(driver) = &mut self.driver {
+                    driver.kept = 0;
+                    driver.bundles.retain(|(number, ..)| Some(*number) == held_to);
+                }
+                self.workers.iter_mut().for_each(|worker| worker.kept = 0);
             }
             Effect::Release { candidate } => {
                 if let Some(driver) = &mut self.driver {
@@ -168,15 +223,11 @@ impl World {
                     driver.bundles.retain(|(_, key, _)| *key != candidate);
                 }
             }
-            Effect::Own { .. }
-            | Effect::Pending { .. }
-            | Effect::WriteConfirm { .. }
-            | Effect::PendingOver { .. }
-            | Effect::LetGo => {}
             Effect::CloseListeners => {
                 if let Some(driver) = &mut self.driver {
                     driver.closed = true;
                     driver.held = 0;
+                    driver.kept = 0;
                     driver.bound.clear();
                 }
             }
@@ -245,31 +296,42 @@ impl World {
     fn begin_write(&mut self, write: Write) {
         let (wait, ok) = self.journal.fate(&mut self.rng);
         let life = self.life;
-        self.later(wait, Happening::EndWrite { life, write, ok });
+        self.writes += 1;
+        let seq = self.writes;
+        self.later(wait, Happening::EndWrite { life, seq, write, ok });
     }
 
-    pub(crate) fn end_write(&mut self, write: Write, ok: bool) {
+    pub(crate) fn end_write(&mut self, seq: u64, write: Write, ok: bool) {
         if ok {
             self.check_append(write);
-            self.journal.append(write);
+            self.journal.append(seq, write);
         }
-        let event = match (write, ok) {
-            (Write::Intent { operation, generation, .. }, true) => {
-                Event::IntentWritten { operation, generation }
+        let event = match write {
+            Write::Intent { operation, generation, .. }
+            | Write::Pending { operation, generation, .. }
+            | Write::Confirm { operation, generation } => match ok {
+                true => Event::IntentWritten { operation, generation },
+                false => Event::IntentFailed { operation, generation },
+            },
+            Write::Outcome { operation, .. } if ok => Event::OutcomeWritten { operation },
+            Write::Outcome { operation, .. } => Event::OutcomeFailed { operation },
+            // Nobody waits for these; what has happened is written when the disk allows it.
+            Write::Over { .. } | Write::Serves { .. } => {
+                if !ok {
+                    self.journal.append(seq, write);
+                }
+                return;
             }
-            (Write::Intent { operation, generation, .. }, false) => {
-                Event::IntentFailed { operation, generation }
-            }
-            (Write::Outcome { operation, .. }, true) => Event::OutcomeWritten { operation },
-            (Write::Outcome { operation, .. }, false) => Event::OutcomeFailed { operation },
         };
         self.feed(event);
     }
 
     /// A note that an operation began: not synced, and lost when the disk is full.
-    pub(crate) fn note_began(&mut self, operation: handover_lifecycle::OperationKey, kind: Kind) {
-        if self.journal.mode == Mode::Well && !self.journal.began.iter().any(|(key, _)| *key == operation) {
-            self.journal.began.push((operation, kind));
+    pub(crate) fn note_began(&mut self, operation: OperationKey, kind: Kind) {
+        if self.journal.mode == Mode::Well && !self.journal.began.iter().any(|(key, ..)| *key == operation) {
+            let goes_back = kind == Kind::Cancel || operation >= OperationKey::OWN;
+            let unconfirmed = self.journal.unconfirmed().filter(|known| goes_back && known.over.is_none());
+            self.journal.began.push((operation, kind, unconfirmed.map(|known| known.back_to)));
         }
     }
 
@@ -285,19 +347,23 @@ impl World {
     }
 
     /// How long the deadlines of an operation of this kind can add up to.
-    pub(crate) fn bound(&self, kind: Kind, limit: Option<Duration>) -> Duration {
+    pub(crate) fn bound(&self, kind: Kind, limit: Option<Duration>, guard: Option<Duration>) -> Duration {
         let l = &self.limits;
         let load = l.prepare + l.journal + l.commit;
         let replace = l.kill + l.backoff_longest + l.worker_start;
         let record = (l.journal + l.journal_retry) * l.journal_attempts;
         let end = l.drain_grace + l.stop_now + l.stop + l.kill;
         let drain = limit.unwrap_or(l.drain).min(l.drain_longest);
+        let guard = guard.map_or(Duration::ZERO, |watch| watch.min(l.guard_longest) + l.guard_grace);
+        // A worker that is being restarted, the generation before in it, the same in another one.
+        let go_back = replace + load * 2 + replace + load;
         let work = match kind {
-            Kind::Start | Kind::Resume => l.resume + replace + load,
-            Kind::Confirm => Duration::ZERO,
-            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel | Kind::DryRun => {
-                replace + load + load + (replace + load) * 2
+            Kind::Start | Kind::Resume => l.resume + replace + load * 2,
+            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::DryRun => {
+                replace + load + load + (replace + load) * 2 + guard + go_back
             }
+            Kind::Confirm => l.journal,
+            Kind::Cancel => go_back,
             Kind::Action => l.action,
             Kind::Drain => drain + end,
             // What it overtakes may still be switching.

@@ -1,8 +1,10 @@
 //! The journal as a model: it survives the supervisor, may be full, and may hang.
+//!
+//! What it says is what was written, in the order in which the writes were begun: one thread writes.
 
 use std::time::Duration;
 
-use handover_lifecycle::{GenerationNumber, Kind, OperationKey, Recovered, Unfinished, Verdict};
+use handover_lifecycle::{GenerationNumber, Kind, OperationKey, PendingEnd, Recovered, Unfinished, Verdict};
 
 use crate::rng::Rng;
 
@@ -15,25 +17,71 @@ pub(crate) enum Mode {
     Slow,
 }
 
-/// One write on its way.
+/// One write on its way. Deadlines are times of the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Write {
-    Intent { operation: OperationKey, generation: GenerationNumber, content: u32 },
-    Outcome { operation: OperationKey, verdict: Verdict },
+    Intent {
+        operation: OperationKey,
+        generation: GenerationNumber,
+        content: u32,
+        back_to: Option<GenerationNumber>,
+        until: Option<Duration>,
+    },
+    Pending {
+        operation: OperationKey,
+        generation: GenerationNumber,
+        back_to: GenerationNumber,
+        until: Duration,
+    },
+    Confirm {
+        operation: OperationKey,
+        generation: GenerationNumber,
+    },
+    Over {
+        generation: GenerationNumber,
+        how: PendingEnd,
+    },
+    /// A generation came to serve.
+    Serves {
+        generation: GenerationNumber,
+    },
+    Outcome {
+        operation: OperationKey,
+        verdict: Verdict,
+    },
+}
+
+/// A change that was not confirmed, as the journal tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unconfirmed {
+    pub(crate) operation: OperationKey,
+    pub(crate) generation: GenerationNumber,
+    pub(crate) back_to: GenerationNumber,
+    pub(crate) until: Duration,
+    pub(crate) over: Option<PendingEnd>,
 }
 
 /// Everything that was ever synced.
 #[derive(Clone, Debug)]
 pub(crate) struct Journal {
     pub(crate) mode: Mode,
-    pub(crate) began: Vec<(OperationKey, Kind)>,
+    /// Operations that began, and what those bring back that write no intent.
+    pub(crate) began: Vec<(OperationKey, Kind, Option<GenerationNumber>)>,
     pub(crate) intents: Vec<(OperationKey, GenerationNumber, u32)>,
     pub(crate) outcomes: Vec<(OperationKey, Verdict)>,
+    /// All writes that say something about changes on probation, by when they were begun.
+    log: Vec<(u64, Write)>,
 }
 
 impl Journal {
     pub(crate) fn new() -> Self {
-        Self { mode: Mode::Well, began: Vec::new(), intents: Vec::new(), outcomes: Vec::new() }
+        Self {
+            mode: Mode::Well,
+            began: Vec::new(),
+            intents: Vec::new(),
+            outcomes: Vec::new(),
+            log: Vec::new(),
+        }
     }
 
     /// How long a write that is begun now takes, and whether it succeeds.
@@ -45,13 +93,17 @@ impl Journal {
         }
     }
 
-    pub(crate) fn append(&mut self, write: Write) {
+    /// A write that was begun as number `seq` has come to the disk.
+    pub(crate) fn append(&mut self, seq: u64, write: Write) {
         match write {
             Write::Intent { operation, generation, content, .. } => {
                 self.intents.push((operation, generation, content));
             }
             Write::Outcome { operation, verdict } => self.outcomes.push((operation, verdict)),
+            _ => {}
         }
+        let at = self.log.partition_point(|(other, _)| *other <= seq);
+        self.log.insert(at, (seq, write));
     }
 
     pub(crate) fn outcome(&self, operation: OperationKey) -> Option<Verdict> {
@@ -62,24 +114,95 @@ impl Journal {
         self.intents.iter().rev().find(|(_, number, _)| *number == generation).map(|(_, _, content)| *content)
     }
 
+    pub(crate) fn is_confirmed(&self, operation: OperationKey) -> bool {
+        self.log
+            .iter()
+            .any(|(_, write)| matches!(write, Write::Confirm { operation: key, .. } if *key == operation))
+    }
+
+    /// The change that was not confirmed.
+    pub(crate) fn unconfirmed(&self) -> Option<Unconfirmed> {
+        let mut known: Option<Unconfirmed> = None;
+        for (_, write) in &self.log {
+            match *write {
+                Write::Intent { operation, generation, back_to, until, .. } => {
+                    if let (Some(back_to), Some(until)) = (back_to, until) {
+                        known = Some(Unconfirmed { operation, generation, back_to, until, over: None });
+                    }
+                }
+                Write::Pending { operation, generation, back_to, until } => {
+                    let made_by = known.filter(|known| known.generation == generation);
+                    let operation = made_by.map_or(operation, |known| known.operation);
+                    known = Some(Unconfirmed { operation, generation, back_to, until, over: None });
+                }
+                Write::Confirm { generation, .. } => {
+                    known = known.filter(|known| known.generation != generation);
+                }
+                Write::Over { generation, how } => {
+                    let Some(about) = known.filter(|known| known.generation == generation) else { continue };
+                    known = match how {
+                        PendingEnd::NotConfirmed | PendingEnd::WorkersDied => {
+                            Some(Unconfirmed { until: Duration::ZERO, over: Some(how), ..about })
+                        }
+                        _ => None,
+                    };
+                }
+                Write::Serves { generation } => {
+                    known = known.filter(|known| {
+                        let asked_for = known.generation == generation && known.over.is_some();
+                        let newer = generation > known.generation && generation != known.back_to;
+                        !asked_for && !newer
+                    });
+                }
+                Write::Outcome { operation, verdict } => {
+                    let failed = !verdict.outcome.may_have_changed();
+                    known = known
+                        .filter(|known| !(failed && known.operation == operation && known.over.is_none()));
+                }
+            }
+        }
+        known
+    }
+
+    /// The generation to serve if the store cannot be reached.
+    fn last_good(&self) -> Option<GenerationNumber> {
+        let unconfirmed = self.unconfirmed();
+        let served = self.log.iter().rev().filter_map(|(_, write)| match write {
+            Write::Serves { generation } => Some(*generation),
+            _ => None,
+        });
+        let good = |number: &GenerationNumber| unconfirmed.is_none_or(|known| known.generation != *number);
+        unconfirmed
+            .map(|known| known.back_to)
+            .or_else(|| served.filter(good).find(|_| true))
+            .filter(|number| self.content(*number).is_some())
+    }
+
     /// What the next supervisor reads.
     pub(crate) fn recover(&self, keys_from: u64) -> Recovered {
         let unfinished = self
             .began
             .iter()
-            .filter(|(operation, _)| self.outcome(*operation).is_none())
-            .map(|&(operation, kind)| Unfinished {
-                operation,
-                kind,
-                intent: self
-                    .intents
-                    .iter()
-                    .rev()
-                    .find(|(key, ..)| *key == operation)
-                    .map(|(_, number, _)| *number),
+            .filter(|(operation, ..)| self.outcome(*operation).is_none())
+            .map(|&(operation, kind, brings_back)| {
+                let intent = self.log.iter().rev().find_map(|(_, write)| match *write {
+                    Write::Intent { operation: key, generation, .. }
+                    | Write::Confirm { operation: key, generation }
+                        if key == operation =>
+                    {
+                        Some(generation)
+                    }
+                    _ => None,
+                });
+                Unfinished { operation, kind, intent: intent.or(brings_back) }
             })
             .collect();
         let last_generation = self.intents.iter().map(|(_, number, _)| *number).max().unwrap_or_default();
-        Recovered { last_generation, keys_from, last_good: None, unfinished }
+        Recovered { last_generation, keys_from, last_good: self.last_good(), unfinished }
+    }
+
+    /// Numbers of generations that a rollback can name.
+    pub(crate) fn numbers(&self) -> Vec<GenerationNumber> {
+        self.intents.iter().map(|(_, number, _)| *number).collect()
     }
 }

@@ -13,7 +13,9 @@
 
 mod driver;
 mod journal;
+mod lives;
 mod ops;
+mod probation;
 mod rng;
 mod rules;
 mod sabotage;
@@ -109,14 +111,18 @@ fn six_rules_hold_in_every_step_of_a_hundred_thousand_lives() {
 /// Every way to end that the machine has, by kind of operation, must have come up.
 fn assert_reaches_everything(tally: &Tally) {
     use Outcome::{Applied, AppliedWithLosses, NotReady, Rejected, RolledBack, Unchanged, Unknown};
-    let expected: [&[Outcome]; 7] = [
-        &[Applied, Unchanged, Rejected, NotReady, Unknown],
+    let expected: [&[Outcome]; 11] = [
+        &[Applied, Unchanged, Rejected, NotReady, RolledBack, Unknown],
         &[Applied, Unchanged, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
         &[Unchanged, Rejected, NotReady],
         &[Applied, NotReady, Unknown],
         &[Applied, Unchanged, RolledBack, AppliedWithLosses],
         &[Applied, Unchanged, Rejected, NotReady],
         &[Applied, AppliedWithLosses],
+        &[Applied, Unchanged, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
+        &[Applied, Unchanged, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
+        &[Applied, NotReady],
+        &[Applied, AppliedWithLosses, Rejected, Unknown],
     ];
     for ((kind, seen), expected) in Tally::KINDS.iter().zip(&tally.ends).zip(expected) {
         for (outcome, count) in Outcome::ALL.iter().zip(seen) {
@@ -127,7 +133,10 @@ fn assert_reaches_everything(tally: &Tally) {
             }
         }
     }
-    for count in [tally.adopted, tally.joined, tally.deferred, tally.refused, tally.unrecorded] {
+    let seen = [tally.adopted, tally.joined, tally.deferred, tally.refused, tally.unrecorded];
+    let undecided =
+        [tally.pending, tally.own, tally.extended, tally.unreachable, tally.guarded, tally.taken_back];
+    for count in seen.into_iter().chain(undecided).chain(tally.over) {
         assert!(count > 0, "the simulation does not come everywhere: {tally:?}");
     }
 }
@@ -174,6 +183,33 @@ fn letting_go_before_the_proof_is_noticed() {
 #[test]
 fn reporting_what_does_not_serve_is_noticed() {
     assert_noticed(Sabotage::ReportsWhatShouldServe, &[6]);
+}
+
+#[test]
+fn going_back_under_another_number_is_noticed() {
+    assert_noticed(Sabotage::GoesBackUnderAnotherNumber, &[6, 9]);
+}
+
+#[test]
+fn closing_what_is_needed_for_going_back_is_noticed() {
+    assert_noticed(Sabotage::ReleasesWhenTimeIsOver, &[7]);
+    assert_noticed(Sabotage::LetsGoWhileUndecided, &[7]);
+}
+
+#[test]
+fn serving_what_was_not_confirmed_is_noticed() {
+    assert_noticed(Sabotage::AdoptsAsConfirmed, &[6, 8]);
+    assert_noticed(Sabotage::StartsWhatWasNotConfirmed, &[8]);
+}
+
+#[test]
+fn going_back_from_what_was_confirmed_is_noticed() {
+    assert_noticed(Sabotage::ConfirmLeavesTheDeadline, &[9]);
+}
+
+#[test]
+fn a_verdict_of_another_guard_is_noticed() {
+    assert_noticed(Sabotage::TakesTheVerdictOfAnotherGuard, &[9]);
 }
 
 #[test]

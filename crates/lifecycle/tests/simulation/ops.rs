@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Asked, Caller, Effect, GenerationNumber, Kind, OperationKey, Outcome, Phase, Refusal, Request, Verdict,
+    Asked, Caller, Effect, GenerationNumber, Kind, OperationKey, Outcome, Phase, Refusal, Request, Terms,
+    Verdict,
 };
 
 use crate::journal::Write;
@@ -29,12 +30,17 @@ pub(crate) struct Op {
     pub(crate) key: OperationKey,
     pub(crate) kind: Kind,
     pub(crate) limit: Option<Duration>,
+    pub(crate) terms: Terms,
+    /// The generation that a rollback is to, and what a restore brings.
+    pub(crate) to: Option<GenerationNumber>,
+    pub(crate) given: u32,
     pub(crate) state: State,
     /// A reload that claims success must have read the disk as it was then, or later.
     pub(crate) must_include: u32,
     /// It has begun to read the disk.
     pub(crate) read: bool,
     pub(crate) held_at_start: Option<GenerationNumber>,
+    pub(crate) began: Duration,
     /// When it must have been answered.
     pub(crate) by: Duration,
     /// A worker died since it began with connections that may have been cut.
@@ -51,14 +57,24 @@ impl Op {
             Request::Stop { now: false, limit } => limit,
             _ => None,
         };
+        let (terms, to) = match asked.request {
+            Request::Reload { terms, .. } | Request::Restore { terms, .. } => (terms, None),
+            Request::Rollback { terms, to, .. } => (terms, Some(to)),
+            _ => (Terms::NONE, None),
+        };
         Self {
             key,
             kind: asked.request.kind(),
             limit,
+            terms,
+            to,
+            // What a restore brings is never on the disk.
+            given: 1_000_000 + disk,
             state: State::Asked,
             must_include: disk,
             read: false,
             held_at_start: None,
+            began: now,
             by: now,
             cut: false,
             left_over: false,
@@ -114,8 +130,11 @@ impl World {
         if !matches!(op.state, State::Asked | State::Deferred) {
             self.break_rule(2, format!("{key} was started as {:?}", op.state));
         }
-        let overtakes = op.kind == Kind::Stop;
-        let preempts = overtakes || op.kind == Kind::Resume;
+        let guarding = self.tally.guards.last().is_some_and(|guard| guard.open);
+        let overtakes = op.kind == Kind::Stop || (op.kind == Kind::Cancel && guarding);
+        // Who decides, or goes back, does not wait for an outcome to be written.
+        let own = key >= OperationKey::OWN;
+        let preempts = overtakes || own || matches!(op.kind, Kind::Resume | Kind::Confirm | Kind::Cancel);
         for other in self.ops.clone() {
             let undecided = other.state == State::Started && !other.left_over;
             if (undecided && !overtakes) || (other.is_open() && !preempts && !other.left_over) {
@@ -123,11 +142,16 @@ impl World {
             }
         }
         let held_to = self.driver.as_ref().and_then(|driver| driver.view.held_to);
-        let by = self.now + self.bound(op.kind, op.limit);
+        let now = self.now;
+        let by = now + self.bound(op.kind, op.limit, op.terms.guard);
         if let Some(op) = self.op(key) {
             op.state = State::Started;
             op.held_at_start = held_to;
+            op.began = now;
             op.by = by;
+        }
+        if op.kind == Kind::Cancel {
+            self.note_cancelled(key);
         }
         if overtakes {
             // Those that it overtook end with it.
@@ -171,12 +195,19 @@ impl World {
 
     pub(crate) fn op_refused(&mut self, key: OperationKey, refusal: Refusal) {
         self.tally.refused += 1;
+        self.tally.taken_back += u64::from(refusal == Refusal::TakenBack);
         if let Refusal::Busy { running, .. } = refusal
             && !self.op(running).is_some_and(|op| op.is_open())
         {
             self.break_rule(2, format!("{key} was refused because of {running}, which does not run"));
         }
-        if self.calm && !matches!(refusal, Refusal::Busy { .. }) {
+        if matches!(refusal, Refusal::Pending { .. }) != self.tracked.is_some()
+            && matches!(refusal, Refusal::Pending { .. } | Refusal::NothingPending)
+        {
+            self.break_rule(6, format!("{key} was refused: {refusal}; on probation is {:?}", self.tracked));
+        }
+        let may_be = matches!(refusal, Refusal::Busy { .. } | Refusal::Pending { .. } | Refusal::TakenBack);
+        if self.calm && !may_be {
             self.break_rule(4, format!("{key} was refused in calm weather: {refusal}"));
         }
         match self.op(key) {
@@ -239,6 +270,7 @@ impl World {
                     self.break_rule(6, format!("{generation} was given to two states"));
                 }
             }
+            _ => {}
         }
     }
 
@@ -255,7 +287,7 @@ impl World {
 
     /// An operation in the journal without an end is one again, for the next supervisor.
     pub(crate) fn reopen(&mut self, key: OperationKey, kind: Kind) {
-        let by = self.now + self.bound(kind, None);
+        let by = self.now + self.bound(kind, None, None);
         if let Some(op) = self.op(key) {
             *op = Op { state: State::Started, by, left_over: true, ..*op };
         }
@@ -273,7 +305,11 @@ impl World {
     fn check_verdict(&mut self, op: &Op, verdict: Verdict) {
         use Outcome::{Applied, AppliedWithLosses, NotReady, Rejected, RolledBack, Unchanged, Unknown};
         let Some(driver) = &self.driver else { return };
-        let held_to = driver.view.held_to;
+        // What is due after it begins in the same step.
+        let goes_back_now = self.tracked.is_some_and(|tracked| {
+            (Some(tracked.generation), Some(tracked.back_to)) == (verdict.held_to, driver.view.held_to)
+        });
+        let held_to = if goes_back_now { verdict.held_to } else { driver.view.held_to };
         let content = held_to.and_then(|number| self.bundle(number));
         let worker =
             self.workers.iter().find(|worker| worker.alive && !worker.killed && worker.serving.is_some());
@@ -282,36 +318,49 @@ impl World {
         let drained = worker.and_then(|worker| worker.drained);
         let unheard = self.workers.iter().any(|worker| !worker.alive && !worker.heard);
         let fresh = content.is_some_and(|content| content >= op.must_include);
+        let wanted = self.wanted(op);
+        let own = op.key >= OperationKey::OWN;
+        // In a drained server the worker is replaced by the resume.
+        let replaced = driver.view.phase == Phase::Drained;
         let name = format!("{} ({:?}) {:?}", op.key, op.kind, verdict);
         let wrong = match (op.kind, verdict.outcome) {
-            (Kind::Reload | Kind::Start, Applied | AppliedWithLosses | RolledBack | Unchanged)
-                if serving.is_some() && serving != held_to =>
-            {
+            (
+                Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel | Kind::Start,
+                Applied | AppliedWithLosses | RolledBack | Unchanged,
+            ) if serving.is_some() && serving != held_to && !replaced => {
                 Some((6, format!("{serving:?} serves")))
             }
             (Kind::Reload, Applied | AppliedWithLosses | Unchanged) if !fresh => Some((
                 6,
                 format!("what serves ({content:?}) is older than the request ({})", op.must_include),
             )),
-            (Kind::Reload, Applied | AppliedWithLosses)
+            (Kind::Rollback | Kind::Restore, Applied | AppliedWithLosses | Unchanged)
+                if !own && wanted.is_some() && content != wanted =>
+            {
+                Some((6, format!("{content:?} is not what was to be brought, {wanted:?}")))
+            }
+            (Kind::Reload | Kind::Rollback | Kind::Restore, Applied | AppliedWithLosses)
                 if verdict.made.is_none() || verdict.made != held_to =>
             {
                 Some((6, format!("the server is held to {held_to:?}")))
             }
-            (Kind::Reload, Unchanged | Rejected | NotReady | RolledBack)
-            | (Kind::DryRun | Kind::Action, _)
-                if held_to != op.held_at_start =>
+            (Kind::Reload | Kind::Rollback | Kind::Restore, Unchanged | Rejected | NotReady | RolledBack)
+            | (Kind::DryRun | Kind::Action | Kind::Confirm, _)
+            | (Kind::Cancel, Rejected | NotReady)
+                if !own && held_to != op.held_at_start =>
             {
                 Some((4, format!("{:?} was served before, {held_to:?} is now", op.held_at_start)))
             }
-            (Kind::Reload, Rejected | NotReady) | (Kind::DryRun | Kind::Action, _)
+            (Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel, Rejected | NotReady)
+            | (Kind::DryRun | Kind::Action, _)
                 if serving.is_some() && serving != held_to =>
             {
                 Some((4, format!("{serving:?} serves, not {held_to:?}")))
             }
-            (Kind::Reload, Applied | AppliedWithLosses | RolledBack | Unchanged)
-                if verdict.serving.is_none() && driver.view.phase == Phase::Serving =>
-            {
+            (
+                Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel,
+                Applied | AppliedWithLosses | RolledBack | Unchanged,
+            ) if verdict.serving.is_none() && driver.view.phase == Phase::Serving => {
                 Some((6, "nobody serves it".to_owned()))
             }
             (Kind::DryRun, Applied | AppliedWithLosses | RolledBack | Unknown) => {
@@ -334,6 +383,25 @@ impl World {
         };
         if let Some((rule, why)) = wrong {
             self.break_rule(rule, format!("{name}, but {why}"));
+        }
+        self.check_judgement(op, verdict);
+    }
+
+    /// The bytes that a rollback or a restore is to bring.
+    fn wanted(&self, op: &Op) -> Option<u32> {
+        match op.kind {
+            Kind::Restore => Some(op.given),
+            _ => self.bundle(op.to?),
+        }
+    }
+
+    /// The machine begins something by itself.
+    pub(crate) fn op_own(&mut self, key: OperationKey, kind: Kind) {
+        let asked = Asked { request: Request::Cancel, caller: Caller::Waiting, expected: None };
+        self.ops.push(Op { kind, ..Op::new(key, asked, self.now, self.disk.content) });
+        self.tally.own += 1;
+        if self.tracked.is_none() {
+            self.break_rule(9, format!("{key} goes back, and nothing is on probation"));
         }
     }
 }

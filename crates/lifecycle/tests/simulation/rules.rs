@@ -1,12 +1,15 @@
 //! The rules about what serves: 1, 4, 5 and 6, looked at in every step; and what must be so at rest.
 
+use std::time::Duration;
+
 use handover_lifecycle::{
-    Asked, Caller, CandidateKey, Effect, Kind, Message, Outcome, Phase, Request, Role, Source, Stage,
-    Verdict, WorkerKey,
+    Asked, Caller, CandidateKey, Cause, Effect, GenerationNumber, Kind, Message, OperationKey, Outcome,
+    Phase, Request, Role, Source, Stage, StepName, Verdict, WorkerKey,
 };
 
 pub(crate) use crate::ops::Op;
 use crate::ops::State;
+use crate::probation::Guard;
 use crate::worker::{Worker, listeners};
 use crate::world::World;
 
@@ -20,25 +23,58 @@ pub(crate) struct Violation {
 /// What a run, or all of them, has seen: a simulation that never comes to a place does not check it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) ends: [[u64; 7]; 7],
+    pub(crate) ends: [[u64; 7]; 11],
     pub(crate) adopted: u64,
     pub(crate) joined: u64,
     pub(crate) deferred: u64,
     pub(crate) refused: u64,
     pub(crate) unrecorded: u64,
+    /// Changes that came on probation, and what became of them.
+    pub(crate) pending: u64,
+    pub(crate) over: [u64; 5],
+    /// What the machine began by itself.
+    pub(crate) own: u64,
+    pub(crate) extended: u64,
+    pub(crate) unreachable: u64,
+    pub(crate) guarded: u64,
+    pub(crate) taken_back: u64,
     pub(crate) steps: u64,
     pub(crate) journal_trouble: bool,
+    /// Changes on probation of which nobody holds what the generation before had: a start has found them on the disk.
+    pub(crate) begun_anew: Vec<GenerationNumber>,
+    /// One of these that is gone back to.
+    pub(crate) not_held: Option<GenerationNumber>,
+    /// The machine has not heard of a confirmation: a sabotage.
+    pub(crate) deaf: bool,
+    /// The guards of this life.
+    pub(crate) guards: Vec<Guard>,
+    /// When a worker was lost last.
+    pub(crate) lost: Option<Duration>,
     /// What each candidate of this run was built from.
     pub(crate) contents: Vec<(CandidateKey, u32)>,
 }
 
 impl Tally {
-    pub(crate) const KINDS: [Kind; 7] =
-        [Kind::Start, Kind::Reload, Kind::DryRun, Kind::Action, Kind::Drain, Kind::Resume, Kind::Stop];
+    pub(crate) const KINDS: [Kind; 11] = [
+        Kind::Start,
+        Kind::Reload,
+        Kind::DryRun,
+        Kind::Action,
+        Kind::Drain,
+        Kind::Resume,
+        Kind::Stop,
+        Kind::Rollback,
+        Kind::Restore,
+        Kind::Confirm,
+        Kind::Cancel,
+    ];
 
     pub(crate) fn count(&mut self, kind: Kind, verdict: Verdict) {
         let kind = Self::KINDS.iter().position(|known| *known == kind).unwrap();
         let outcome = Outcome::ALL.iter().position(|known| *known == verdict.outcome).unwrap();
+        self.extended += u64::from(verdict.cause == Cause::Extended);
+        self.unreachable += u64::from(verdict.cause == Cause::Unreachable);
+        self.guarded += u64::from(verdict.cause == Cause::GuardFailed);
         self.ends[kind][outcome] += 1;
     }
 
@@ -53,6 +89,15 @@ impl Tally {
         self.deferred += other.deferred;
         self.refused += other.refused;
         self.unrecorded += other.unrecorded;
+        self.pending += other.pending;
+        for (cell, more) in self.over.iter_mut().zip(other.over) {
+            *cell += more;
+        }
+        self.own += other.own;
+        self.extended += other.extended;
+        self.unreachable += other.unreachable;
+        self.guarded += other.guarded;
+        self.taken_back += other.taken_back;
         self.steps += other.steps;
     }
 }
@@ -78,7 +123,10 @@ impl World {
             .find(|worker| worker.alive && !worker.killed)
             .and_then(|worker| worker.serving)
             .map(|(_, content)| content);
-        let Some(content) = served.or_else(|| self.held_content()) else { return };
+        let anew = self.tracked.filter(|tracked| self.tally.begun_anew.contains(&tracked.generation));
+        let not_held = self.tally.not_held.or(anew.map(|tracked| tracked.back_to));
+        let held_to = driver.view.held_to.filter(|number| not_held != Some(*number));
+        let Some(content) = served.or_else(|| self.bundle(held_to?)) else { return };
         let (needed, held) = (listeners(content), driver.holds());
         if held & needed != needed {
             self.break_rule(1, format!("listeners {needed:#b} are needed, {held:#b} are held"));
@@ -87,14 +135,16 @@ impl World {
 
     /// What the machine wants done must make sense in the world as it is.
     pub(crate) fn check_effect(&mut self, effect: &Effect, before: Phase) {
+        self.check_probation(effect);
         match *effect {
             Effect::Send { worker, message } => self.check_message(worker, message),
             Effect::KillWorker { worker } => {
                 let healthy =
                     self.worker(worker).is_some_and(|w| w.serving.is_some() && w.connected && !w.sick);
                 let served = matches!(before, Phase::Serving | Phase::Drained);
-                // A switch that takes too long ends it, and so does a clock that jumps over its deadline.
-                if healthy && served && self.jumped != Some(self.now) {
+                // A switch that takes too long ends it, and so does a clock that jumps over its deadline. And a change
+                // that is to go must go.
+                if healthy && served && self.jumped != Some(self.now) && !self.goes_back() {
                     self.break_rule(4, format!("{worker} served well and is killed"));
                 }
             }
@@ -129,6 +179,15 @@ impl World {
         }
     }
 
+    /// Whether the generation before is being brought back.
+    fn goes_back(&self) -> bool {
+        let operation = self.driver.as_ref().and_then(|driver| driver.view.operation);
+        operation.is_some_and(|operation| matches!(operation.step, StepName::GoBack | StepName::Settle))
+            || self.ops.iter().any(|op| {
+                op.is_open() && (op.kind == Kind::Cancel || op.key >= OperationKey::OWN) && !op.left_over
+            })
+    }
+
     fn check_message(&mut self, worker: WorkerKey, message: Message) {
         let Some(driver) = &mut self.driver else { return };
         let phase = driver.view.phase;
@@ -139,6 +198,17 @@ impl World {
                     match self.bundle(number) {
                         Some(content) => self.tally.contents.push((candidate, content)),
                         None => self.break_rule(4, format!("{number} has no bundle to be loaded from")),
+                    }
+                }
+                if source == Source::Given {
+                    let brings = |op: &&Op| {
+                        op.state == State::Started
+                            && matches!(op.kind, Kind::Restore | Kind::DryRun)
+                            && !op.left_over
+                    };
+                    match self.ops.iter().find(brings).map(|op| op.given) {
+                        Some(given) => self.tally.contents.push((candidate, given)),
+                        None => self.break_rule(4, format!("{candidate} is to be made from nothing")),
                     }
                 }
                 if source == Source::Disk && !dry_run {
@@ -173,7 +243,7 @@ impl World {
         let twice = driver.committed.contains(&candidate) || driver.aborted.contains(&candidate);
         driver.committed.push(candidate);
         let known = driver.prepared.iter().find(|(key, ..)| *key == candidate).copied();
-        let from_disk = matches!(known, Some((_, Source::Disk, _)));
+        let from_disk = matches!(known, Some((_, Source::Disk | Source::Given, _)));
         if twice || known.is_none_or(|(_, _, dry_run)| dry_run) {
             return self.break_rule(4, format!("{candidate} is committed and must not be"));
         }
@@ -278,7 +348,14 @@ impl World {
             && !view.workers.iter().any(idle)
             && !driver.reloading
             && !driver.signalled
-            && self.held_content().map(listeners) == Some(driver.held)
+            && self.tracked.is_none()
+            && match (self.held_content().map(listeners), view.phase) {
+                // What was taken back while drained is let go of when it is resumed.
+                (Some(needed), Phase::Drained) => {
+                    driver.holds() & needed == needed || self.tally.not_held == view.held_to
+                }
+                (needed, _) => needed == Some(driver.held) && driver.kept == 0,
+            }
             && view.serving.is_none_or(|number| view.held_to == Some(number));
         if !well || !tidy || open.is_some() {
             let text = format!(

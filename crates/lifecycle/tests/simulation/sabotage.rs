@@ -1,8 +1,13 @@
 //! Deliberate mistakes between the machine and the world, one for each rule: a check that does not
 //! notice them checks nothing.
 
-use handover_lifecycle::{CandidateKey, Effect, Message, Refusal};
+use std::time::Duration;
 
+use handover_lifecycle::{
+    CandidateKey, Effect, Event, Kind, Message, OperationKey, Pending, Refusal, StepName,
+};
+
+use crate::ops::State;
 use crate::world::World;
 
 /// Which rule is broken, and how.
@@ -24,9 +29,65 @@ pub(crate) enum Sabotage {
     LetsGoTooEarly,
     /// 6: reports the wanted generation as serving although no worker lives.
     ReportsWhatShouldServe,
+    /// 6: the generation before comes back under another number.
+    GoesBackUnderAnotherNumber,
+    /// 7: as soon as the time is over, the listeners of the generation before are closed.
+    ReleasesWhenTimeIsOver,
+    /// 7: what serves under guard or on probation is taken as final.
+    LetsGoWhileUndecided,
+    /// 8: the next supervisor takes what it adopts as confirmed.
+    AdoptsAsConfirmed,
+    /// 8: a start serves from the disk what was not confirmed in time.
+    StartsWhatWasNotConfirmed,
+    /// 9: a confirmation leaves the deadline as it is.
+    ConfirmLeavesTheDeadline,
+    /// 9: the verdict of an earlier guard counts for this one.
+    TakesTheVerdictOfAnotherGuard,
 }
 
 impl World {
+    /// The event as the machine gets it.
+    pub(crate) fn spoil_event(&self, event: Event) -> Event {
+        match (self.sabotage, event) {
+            (
+                Some(Sabotage::AdoptsAsConfirmed),
+                Event::Adopted { operation, worker, generation, accepting, .. },
+            ) => Event::Adopted { operation, worker, generation, accepting, pending: None },
+            (
+                Some(Sabotage::StartsWhatWasNotConfirmed),
+                Event::Start { operation, source, pending: Some(pending) },
+            ) => {
+                let pending = Some(Pending { left: pending.left + Duration::from_secs(100), ..pending });
+                Event::Start { operation, source, pending }
+            }
+            (Some(Sabotage::TakesTheVerdictOfAnotherGuard), Event::GuardEnded { worker, passed, .. }) => {
+                let open = self.tally.guards.last().filter(|guard| guard.open);
+                match open {
+                    Some(guard) => Event::GuardEnded { worker, call: guard.call, passed },
+                    None => event,
+                }
+            }
+            _ => event,
+        }
+    }
+
+    /// A confirmation is written; the machine that goes on has not heard of it.
+    pub(crate) fn spoil_machine(&mut self, now: Duration, event: Event) -> Option<Vec<Effect>> {
+        let (Some(Sabotage::ConfirmLeavesTheDeadline), Event::IntentWritten { operation, generation }) =
+            (self.sabotage, event)
+        else {
+            return None;
+        };
+        let confirms = self.ops.iter().any(|op| op.key == operation && op.kind == Kind::Confirm);
+        let driver = self.driver.as_mut().filter(|_| confirms)?;
+        let mut deaf = driver.machine.clone();
+        let _ = deaf.step(now, Event::IntentFailed { operation, generation });
+        let effects = driver.machine.step(now, event);
+        driver.machine = deaf;
+        self.tally.deaf = true;
+        Some(effects)
+    }
+
     /// The effects as the world gets them.
     pub(crate) fn spoil(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
         let Some(sabotage) = self.sabotage else { return effects };
@@ -39,9 +100,31 @@ impl World {
             }
             return effects;
         }
+        if let (true, Some(driver)) = (self.tally.deaf, &mut self.driver) {
+            driver.view.pending = None;
+        }
         let mut spoilt = Vec::new();
         for effect in effects {
             match (sabotage, effect) {
+                (Sabotage::ConfirmLeavesTheDeadline, Effect::Answer { operation, recorded, .. }) => {
+                    let decided = self.ops.iter().find(|op| op.key == operation).map(|op| op.state);
+                    if let Some(State::Decided(verdict)) = decided {
+                        spoilt.push(Effect::Answer { operation, verdict, recorded });
+                        continue;
+                    }
+                }
+                (Sabotage::ReleasesWhenTimeIsOver, Effect::Own { .. })
+                | (Sabotage::LetsGoWhileUndecided, Effect::Notify(_)) => spoilt.push(Effect::LetGo),
+                (
+                    Sabotage::GoesBackUnderAnotherNumber,
+                    Effect::Send { worker, message: Message::Prepare { candidate, generation, source, .. } },
+                ) if self.is_going_back() => {
+                    let generation = generation.next();
+                    let (dry_run, certs_only) = (false, false);
+                    let message = Message::Prepare { candidate, generation, source, dry_run, certs_only };
+                    spoilt.push(Effect::Send { worker, message });
+                    continue;
+                }
                 (Sabotage::ReleasesTooMuch, Effect::Release { .. }) => {
                     if let Some(driver) = &mut self.driver {
                         driver.held = 0;
@@ -85,6 +168,15 @@ impl World {
             spoilt.push(effect);
         }
         spoilt
+    }
+
+    fn is_going_back(&self) -> bool {
+        let operation = self.driver.as_ref().and_then(|driver| driver.view.operation);
+        operation.is_some_and(|operation| {
+            operation.step == StepName::Prepare || operation.step == StepName::GoBack
+        }) && operation.is_some_and(|operation| {
+            operation.kind == Kind::Cancel || operation.operation >= OperationKey::OWN
+        })
     }
 
     fn is_dry_run(&self, candidate: CandidateKey) -> bool {

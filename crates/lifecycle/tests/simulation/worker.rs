@@ -14,6 +14,7 @@ pub(crate) struct Candidate {
     pub(crate) key: CandidateKey,
     pub(crate) generation: GenerationNumber,
     pub(crate) content: u32,
+    pub(crate) source: Source,
     pub(crate) prepared: bool,
     /// The commit has arrived: from here the worker switches whatever happens to its supervisor.
     pub(crate) committing: bool,
@@ -43,6 +44,14 @@ pub(crate) struct Worker {
     pub(crate) outbound: Duration,
     /// The last candidate that it said was committed, for rule 5.
     pub(crate) said_committed: Option<CandidateKey>,
+    /// The last one of which a supervisor has heard that.
+    pub(crate) heard_committed: Option<CandidateKey>,
+    /// The guard that it keeps.
+    pub(crate) guard: Option<CallKey>,
+    /// What it has said about guards.
+    pub(crate) judged: Vec<(CallKey, bool)>,
+    /// Listeners that it holds for the supervisor besides its own.
+    pub(crate) kept: u8,
     /// Whether its drain has ended, and cleanly.
     pub(crate) drained: Option<bool>,
     /// Whether the supervisor knows that it is gone.
@@ -67,6 +76,10 @@ impl Worker {
             inbound: Duration::ZERO,
             outbound: Duration::ZERO,
             said_committed: None,
+            heard_committed: None,
+            guard: None,
+            judged: Vec::new(),
+            kept: 0,
             drained: None,
             heard: false,
         }
@@ -86,6 +99,7 @@ pub(crate) enum Act {
     EndDrain(CallKey, bool),
     Resume(CallKey),
     EndAction(CallKey, bool),
+    Judge(CallKey, bool),
     Exit,
     Die,
     LoseChannel,
@@ -205,7 +219,17 @@ impl World {
                     self.act_later(key, 0, 20, Act::Resume(call));
                 }
             }
-            Message::Guard { .. } | Message::EndGuard { .. } => {}
+            Message::Guard { call, watch, .. } => self.receive_guard(key, call, watch),
+            Message::EndGuard { call, .. } => {
+                let Some(worker) = self.worker(key) else { return };
+                worker.guard = worker.guard.filter(|kept| *kept != call);
+                // Late, or about another one.
+                if self.faulty(self.faults.stray) {
+                    let call = CallKey(call.0 - self.rng.below(2));
+                    let passed = self.rng.chance(500);
+                    self.say(key, Event::GuardEnded { worker: key, call, passed });
+                }
+            }
             Message::Action { call, operation } => self.receive_action(key, call, operation),
             Message::Stop { now } => {
                 if let Some(worker) = self.worker(key) {
@@ -228,16 +252,22 @@ impl World {
         source: Source,
     ) {
         let (content, broken) = match source {
-            Source::Disk | Source::Given => (self.disk.content, self.disk.broken),
+            Source::Disk => (self.disk.content, self.disk.broken || self.disk.unreachable),
             // The bundle came with the message.
-            Source::Generation(_) => {
+            Source::Generation(_) | Source::Given => {
                 (self.candidate_content(candidate).unwrap_or_default(), self.faulty(self.faults.bundle))
             }
         };
         self.tally.contents.push((candidate, content));
         let Some(worker) = self.worker(key) else { return };
-        worker.candidate =
-            Some(Candidate { key: candidate, generation, content, prepared: false, committing: false });
+        worker.candidate = Some(Candidate {
+            key: candidate,
+            generation,
+            content,
+            source,
+            prepared: false,
+            committing: false,
+        });
         if self.faulty(self.faults.hang) {
             return;
         }
@@ -289,6 +319,23 @@ impl World {
         self.later(wait, Happening::Act { worker: key, act: Act::EndDrain(call, clean) });
     }
 
+    fn receive_guard(&mut self, key: WorkerKey, call: CallKey, watch: Duration) {
+        let Some(worker) = self.worker(key) else { return };
+        worker.guard = Some(call);
+        if self.faulty(self.faults.stray) {
+            // About a guard of before.
+            let (call, passed) = (CallKey(call.0 - 1 - self.rng.below(3)), self.rng.chance(500));
+            self.say(key, Event::GuardEnded { worker: key, call, passed });
+        }
+        if self.faulty(self.faults.hang) {
+            return;
+        }
+        let passes = self.calm || self.rng.chance(650);
+        let share = if passes { 1_000 } else { self.rng.below(1_000) };
+        let wait = watch * u32::try_from(share).unwrap() / 1_000;
+        self.later(wait, Happening::Act { worker: key, act: Act::Judge(call, passes) });
+    }
+
     fn receive_action(&mut self, key: WorkerKey, call: CallKey, _operation: OperationKey) {
         if self.faulty(self.faults.hang) {
             return;
@@ -315,13 +362,14 @@ impl World {
                     return;
                 }
                 if !ok || bind_fails {
-                    worker.candidate = None;
-                    return self.say(key, Event::Rejected { worker: key, candidate, unreachable: false });
+                    let from_disk = worker.candidate.take().is_some_and(|known| known.source == Source::Disk);
+                    let unreachable = !ok && from_disk && self.disk.unreachable;
+                    return self.say(key, Event::Rejected { worker: key, candidate, unreachable });
                 }
                 let Some(known) = &mut worker.candidate else { return };
                 known.prepared = true;
                 let content = known.content;
-                let unchanged = self.held_content() == Some(content);
+                let unchanged = self.compared_content() == Some(content);
                 self.say(key, Event::Prepared { worker: key, candidate, unchanged });
             }
             Act::Switch(candidate) if worker.has(candidate) => {
@@ -343,6 +391,12 @@ impl World {
                 worker.drained = None;
                 self.say(key, Event::Resumed { worker: key, call });
             }
+            Act::Judge(call, passed) if worker.guard == Some(call) => {
+                worker.guard = None;
+                worker.judged.push((call, passed));
+                self.say(key, Event::GuardEnded { worker: key, call, passed });
+            }
+            Act::Judge(..) => {}
             Act::EndAction(call, ok) => self.say(key, Event::ActionDone { worker: key, call, ok }),
             Act::Exit | Act::Die => self.die(key),
             Act::LoseChannel => {

@@ -5,11 +5,13 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Asked, Event, Limits, Machine, Message, OperationKey, Phase, Request, Source, WorkerKey,
+    Asked, Caller, Event, GenerationNumber, Limits, Message, OperationKey, Phase, Request, Source, Terms,
+    WorkerKey,
 };
 
 use crate::driver::Driver;
-use crate::journal::{Journal, Mode, Write};
+use crate::journal::{Journal, Mode, Unconfirmed, Write};
+use crate::probation::Tracked;
 use crate::rng::Rng;
 use crate::rules::{Op, Tally, Violation};
 use crate::sabotage::Sabotage;
@@ -40,6 +42,7 @@ pub(crate) enum Happening {
     },
     EndWrite {
         life: u64,
+        seq: u64,
         write: Write,
         ok: bool,
     },
@@ -47,6 +50,12 @@ pub(crate) enum Happening {
     Edit {
         broken: bool,
     },
+    /// The store of the configuration can be reached, or not.
+    Store {
+        reachable: bool,
+    },
+    /// The wall clock is set, so many milliseconds further or back.
+    SetClock(i64),
     Journal(Mode),
     Jump(Duration),
     KillSupervisor,
@@ -56,10 +65,10 @@ pub(crate) enum Happening {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+pub(crate) struct Entry {
     at: Duration,
     seq: u64,
-    what: Happening,
+    pub(crate) what: Happening,
 }
 
 impl PartialEq for Entry {
@@ -103,6 +112,7 @@ pub(crate) struct Faults {
 pub(crate) struct Disk {
     pub(crate) content: u32,
     pub(crate) broken: bool,
+    pub(crate) unreachable: bool,
 }
 
 pub(crate) struct World {
@@ -111,14 +121,23 @@ pub(crate) struct World {
     /// What suspends have added to the supervisor's clock.
     pub(crate) skew: Duration,
     pub(crate) jumped: Option<Duration>,
+    /// What the wall clock shows besides, in milliseconds.
+    clock: i64,
     seq: u64,
-    queue: BinaryHeap<Reverse<Entry>>,
+    pub(crate) queue: BinaryHeap<Reverse<Entry>>,
     pub(crate) limits: Limits,
     pub(crate) faults: Faults,
     /// The end of a run, in which nothing goes wrong any more.
     pub(crate) calm: bool,
     pub(crate) disk: Disk,
     pub(crate) journal: Journal,
+    /// How many writes were begun.
+    pub(crate) writes: u64,
+    /// The change on probation, as the world sees it.
+    pub(crate) tracked: Option<Tracked>,
+    /// What was not confirmed when this life of a supervisor began without a worker, its bytes, and the time.
+    pub(crate) at_start: Option<(Unconfirmed, u32)>,
+    pub(crate) wall_clock_at_start: Duration,
     pub(crate) life: u64,
     pub(crate) driver: Option<Driver>,
     pub(crate) workers: Vec<Worker>,
@@ -160,13 +179,18 @@ impl World {
             now: Duration::ZERO,
             skew: Duration::ZERO,
             jumped: None,
+            clock: 0,
             seq: 0,
             queue: BinaryHeap::new(),
             limits,
             faults: f,
             calm: false,
-            disk: Disk { content: 1, broken: false },
+            disk: Disk { content: 1, broken: false, unreachable: false },
             journal: Journal::new(),
+            writes: 0,
+            tracked: None,
+            at_start: None,
+            wall_clock_at_start: Duration::ZERO,
             life: 0,
             driver: None,
             workers: Vec::new(),
@@ -203,9 +227,11 @@ impl World {
                 55..75 => Happening::Edit { broken: self.rng.chance(250) },
                 75..82 => Happening::Stray,
                 82..86 => Happening::Journal(if self.rng.chance(600) { Mode::Full } else { Mode::Slow }),
-                86..92 => Happening::Journal(Mode::Well),
-                92..94 => Happening::Jump(self.rng.millis(100, 100_000)),
-                94..97 => Happening::KillSupervisor,
+                86..90 => Happening::Journal(Mode::Well),
+                90..92 => Happening::Jump(self.rng.millis(100, 100_000)),
+                92..94 => Happening::Store { reachable: self.rng.chance(500) },
+                94..96 => Happening::SetClock(i64::try_from(self.rng.below(200_000)).unwrap() - 100_000),
+                96..99 => Happening::KillSupervisor,
                 _ => Happening::Stray,
             };
             self.at(at, what);
@@ -234,18 +260,55 @@ impl World {
         }
     }
 
-    fn some_request(&mut self) -> Asked {
-        use handover_lifecycle::{Caller, GenerationNumber};
-        let limit = self.rng.chance(500).then(|| self.rng.millis(0, 60_000));
+    /// A change is on probation or under guard for this long: somebody decides, asks for more time, drains or stops.
+    pub(crate) fn meddle_with_change(&mut self, left: Duration) {
+        if self.calm || self.rng.chance(350) {
+            return;
+        }
+        let share = u32::try_from(self.rng.below(1_100)).unwrap();
+        let wait = left.min(Duration::from_secs(100)) * share / 1_000;
+        let confirm = Some(self.rng.millis(0, 40_000));
+        let terms = Terms { confirm, guard: None };
+        let limit = Some(self.rng.millis(0, 20_000));
         let request = match self.rng.below(100) {
-            0..45 => Request::RELOAD,
-            45..57 => Request::VALIDATE,
-            57..67 => Request::Action,
-            67..78 => Request::Drain { limit },
-            78..90 => Request::Resume,
-            _ => Request::Stop { now: self.rng.chance(300), limit },
+            0..25 => Request::Confirm,
+            25..45 => Request::Cancel,
+            45..65 => Request::Reload { dry_run: false, certs_only: false, terms },
+            65..72 => Request::VALIDATE,
+            72..82 => Request::Drain { limit },
+            82..86 => Request::Resume,
+            86..90 => Request::Stop { now: false, limit },
+            90..93 => return self.later(wait, Happening::KillSupervisor),
+            93..96 => return self.later(wait, Happening::Journal(Mode::Slow)),
+            _ => return self.later(wait, Happening::Jump(left)),
         };
-        let caller = if self.rng.chance(350) { Caller::Signal } else { Caller::Waiting };
+        let caller = Caller::Waiting;
+        self.later(wait, Happening::Ask(Asked { request, caller, expected: None }));
+    }
+
+    fn some_request(&mut self) -> Asked {
+        let limit = self.rng.chance(500).then(|| self.rng.millis(0, 60_000));
+        let signal = self.rng.chance(350);
+        let confirm = self.rng.chance(450).then(|| self.rng.millis(0, 40_000)).filter(|_| !signal);
+        let guard = self.rng.chance(300).then(|| self.rng.millis(0, 20_000));
+        let terms = Terms { confirm, guard };
+        let dry_run = self.rng.chance(150);
+        // The driver resolves it: see `ask`.
+        let to = GenerationNumber(self.rng.below(100));
+        let request = match self.rng.below(100) {
+            0..35 => Request::Reload { dry_run: false, certs_only: self.rng.chance(200) && !signal, terms },
+            35..43 => Request::VALIDATE,
+            43..51 if !signal => Request::Rollback { to, dry_run, terms },
+            51..56 if !signal => Request::Restore { dry_run, terms },
+            56..64 if !signal => Request::Confirm,
+            64..70 if !signal => Request::Cancel,
+            70..77 => Request::Action,
+            77..85 => Request::Drain { limit },
+            85..93 => Request::Resume,
+            93..100 => Request::Stop { now: self.rng.chance(300), limit },
+            _ => Request::Reload { dry_run: false, certs_only: false, terms },
+        };
+        let caller = if signal { Caller::Signal } else { Caller::Waiting };
         let expected = self.rng.chance(100).then(|| GenerationNumber(self.rng.below(5)));
         Asked { request, caller, expected }
     }
@@ -261,6 +324,13 @@ impl World {
 
     pub(crate) fn later(&mut self, wait: Duration, what: Happening) {
         self.at(self.now.saturating_add(wait), what);
+    }
+
+    /// What supervisors go by from one life to the next.
+    pub(crate) fn wall_clock(&self) -> Duration {
+        const LONG_AGO: u64 = 1_000_000_000;
+        let clock = Duration::from_millis(LONG_AGO.saturating_add_signed(self.clock));
+        clock + self.machine_time()
     }
 
     pub(crate) fn machine_time(&self) -> Duration {
@@ -286,11 +356,13 @@ impl World {
                     let Some(Reverse(entry)) = self.queue.pop() else { return };
                     self.now = entry.at;
                     self.check_time();
+                    self.check_overdue();
                     self.happen(entry.what);
                 }
                 (_, Some(tick)) => {
                     self.now = tick;
                     self.check_time();
+                    self.check_overdue();
                     self.feed(Event::Tick);
                 }
                 (Some(_), None) => return,
@@ -312,17 +384,19 @@ impl World {
             Happening::Act { worker, act } => self.act(worker, act),
             Happening::Orphan { worker } => self.orphan(worker),
             Happening::Kill { worker } => self.die(worker),
-            Happening::EndWrite { life, write, ok } => {
+            Happening::EndWrite { life, seq, write, ok } => {
                 if life == self.life && self.driver.is_some() {
-                    self.end_write(write, ok);
+                    self.end_write(seq, write, ok);
                 }
             }
             Happening::Ask(asked) => {
                 self.ask(asked);
             }
             Happening::Edit { broken } => {
-                self.disk = Disk { content: self.disk.content + 1, broken };
+                self.disk = Disk { content: self.disk.content + 1, broken, ..self.disk };
             }
+            Happening::Store { reachable } => self.disk.unreachable = !reachable,
+            Happening::SetClock(by) => self.clock += by,
             Happening::Journal(mode) => {
                 self.tally.journal_trouble |= mode != Mode::Well;
                 self.journal.mode = mode;
@@ -345,8 +419,14 @@ impl World {
     }
 
     /// Somebody asks; if nobody is there to be asked, nothing happens.
-    pub(crate) fn ask(&mut self, asked: Asked) -> Option<OperationKey> {
+    pub(crate) fn ask(&mut self, mut asked: Asked) -> Option<OperationKey> {
         self.driver.as_ref()?;
+        if let Request::Rollback { to, .. } = &mut asked.request {
+            let numbers = self.journal.numbers();
+            let which = usize::try_from(to.0 % (numbers.len() as u64).max(1)).unwrap();
+            // What is not kept is refused before the machine hears of it.
+            *to = *numbers.get(which)?;
+        }
         let operation = OperationKey(self.next_operation);
         self.next_operation += 1;
         self.ops.push(Op::new(operation, asked, self.now, self.disk.content));
@@ -356,21 +436,23 @@ impl World {
 
     /// An answer that fits nothing: everything the machine may be told, with numbers out of the air.
     fn stray(&mut self) {
-        use handover_lifecycle::{CallKey, CandidateKey, GenerationNumber};
+        use handover_lifecycle::{CallKey, CandidateKey};
         let near = self.life * 1_000_000 + self.rng.below(12);
         let worker = WorkerKey(if self.rng.chance(500) { near } else { self.rng.below(50) });
         let candidate = CandidateKey(1_000_000_000 + self.rng.below(9));
         let call = CallKey(1_000_000_000 + self.rng.below(9));
         let operation = OperationKey(1_000_000_000 + self.rng.below(9));
         let generation = GenerationNumber(self.rng.below(9));
-        let event = match self.rng.below(15) {
+        let (passed, unreachable) = (self.rng.chance(500), self.rng.chance(500));
+        let event = match self.rng.below(16) {
             0 => Event::Tick,
             1 => Event::Start { operation, source: Source::Disk, pending: None },
             2 => Event::Adopted { operation, worker, generation, accepting: true, pending: None },
             3 => Event::Need { worker, candidate },
             4 => Event::Bound { worker, candidate },
             5 => Event::Prepared { worker, candidate, unchanged: true },
-            6 => Event::Rejected { worker, candidate, unreachable: false },
+            6 => Event::Rejected { worker, candidate, unreachable },
+            15 => Event::GuardEnded { worker, call, passed },
             7 => Event::Committed { worker, candidate },
             8 => Event::Drained { worker, call, clean: true },
             9 => Event::Resumed { worker, call },
@@ -393,7 +475,7 @@ impl World {
         self.note("calm".to_owned());
         self.calm = true;
         self.journal.mode = Mode::Well;
-        self.disk = Disk { content: self.disk.content + 1, broken: false };
+        self.disk = Disk { content: self.disk.content + 1, broken: false, unreachable: false };
         self.go_until(None);
         if self.driver.is_none() {
             self.start_supervisor();
@@ -431,82 +513,5 @@ impl Faults {
             &mut self.stray,
             &mut self.kill,
         ]
-    }
-}
-
-impl World {
-    /// The first supervisor, or the next one: it adopts the worker that lived on, if one did.
-    pub(crate) fn start_supervisor(&mut self) {
-        if self.driver.is_some() {
-            return;
-        }
-        // A worker that was told to commit says hello to the next supervisor when it has done so.
-        if self
-            .workers
-            .iter()
-            .any(|worker| worker.alive && !worker.killed && worker.is_committing() && !worker.sick)
-        {
-            return self.later(Duration::from_millis(10), Happening::StartSupervisor);
-        }
-        self.life += 1;
-        let recovered = self.journal.recover(self.life * 1_000_000);
-        for unfinished in &recovered.unfinished {
-            self.reopen(unfinished.operation, unfinished.kind);
-        }
-        let machine = Machine::new(self.limits, recovered);
-        self.driver = Some(Driver::new(machine));
-        let operation = OperationKey(self.next_operation);
-        self.next_operation += 1;
-        self.ops.push(Op::start(operation, self.now, self.disk.content));
-        let adopted = self.workers.iter().find(|worker| {
-            worker.alive && !worker.killed && worker.serving.is_some() && !worker.is_committing()
-        });
-        let adopted = adopted.map(|worker| worker.key);
-        // An orphan that cannot be adopted is killed first: two workers must not accept.
-        self.workers.retain(|worker| adopted == Some(worker.key));
-        let Some(key) = adopted else {
-            return self.feed(Event::Start { operation, source: Source::Disk, pending: None });
-        };
-        let life = self.life;
-        let Some(worker) = self.worker(key) else { return };
-        let Some((generation, content)) = worker.serving else { return };
-        let accepting = worker.accepting;
-        worker.life = life;
-        worker.connected = true;
-        if let Some(driver) = &mut self.driver {
-            driver.adopt(generation, content);
-        }
-        self.tally.adopted += 1;
-        self.feed(Event::Adopted { operation, worker: key, generation, accepting, pending: None });
-    }
-
-    fn kill_supervisor(&mut self) {
-        if self.driver.take().is_none() {
-            return;
-        }
-        // Writes that were under way happened, or did not.
-        let entries = std::mem::take(&mut self.queue).into_vec();
-        for Reverse(entry) in entries {
-            match entry.what {
-                Happening::EndWrite { life, write, ok } if life == self.life => {
-                    if ok && self.rng.chance(500) {
-                        self.journal.append(write);
-                    }
-                }
-                Happening::ToSupervisor { life, .. } if life == self.life => {}
-                _ => self.queue.push(Reverse(entry)),
-            }
-        }
-        self.abandon_ops();
-        let mut noticed = self.now;
-        for (key, inbound) in
-            self.workers.iter().filter(|w| w.alive).map(|w| (w.key, w.inbound)).collect::<Vec<_>>()
-        {
-            let at = inbound.max(self.now) + self.rng.millis(0, 5);
-            noticed = noticed.max(at);
-            self.at(at, Happening::Orphan { worker: key });
-        }
-        let at = noticed + self.rng.millis(1, 5_000);
-        self.at(at, Happening::StartSupervisor);
     }
 }
