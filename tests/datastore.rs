@@ -202,7 +202,8 @@ fn a_page_over_tls_is_served_with_its_tag_and_files_that_it_names_are_on_the_dis
     let authority = Authority::new("a store's");
     authority.pair(&["site.example"]).write(&workspace, "files/site");
     workspace.write("ca.pem", authority.pem());
-    let config = tls_listener("web", &port, &["site"], "") + &fixed("/", "served") + WATCH;
+    let control = "[control]\nsocket = \"elsewhere.sock\"\n\n";
+    let config = tls_listener("web", &port, &["site"], "") + &fixed("/", "served") + WATCH + control;
     let page = Origin::with(move |request, answer| {
         let tag = [("ETag", "\"a1\"")];
         match request.header("if-none-match") {
@@ -224,7 +225,9 @@ fn a_page_over_tls_is_served_with_its_tag_and_files_that_it_names_are_on_the_dis
         [server.process.stderr(), server.cli(["status"]).all(), server.cli(["history"]).all()].concat();
     assert!(!said.contains("s3cret"), "{said}");
     let start = server.control.history().pop().unwrap();
-    assert!(start["warnings"].to_string().contains("without TLS"), "{start}");
+    for warning in ["without TLS", "give --control"] {
+        assert!(start["warnings"].to_string().contains(warning), "{start}");
+    }
     assert_eq!(server.control.history().len(), 1, "a page that stays as it is is no reload");
 
     // Over TLS, by the authority that is named, and not by others.

@@ -131,6 +131,7 @@ impl Service for ProxyService {
             config::parse_beside(&name, &base, &text, &mut files, &mut SystemResolver::default(), moment)?;
         let changes = config::diff(&old.config, &config);
         warnings.extend(about_source);
+        warnings.extend(self.source.without_effect(&config.control, &spans));
         warnings.extend(plane.waits_for_start(&config.control, &spans));
         let drain = config.drain.timeout;
         let mut problems = Vec::new();

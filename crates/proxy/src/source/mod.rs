@@ -125,6 +125,21 @@ impl Reader {
         }
     }
 
+    /// What of a configuration must be known before a store is asked for it, and so has no effect in one.
+    pub(crate) fn without_effect(&self, control: &config::Control, spans: &config::Spans) -> Vec<Problem> {
+        let places = [
+            ("/control/socket", &control.socket, "--control"),
+            ("/control/state", &control.state, "--state"),
+        ];
+        let places = places.into_iter().filter(|(_, place, _)| self.store.is_some() && place.is_some());
+        let problem = |(pointer, _, option): (&str, _, &str)| {
+            let detail =
+                format!("has no effect in a configuration from a store: give {option} to 'handover serve'");
+            spans.problem(pointer, &detail)
+        };
+        places.map(problem).collect()
+    }
+
     /// The store, to be watched; a page is asked for every `poll`.
     pub(crate) fn watched(&self, poll: Duration) -> Option<Arc<dyn Source>> {
         let store = self.store.clone()?;
