@@ -9,6 +9,7 @@
 //! It stands on its own: a program that uses nothing else of this workspace gives it to rustls and reloads it when it
 //! wants to.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -141,7 +142,7 @@ impl CertificateStore {
         let resolver = Resolver::new(&certificates, default, self.unknown);
         warnings.extend(resolver.shadowed().iter().filter_map(|shadowed| shadowed.warning(wanted)));
         let set = Arc::new(Set { pairs: wanted.to_vec(), certificates, resolver });
-        let changes = certificate_changes(&before.shown(), &set.shown());
+        let changes = set.changes_since(&before);
         Ok(Prepared { into: Arc::clone(&self.current), set, changes, warnings })
     }
 
@@ -191,7 +192,21 @@ impl Prepared {
 
 impl Set {
     fn shown(&self) -> Vec<Certificate> {
-        let both = self.pairs.iter().zip(&self.certificates);
+        self.shown_if(|_| true)
+    }
+
+    fn shown_if(&self, wanted: impl Fn(&Arc<Certified>) -> bool) -> Vec<Certificate> {
+        let both = self.pairs.iter().zip(&self.certificates).filter(|(_, certified)| wanted(certified));
         both.map(|(pair, certified)| certified.shown(&pair.certificate, &pair.key)).collect()
+    }
+
+    /// What differs from an earlier set. Only what is not in both is compared: mostly that is one or two.
+    fn changes_since(&self, before: &Self) -> Vec<Change> {
+        type Digests<'c> = HashSet<&'c [u8; 32], foldhash::fast::RandomState>;
+        let was: Digests<'_> = before.certificates.iter().map(|certified| certified.digest()).collect();
+        let is: Digests<'_> = self.certificates.iter().map(|certified| certified.digest()).collect();
+        let gone = before.shown_if(|certified| !is.contains(certified.digest()));
+        let come = self.shown_if(|certified| !was.contains(certified.digest()));
+        certificate_changes(&gone, &come)
     }
 }
