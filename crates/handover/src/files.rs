@@ -64,9 +64,13 @@ pub(crate) struct Seen {
 pub(crate) fn look(path: &Path) -> (io::Result<Arc<[u8]>>, Seen) {
     let at = SystemTime::now();
     let seen = |stamp, bytes| Seen { path: path.to_owned(), stamp, bytes, at };
-    // Taken before: if it is read on the way from one state to the next, the next one is news.
-    let before = Stamp::at(path);
-    match read(path) {
+    let (mut before, mut result) = (None, read(path));
+    if result.is_err() {
+        // Once more, with its state taken before: if it is replaced in between, the next state is news.
+        before = Stamp::at(path);
+        result = read(path);
+    }
+    match result {
         Ok((bytes, stamp)) => {
             let bytes = Arc::<[u8]>::from(bytes);
             (Ok(Arc::clone(&bytes)), seen(Some(stamp), Some(bytes)))

@@ -48,6 +48,8 @@ pub(crate) struct Origin {
     pub(crate) from: Option<Arc<Bundle>>,
     /// What serves, if only certificates are read anew.
     pub(crate) serving: Option<Arc<Bundle>>,
+    /// What its source calls that.
+    pub(crate) version: Option<String>,
     /// The state that outlives workers.
     pub(crate) carried: Option<Arc<[u8]>>,
 }
@@ -319,8 +321,9 @@ impl Prepare {
 
     /// All that it leaves behind.
     pub(crate) fn finish(self) -> Finished {
-        let Self { bundle, seen, version, unreachable, .. } = self;
-        Finished { bundle, seen, version, unreachable }
+        let Self { bundle, seen, version, unreachable, origin, .. } = self;
+        // All but the certificates is what it was, and so is its name.
+        Finished { bundle, seen, version: version.or(origin.version), unreachable }
     }
 
     /// Takes over the files of what serves that were not read: they belong to what is not prepared anew.

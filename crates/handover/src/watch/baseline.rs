@@ -33,9 +33,9 @@ pub(super) struct Snapshot(Vec<Option<Stamp>>);
 
 impl Baseline {
     /// A prepare has looked at these.
-    pub(super) fn tried(&mut self, seen: Vec<Seen>) {
+    pub(super) fn tried(&mut self, seen: &[Seen]) {
         self.tried = seen.iter().map(|seen| seen.path.clone()).collect();
-        self.seen.extend(seen.into_iter().map(|seen| (seen.path.clone(), seen)));
+        self.seen.extend(seen.iter().map(|seen| (seen.path.clone(), seen.clone())));
         self.forget();
     }
 
@@ -110,7 +110,7 @@ mod tests {
 
     fn baseline(paths: &[&Path]) -> Baseline {
         let mut baseline = Baseline::default();
-        baseline.tried(paths.iter().map(|path| files::look(path).1).collect());
+        baseline.tried(&paths.iter().map(|path| files::look(path).1).collect::<Vec<_>>());
         baseline
     }
 
@@ -161,7 +161,7 @@ mod tests {
         bundle.insert_top(&top, files::look(&top).0.unwrap()).unwrap();
         let mut baseline = Baseline::default();
         baseline.serving(&bundle, true);
-        baseline.tried([&top, &key].map(|path| files::look(path).1).into());
+        baseline.tried(&[&top, &key].map(|path| files::look(path).1));
         assert_eq!(baseline.paths().collect::<Vec<_>>(), [&key, &top]);
         // Going back to a generation that is not the disk's does not make the disk news.
         baseline.serving(&bundle, false);

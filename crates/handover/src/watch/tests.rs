@@ -64,7 +64,7 @@ impl Site {
     /// Reads the files, as a prepare does, and returns what was read.
     fn look(&self) -> Vec<Option<String>> {
         let (read, seen): (Vec<_>, Vec<_>) = self.files.iter().map(|path| files::look(path)).unzip();
-        self.watcher.tried(seen);
+        self.watcher.tried(Arc::new(seen));
         let text = |bytes: Arc<[u8]>| String::from_utf8(bytes.to_vec()).unwrap();
         read.into_iter().map(|bytes| bytes.ok().map(text)).collect()
     }
@@ -239,7 +239,7 @@ fn a_file_that_changes_while_it_is_read_leads_to_another_question() {
     site.asks();
     let (_, seen) = files::look(&site.path("a"));
     site.replace("a", "2");
-    site.watcher.tried(vec![seen]);
+    site.watcher.tried(Arc::new(vec![seen]));
     site.serve(Duration::from_secs(3_600));
     site.watcher.asked(true, "applied");
     assert_eq!(site.reloads(), some(&["2"]));

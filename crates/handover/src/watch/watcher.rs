@@ -22,7 +22,7 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 /// What the watch is told.
 enum Order {
     Serving { watch: Watch, bundle: Arc<Bundle>, from_disk: bool },
-    Tried(Vec<Seen>),
+    Tried(Arc<Vec<Seen>>),
     Answered { done: bool, detail: String },
     Source(String),
     Stop,
@@ -69,7 +69,7 @@ impl Watcher {
     }
 
     /// A prepare has looked at these files, whatever came of it.
-    pub(crate) fn tried(&self, seen: Vec<Seen>) {
+    pub(crate) fn tried(&self, seen: Arc<Vec<Seen>>) {
         self.orders.send(Order::Tried(seen));
     }
 
@@ -152,7 +152,7 @@ impl Thread {
                 self.event();
             }
             Order::Tried(seen) => {
-                self.baseline.tried(seen);
+                self.baseline.tried(&seen);
                 self.source_was_read();
                 self.event();
             }

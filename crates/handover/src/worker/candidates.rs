@@ -34,7 +34,7 @@ pub(crate) struct Ready {
     /// The bundle once more, as it is passed on.
     pub(crate) memfd: OwnedFd,
     /// What was looked for on the disk.
-    pub(crate) seen: Vec<Seen>,
+    pub(crate) seen: Arc<Vec<Seen>>,
 }
 
 /// What a candidate says of itself.
@@ -52,7 +52,7 @@ pub(crate) struct Failed {
     pub(crate) problems: Vec<Problem>,
     /// Its source could not be reached, which says nothing about what is in it.
     pub(crate) unreachable: bool,
-    pub(crate) seen: Vec<Seen>,
+    pub(crate) seen: Arc<Vec<Seen>>,
 }
 
 impl Failed {
@@ -90,6 +90,8 @@ pub(crate) struct Order {
     pub(crate) from: Option<Option<OwnedFd>>,
     /// What serves, if only certificates are to be read anew.
     pub(crate) serving: Option<Arc<Bundle>>,
+    /// What the source calls that.
+    pub(crate) version: Option<String>,
     /// This worker's carried state.
     pub(crate) carried: Option<Arc<[u8]>>,
     /// That which takes its place.
@@ -99,7 +101,7 @@ pub(crate) struct Order {
 impl Pending {
     /// Starts a prepare in a thread of its own.
     pub(crate) fn start(order: Order, errands: &Errands, base: &Path) -> Self {
-        let Order { number, generation, dry_run, from, serving, carried, given } = order;
+        let Order { number, generation, dry_run, from, serving, version, carried, given } = order;
         let called_off = CalledOff::default();
         let pending = Self {
             number,
@@ -117,7 +119,8 @@ impl Pending {
         let spawned = thread::Builder::new().name("prepare".to_owned()).spawn(move || {
             let result = read_bundle(from).and_then(|from| {
                 let binder = binder(number, post.clone());
-                let origin = Origin { from: from.map(Arc::new), serving, carried: given.or(carried) };
+                let (from, carried) = (from.map(Arc::new), given.or(carried));
+                let origin = Origin { from, serving, version, carried };
                 let cx = Prepare::new(generation, dry_run, base, origin, called_off.clone(), binder);
                 prepare(&*service, cx)
             });
@@ -176,6 +179,7 @@ fn prepare(service: &dyn Service, mut cx: Prepare) -> Result<Ready, Failed> {
         })
     }));
     let Finished { bundle, seen, version, unreachable } = cx.finish();
+    let seen = Arc::new(seen);
     let problems = match prepared {
         Ok(Ok((told, watch, candidate))) => match bundle.to_memfd() {
             Ok(memfd) => {

@@ -142,8 +142,9 @@ pub(super) struct Asks {
     next: u64,
     open: Vec<(u64, By, String)>,
     watcher: Option<Watcher>,
-    /// What the last prepare looked for on the disk, until there is a watcher.
-    last: Option<Vec<Seen>>,
+    /// What the last prepare looked for on the disk in vain, while nothing serves yet.
+    tried: Option<Arc<Vec<Seen>>>,
+    has_served: bool,
 }
 
 impl Asks {
@@ -192,43 +193,44 @@ impl Asks {
     }
 
     /// A prepare has looked at the disk, whatever came of it.
-    pub(super) fn tried(&mut self, seen: Vec<Seen>) {
+    pub(super) fn tried(&mut self, seen: Arc<Vec<Seen>>) {
         match &self.watcher {
             Some(watcher) => watcher.tried(seen),
-            None => self.last = Some(seen),
+            None if !self.has_served => self.tried = Some(seen),
+            None => {}
         }
     }
 
     /// A generation serves: begins, goes on with or ends watching.
-    pub(super) fn serving(
-        &mut self,
-        watch: Option<Watch>,
-        bundle: &Arc<Bundle>,
-        from_disk: bool,
-        post: &Post<Notice>,
-    ) {
-        let last = self.last.take();
+    pub(super) fn serving(&mut self, watch: Option<Watch>, files: Files, post: &Post<Notice>) {
+        self.has_served = true;
+        let tried = self.tried.take();
         let Some(watch) = watch else {
             self.watcher = None;
             return;
         };
-        let watcher = match self.watcher.take() {
-            Some(watcher) => watcher,
-            None => {
-                let post = post.clone();
-                match Watcher::start(move |why| post.send(Notice::WatchAsks { why })) {
-                    Ok(watcher) => watcher,
-                    Err(error) => {
-                        tracing::error!("nothing is watched: {error}");
-                        return;
-                    }
+        let Files { bundle, from_disk, seen } = files;
+        if self.watcher.is_none() {
+            let post = post.clone();
+            match Watcher::start(move |why| post.send(Notice::WatchAsks { why })) {
+                Ok(watcher) => {
+                    // What was tried in vain before anything served, or else what this generation has read.
+                    watcher.tried(tried.filter(|_| !from_disk).unwrap_or(seen));
+                    self.watcher = Some(watcher);
                 }
+                Err(error) => tracing::error!("nothing is watched: {error}"),
             }
-        };
-        if let Some(seen) = last {
-            watcher.tried(seen);
         }
-        watcher.serving(watch, Arc::clone(bundle), from_disk);
-        self.watcher = Some(watcher);
+        if let Some(watcher) = &self.watcher {
+            watcher.serving(watch, bundle, from_disk);
+        }
     }
+}
+
+/// The files of a generation that was committed.
+pub(super) struct Files {
+    pub(super) bundle: Arc<Bundle>,
+    pub(super) from_disk: bool,
+    /// What it has looked for on the disk.
+    pub(super) seen: Arc<Vec<Seen>>,
 }

@@ -10,7 +10,7 @@ use handover_supervisor::protocol::{BindResult, ListenerSpec, Scope, Source, ToS
 
 use super::candidates::{Binding, Failed, Order, Pending, Ready, Told, discard_elsewhere, panic_text};
 use super::control::{Control, Served};
-use super::lasting::{self, By};
+use super::lasting::{self, By, Files};
 use super::{Notice, Number};
 use crate::prepare::{BindError, Bound};
 use crate::types::{Losses, Problem};
@@ -109,6 +109,7 @@ impl Control {
             dry_run,
             from,
             serving: serving.map(|served| Arc::clone(&served.bundle)),
+            version: serving.and_then(|served| served.version.clone()),
             carried: self.carried.as_ref().map(|carried| Arc::clone(&carried.bytes)),
             given,
         };
@@ -180,9 +181,9 @@ impl Control {
                 }
                 self.send(&ToSupervisor::Rejected { candidate, problems, unreachable }, &[]);
             }
-            Ok(mut ready) => {
+            Ok(ready) => {
                 if is_look_at_disk {
-                    self.asks.tried(std::mem::take(&mut ready.seen));
+                    self.asks.tried(Arc::clone(&ready.seen));
                 }
                 let told = &ready.told;
                 let message = ToSupervisor::Prepared {
@@ -218,7 +219,7 @@ impl Control {
             return;
         };
         let Pending { generation, lent, ready, from_disk, given, .. } = pending;
-        let Some(Ready { candidate: prepared, told, watch, bundle, memfd, .. }) = ready else { return };
+        let Some(Ready { candidate: prepared, told, watch, bundle, memfd, seen }) = ready else { return };
         let before = self.errands.service.figures();
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| prepared.commit())) {
             return self
@@ -226,7 +227,8 @@ impl Control {
         }
         self.guards.committed(Instant::now(), before, self.errands.service.figures());
         let Told { settings, summary, version, .. } = told;
-        self.asks.serving(watch, &bundle, from_disk, &self.errands.post);
+        let files = Files { bundle: Arc::clone(&bundle), from_disk, seen };
+        self.asks.serving(watch, files, &self.errands.post);
         self.served = Some(Served { generation, bundle, memfd, listeners: lent, settings, summary, version });
         self.send(&ToSupervisor::Committed { candidate }, &[]);
         if let Some(given) = given {

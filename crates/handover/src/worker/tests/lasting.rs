@@ -146,7 +146,7 @@ fn when_only_certificates_are_read_anew_all_else_is_what_serves() {
     assert_eq!(read, ["then", "then", "now"]);
     assert!(matches!(worker.hear(), ToSupervisor::Prepared { .. }));
     let (serving, _) = worker.succeed().unwrap();
-    assert_eq!(serving.version.as_deref(), Some("scripted 7"));
+    assert_eq!(serving.version.as_deref(), Some("scripted 7"), "the configuration is that of before");
     worker.stop();
 }
 

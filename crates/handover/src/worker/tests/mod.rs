@@ -145,7 +145,9 @@ impl Service for Scripted {
                 let read =
                     [text(cx.read_top(&top)), text(cx.read(&other)), text(cx.read_certificate(&certificate))];
                 let carried = cx.carried().map(|carried| String::from_utf8(carried.to_vec()).unwrap());
-                cx.set_version("scripted 7");
+                if !cx.is_certificates_only() {
+                    cx.set_version("scripted 7");
+                }
                 self.happened.send(Happened::Read(read, carried)).unwrap();
             }
             Script::Unreachable => {
