@@ -30,15 +30,43 @@
 //!
 //! ```text
 //!   Preparing ──Need──▶ Binding ──Bound──▶ Preparing ──Prepared──▶ Journaling ──IntentWritten──▶ Committing ──Committed──▶ serves
+//!                                                          └──────── nothing new for the journal ────────▶┘
 //! ```
 //!
-//! | it fails in         | by                                  | reload                                    | start    | restart            |
-//! |---------------------|-------------------------------------|-------------------------------------------|----------|--------------------|
-//! | Preparing, Binding  | Rejected                            | rejected                                  | rejected, exit | kill, back-off |
+//! | it fails in         | by                                  | reload, rollback, restore                 | start          | restart            |
+//! |---------------------|-------------------------------------|-------------------------------------------|----------------|--------------------|
+//! | Preparing, Binding  | Rejected                            | rejected; not ready if the store is unreachable | rejected, exit; the last good generation if unreachable | kill, back-off |
 //! | Preparing, Binding  | its deadline: Abort                 | not ready; the worker serves on           | not ready, exit | kill, back-off |
 //! | Preparing … Journaling | the worker died                  | not ready; restart with the old           | not ready, exit | back-off      |
 //! | Journaling          | IntentFailed, or its deadline       | not ready; Abort, the worker serves on    | goes on: an unrecorded server is better than none | (no intent) |
 //! | Committing          | the worker died, or its deadline (kill) | *settle*, below                       | not ready, exit | (kill,) back-off |
+//!
+//! # A change that serves, until it is final
+//!
+//! ```text
+//!               guard                   passed                  confirm-within               confirmed
+//!   Committed ────────▶ Guarding ─────────────────▶ (outcome) ────────────────▶ on probation ──────────▶ final
+//!        │                  │ failed, cancelled,       ▲  │ without one             │ cancelled, time over,
+//!        └──────────────────┼── without one ───────────┘  └──▶ final                │ workers die in a row
+//!                           ▼                                                       ▼
+//!                       GoingBack ◀─────────────────────────────────────────────────┘
+//!                           │ the generation before serves again: final
+//! ```
+//!
+//! Until a change is *final*, the driver holds the listeners and the bytes of the generation before, so that going back
+//! cannot fail for want of them; [`Effect::LetGo`] says when it is. The journal knows of the probation before the
+//! commit, so that it outlives every process.
+//!
+//! | while                | the worker dies                       | a stop                                | SIGHUP               |
+//! |----------------------|---------------------------------------|---------------------------------------|----------------------|
+//! | Guarding             | back to the one before, in another worker: rolled back | applied: it served; nobody finds out more | remembered |
+//! | on probation         | restarted with the change; when two in a row die, the machine goes back by itself | the journal keeps that it is unconfirmed | remembered |
+//! | GoingBack            | the same in another worker, once; if that fails, unknown, and restarts go on trying the one before | if its commit is on its way, the worker says; else unknown, or for a cancel rejected | remembered, then refused: the disk still has what was taken back |
+//! | Noting (confirm, extend) | goes on: the journal answers      | goes on: the journal answers          | remembered           |
+//!
+//! When its time is over while something else is active, a dry run or a reload that has not changed anything gives way;
+//! the rest is waited for, each of which has its own deadline. A drained server goes back without serving: its worker is
+//! ended, and what is resumed is the generation before. What a start does with an unconfirmed change: `start.rs`.
 //!
 //! # Settling a commit that was not answered
 //!
@@ -63,16 +91,13 @@
 //! Drain (if something is served) → Stop → exit of the process; each step has a deadline that leads to the
 //! harder one: Stop at once → SIGKILL → given up. What was active ends first: a reload as `rejected`, unless its commit is
 //! on its way: then the worker says. A drain goes on as part of the stop, and ends with it.
-
 //!
 //! # Where the rest enters
 //!
 //! - *Upgrade*: a second worker in the table with the role `Candidate` and a load of the generation that serves; its
 //!   steps are further [`Step`]s. Everything that loads and commits takes the worker's key; only
 //!   restarting looks for the role `Serving`. The one that it replaces becomes `Draining`.
-//! - *Rollback*: a reload whose source is a generation instead of the disk.
 //! - *Pause*: a phase beside `Draining`, whose deadline resumes.
-//! - *Confirm*: an ending that waits, with a deadline that begins a rollback; admission sees it as what runs.
 
 mod begin;
 mod end;

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Active, Admission, Asked, Caller, GenerationNumber, Kind, OperationKey, Phase, Refusal, Request,
-    Situation, WorkerState, admit,
+    Active, Admission, Asked, Caller, GenerationNumber, Kind, OperationKey, Pending, Phase, Refusal, Request,
+    Situation, Terms, WorkerState, admit,
 };
 
 const TABLE: &str = "
@@ -102,7 +102,72 @@ stopping, start ended         | stop                -> refuse: stopping
 stopped                       | HUP                 -> refuse: stopping
 stopped                       | TERM                -> refuse: stopping
 
+# changes that await confirmation, and guards
+serving                       | confirm             -> refuse: nothing pending
+serving                       | cancel              -> refuse: nothing pending
+serving                       | rollback            -> start
+serving                       | restore             -> start
+serving, no worker            | rollback            -> start
+serving, no worker            | dry rollback        -> refuse: no worker
+serving, pending              | reload              -> refuse: pending
+serving, pending              | reload, confirm     -> start
+serving, pending              | HUP                 -> remember
+serving, pending, remembered  | HUP                 -> join 2
+serving, pending              | rollback            -> refuse: pending
+serving, pending              | restore             -> refuse: pending
+serving, pending              | dry run             -> start
+serving, pending              | dry rollback        -> start
+serving, pending              | action              -> refuse: pending
+serving, pending              | drain               -> start
+serving, pending              | resume              -> already so
+serving, pending              | stop                -> start
+serving, pending              | confirm             -> start
+serving, pending              | cancel              -> start
+serving, pending, no worker   | confirm             -> start
+serving, pending, no worker   | cancel              -> start
+serving, pending, reload ended | confirm            -> start
+serving, pending, reload ended | cancel             -> start
+serving, pending, reload reads | confirm            -> refuse: busy with reload
+serving, pending, confirm     | confirm             -> join 1
+serving, pending, confirm     | cancel              -> refuse: busy with confirm
+serving, pending, cancel      | cancel              -> join 1
+serving, pending, cancel      | confirm             -> refuse: busy with cancel
+serving, pending, goes back   | confirm             -> refuse: busy with rollback
+serving, pending, goes back   | cancel              -> refuse: busy with rollback
+serving, pending, goes back   | HUP                 -> remember
+serving, pending, goes back   | stop                -> preempt 1
+serving, pending, dry run     | reload              -> refuse: busy with dry_run
+serving, guarding             | reload              -> refuse: busy with reload
+serving, guarding             | reload, confirm     -> refuse: busy with reload
+serving, guarding             | HUP                 -> remember
+serving, guarding             | rollback            -> refuse: busy with reload
+serving, guarding             | dry run             -> refuse: busy with reload
+serving, guarding             | drain               -> refuse: busy with reload
+serving, guarding             | confirm             -> preempt 1
+serving, guarding             | cancel              -> preempt 1
+serving, guarding             | stop                -> preempt 1
+draining, drain, pending      | confirm             -> refuse: busy with drain
+draining, drain, pending      | resume              -> preempt 1
+drained, pending              | confirm             -> start
+drained, pending              | cancel              -> start
+drained, pending              | reload              -> refuse: drained
+drained, pending              | reload, confirm     -> refuse: drained
+drained, pending              | HUP                 -> remember
+drained                       | rollback            -> refuse: drained
+drained                       | restore             -> refuse: drained
+drained                       | dry rollback        -> start
+drained, pending              | resume              -> start
+new                           | rollback            -> refuse: not started
+new                           | confirm             -> refuse: not started
+starting, start               | cancel              -> refuse: busy with start
+starting, start               | restore             -> refuse: busy with start
+stopping, stop, pending       | confirm             -> refuse: stopping
+stopping, stop, pending       | cancel              -> refuse: stopping
+stopping, stop                | rollback            -> refuse: stopping
+
 # If-Match
+serving, pending              | confirm, expects 3  -> start
+serving, pending              | confirm, expects 2  -> refuse: stale
 serving                       | reload, expects 3   -> start
 serving                       | reload, expects 2   -> refuse: stale
 serving, reload waits         | reload, expects 3   -> join 1
@@ -114,6 +179,8 @@ stopping, stop                | reload, expects 2   -> refuse: stopping
 
 const RUNNING: OperationKey = OperationKey(1);
 const REMEMBERED: OperationKey = OperationKey(2);
+const PENDING: Pending =
+    Pending { generation: GenerationNumber(3), back_to: GenerationNumber(2), left: Duration::from_secs(90) };
 
 fn situation(text: &str) -> Situation {
     let mut situation = Situation {
@@ -125,11 +192,16 @@ fn situation(text: &str) -> Situation {
         worker: WorkerState::Present,
     };
     let mut run = |kind, joinable, ended| {
-        situation.active = Some(Active { operation: RUNNING, kind, joinable, guarding: false, ended });
+        let guarding = text.contains("guarding");
+        situation.active = Some(Active { operation: RUNNING, kind, joinable, guarding, ended });
     };
     for word in text.split(',').map(str::trim) {
         match word {
             "reload reads" => run(Kind::Reload, false, false),
+            "guarding" => run(Kind::Reload, false, false),
+            "confirm" => run(Kind::Confirm, true, false),
+            "cancel" => run(Kind::Cancel, true, false),
+            "goes back" => run(Kind::Rollback, false, false),
             "reload waits" => run(Kind::Reload, true, false),
             "reload ended" => run(Kind::Reload, false, true),
             "dry run" => run(Kind::DryRun, false, false),
@@ -148,6 +220,7 @@ fn situation(text: &str) -> Situation {
         match word {
             "remembered" => situation.deferred = Some(REMEMBERED),
             "no worker" => situation.worker = WorkerState::Absent,
+            "pending" => situation.pending = Some(PENDING),
             _ => {
                 let phases = [
                     Phase::New,
@@ -170,8 +243,15 @@ fn situation(text: &str) -> Situation {
 /// What is asked, and whether the situation's drain has another limit.
 fn asked(text: &str) -> (Asked, bool) {
     let mut words = text.split(',').map(str::trim);
+    let confirm = text.trim().ends_with(", confirm").then_some(Duration::from_secs(60));
+    let (terms, to) = (Terms { confirm, guard: None }, GenerationNumber(1));
     let (request, caller) = match words.next().unwrap() {
-        "reload" => (Request::RELOAD, Caller::Waiting),
+        "reload" => (Request::Reload { dry_run: false, certs_only: false, terms }, Caller::Waiting),
+        "rollback" => (Request::Rollback { to, dry_run: false, terms }, Caller::Waiting),
+        "dry rollback" => (Request::Rollback { to, dry_run: true, terms }, Caller::Waiting),
+        "restore" => (Request::Restore { dry_run: false, terms }, Caller::Waiting),
+        "confirm" => (Request::Confirm, Caller::Waiting),
+        "cancel" => (Request::Cancel, Caller::Waiting),
         "HUP" => (Request::RELOAD, Caller::Signal),
         "dry run" => (Request::VALIDATE, Caller::Waiting),
         "action" => (Request::Action, Caller::Waiting),
@@ -199,8 +279,12 @@ fn answer(admission: Admission) -> String {
         Admission::Refuse(refusal) => format!(
             "refuse: {}",
             match refusal {
-                Refusal::Pending { .. } | Refusal::NothingPending | Refusal::TakenBack =>
-                    "pending".to_owned(),
+                Refusal::Pending { generation, back_to, left } => {
+                    assert_eq!(Pending { generation, back_to, left }, PENDING);
+                    "pending".to_owned()
+                }
+                Refusal::NothingPending => "nothing pending".to_owned(),
+                Refusal::TakenBack => panic!("only what was remembered is refused so"),
                 Refusal::Busy { running, kind } => {
                     assert_eq!(running, RUNNING);
                     format!("busy with {}", kind.as_str())
@@ -236,7 +320,22 @@ fn every_request_in_every_situation_has_the_answer_of_the_table() {
 /// only what is the same is joined.
 #[test]
 fn nobody_joins_what_does_something_else() {
-    let requests = ["reload", "HUP", "dry run", "action", "drain", "resume", "stop", "stop now", "TERM"];
+    let requests = [
+        "reload",
+        "reload, confirm",
+        "HUP",
+        "dry run",
+        "rollback",
+        "restore",
+        "confirm",
+        "cancel",
+        "action",
+        "drain",
+        "resume",
+        "stop",
+        "stop now",
+        "TERM",
+    ];
     let phases = ["new", "starting", "serving", "draining", "drained", "stopping", "stopped"];
     let running = [
         "",
@@ -252,10 +351,14 @@ fn nobody_joins_what_does_something_else() {
         "start ended",
         "stop",
         "stop ended",
+        "guarding",
+        "confirm",
+        "cancel",
+        "goes back",
     ];
     for phase in phases {
         for run in running {
-            for remembered in ["", ", remembered"] {
+            for remembered in ["", ", remembered", ", pending", ", pending, remembered"] {
                 for request in requests {
                     let text = format!("{phase}, {run}{remembered}");
                     let (situation, (asked, _)) = (situation(&text), asked(request));
@@ -287,6 +390,9 @@ fn nobody_joins_what_does_something_else() {
 fn a_refusal_says_why_in_words() {
     let busy = Refusal::Busy { running: OperationKey(7), kind: Kind::Reload };
     assert_eq!(busy.to_string(), "busy: operation 7 (reload) is running");
+    let pending = Refusal::from(PENDING);
+    let text = "pending: generation 3 awaits confirmation for another 90 s, then generation 2 serves again";
+    assert_eq!(pending.to_string(), text);
     let stale = Refusal::Stale { expected: GenerationNumber(2), serving: Some(GenerationNumber(3)) };
     assert_eq!(stale.to_string(), "stale: generation 2 was expected, generation 3 serves");
     let none = Refusal::Stale { expected: GenerationNumber(2), serving: None };

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use handover_lifecycle::{
     Asked, CallKey, Caller, CandidateKey, Effect, Event, GenerationNumber, Limits, Machine, Message,
-    OperationKey, Outcome, Recovered, Request, Source, Verdict, WorkerKey,
+    OperationKey, Outcome, Recovered, Request, Source, Terms, Verdict, WorkerKey,
 };
 
 pub(crate) const RELOAD: Request = Request::RELOAD;
 pub(crate) const VALIDATE: Request = Request::VALIDATE;
 pub(crate) const STOP: Request = Request::Stop { now: false, limit: None };
+
+pub(crate) const TEN_MINUTES: Duration = Duration::from_secs(600);
 
 /// A machine, a clock, and everything that it said.
 pub(crate) struct Server {
@@ -89,7 +91,10 @@ impl Server {
 
     pub(crate) fn call(&self) -> CallKey {
         match self.last_message() {
-            Message::Drain { call, .. } | Message::Resume { call } | Message::Action { call, .. } => call,
+            Message::Drain { call, .. }
+            | Message::Resume { call }
+            | Message::Action { call, .. }
+            | Message::Guard { call, .. } => call,
             other => panic!("{other:?} has no call"),
         }
     }
@@ -122,12 +127,11 @@ impl Server {
     /// The journal does what it was told last.
     pub(crate) fn journal(&mut self, well: bool) -> Vec<Effect> {
         let event = self.said.iter().rev().find_map(|effect| match *effect {
-            Effect::WriteIntent { operation, generation, .. } if well => {
-                Some(Event::IntentWritten { operation, generation })
-            }
-            Effect::WriteIntent { operation, generation, .. } => {
-                Some(Event::IntentFailed { operation, generation })
-            }
+            Effect::WriteIntent { operation, generation, .. }
+            | Effect::WriteConfirm { operation, generation } => Some(match well {
+                true => Event::IntentWritten { operation, generation },
+                false => Event::IntentFailed { operation, generation },
+            }),
             Effect::WriteOutcome { operation, .. } if well => Some(Event::OutcomeWritten { operation }),
             Effect::WriteOutcome { operation, .. } => Some(Event::OutcomeFailed { operation }),
             _ => None,
@@ -145,6 +149,46 @@ impl Server {
         if !from_bundle {
             self.journal(true);
         }
+    }
+
+    /// One on which a reload has made generation 2, under these terms; and the key of the reload.
+    pub(crate) fn changed(terms: Terms) -> (Self, u64) {
+        let mut server = Self::serving();
+        let (reload, _) = server.ask(Request::Reload { dry_run: false, certs_only: false, terms });
+        server.prepared(false);
+        server.journal(true);
+        server.committed();
+        (server, reload)
+    }
+
+    /// The same, and generation 2 awaits confirmation for ten minutes.
+    pub(crate) fn on_probation() -> Self {
+        let (mut server, reload) = Self::changed(Terms { confirm: Some(TEN_MINUTES), guard: None });
+        server.journal(true);
+        assert_eq!(server.answered(reload), Some(Outcome::Applied));
+        assert_eq!(
+            server.machine.view().pending.map(|pending| pending.until),
+            Some(server.now + TEN_MINUTES)
+        );
+        server
+    }
+
+    /// The generation before is given to the worker and serves; the outcome is written.
+    pub(crate) fn goes_back(&mut self) {
+        let source = Source::Generation(GenerationNumber(1));
+        assert!(matches!(self.last_message(), Message::Prepare { source: from, .. } if from == source));
+        self.prepared(false);
+        self.committed();
+        self.journal(true);
+    }
+
+    /// The key of what the machine began by itself.
+    pub(crate) fn own(&self) -> u64 {
+        let own = self.said.iter().rev().find_map(|effect| match effect {
+            Effect::Own { operation, .. } => Some(operation.0),
+            _ => None,
+        });
+        own.expect("the machine began something by itself")
     }
 
     pub(crate) fn verdict(&self, operation: u64) -> Option<Verdict> {
