@@ -6,6 +6,7 @@
 
 mod changes;
 mod server;
+mod starts;
 
 use std::time::Duration;
 

@@ -260,15 +260,15 @@ impl World {
     /// The journal never says two things about one operation, nor two about one number.
     pub(crate) fn check_append(&mut self, write: Write) {
         match write {
-            Write::Outcome { operation, verdict } => {
-                if self.journal.outcome(operation).is_some_and(|before| before != verdict) {
-                    self.break_rule(3, format!("a second outcome for {operation} in the journal"));
-                }
+            Write::Outcome { operation, verdict }
+                if self.journal.outcome(operation).is_some_and(|before| before != verdict) =>
+            {
+                self.break_rule(3, format!("a second outcome for {operation} in the journal"));
             }
-            Write::Intent { generation, content, .. } => {
-                if self.journal.content(generation).is_some_and(|before| before != content) {
-                    self.break_rule(6, format!("{generation} was given to two states"));
-                }
+            Write::Intent { generation, content, .. }
+                if self.journal.content(generation).is_some_and(|before| before != content) =>
+            {
+                self.break_rule(6, format!("{generation} was given to two states"));
             }
             _ => {}
         }

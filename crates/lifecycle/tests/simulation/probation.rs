@@ -222,7 +222,9 @@ impl World {
     /// Rule 8 for starts: the disk may still have what was not confirmed.
     pub(crate) fn check_started(&mut self, op: &Op) {
         let (Some((unconfirmed, content)), Kind::Start) = (self.at_start, op.kind) else { return };
-        let held = self.held_content();
+        // The one before may have the same bytes.
+        let held_to = self.driver.as_ref().and_then(|driver| driver.view.held_to);
+        let held = self.held_content().filter(|_| held_to != Some(unconfirmed.back_to));
         let over = unconfirmed.until <= self.wall_clock_at_start;
         if over && held == Some(content) && self.driver.as_ref().is_some_and(|driver| !driver.from_journal) {
             self.break_rule(8, format!("{unconfirmed:?} was over and is served by a start"));
