@@ -7,6 +7,7 @@
 //!
 //! What depends on the time is not decided here but in [`at`], each time anew.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_PKCS1_RSAENCRYPTION;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
-use x509_parser::x509::X509Name;
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
 use crate::certificate::{CertificateFacts, Certified, KeyKind, Pair};
 use crate::pem::Sections;
@@ -170,7 +172,16 @@ fn significant_bits(number: &[u8]) -> usize {
 /// The place, from 1, of the certificate that a key belongs to.
 fn place_of_key(key: &Arc<dyn SigningKey>, chain: &[X509Certificate<'_>]) -> Option<usize> {
     let public = key.public_key()?;
-    chain.iter().position(|certificate| *certificate.public_key().raw == *public).map(|at| at + 1)
+    let (_, parsed) = SubjectPublicKeyInfo::from_der(&public).ok()?;
+    let belongs = |certificate: &X509Certificate<'_>| {
+        let theirs = certificate.public_key();
+        // Some leave out the parameters of RSA keys, which say nothing (RFC 3279 §2.3.1).
+        let same_rsa = theirs.algorithm.algorithm == OID_PKCS1_RSAENCRYPTION
+            && theirs.algorithm.algorithm == parsed.algorithm.algorithm
+            && theirs.subject_public_key == parsed.subject_public_key;
+        same_rsa || *theirs.raw == *public
+    };
+    chain.iter().position(belongs).map(|at| at + 1)
 }
 
 fn key_belongs(key: &Arc<dyn SigningKey>, chain: &[X509Certificate<'_>], file: &Path) -> Result<(), Reason> {
@@ -271,6 +282,7 @@ fn common_name<'n>(name: &'n X509Name<'_>) -> Option<&'n str> {
 /// The names that a certificate is for.
 fn names(leaf: &X509Certificate<'_>) -> Vec<Arc<str>> {
     let mut names: Vec<Arc<str>> = Vec::new();
+    let mut seen: HashSet<Arc<str>> = HashSet::new();
     for name in general_names(leaf) {
         let name = match name {
             GeneralName::DNSName(name) => name.trim_end_matches('.').to_ascii_lowercase(),
@@ -280,8 +292,9 @@ fn names(leaf: &X509Certificate<'_>) -> Vec<Arc<str>> {
             },
             _ => continue,
         };
-        if !name.is_empty() && !names.iter().any(|known| **known == *name) {
-            names.push(name.into());
+        let name: Arc<str> = name.into();
+        if !name.is_empty() && seen.insert(Arc::clone(&name)) {
+            names.push(name);
         }
     }
     if names.is_empty()

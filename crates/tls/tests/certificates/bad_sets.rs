@@ -1,6 +1,7 @@
 //! Every set that does not fit together is refused, with the file and the reason.
 
 use handover_tls::{Pair, load};
+use proptest::prelude::*;
 use rcgen::KeyPair;
 
 use crate::pki::{Ca, DAY, Disk, NOW, fixture, moment, time};
@@ -291,4 +292,104 @@ fn nothing_that_is_said_tells_what_is_in_a_key() {
     for text in said(&leaf.certificate, spoilt) {
         assert!(!text.contains(&secret[..8]), "{text}");
     }
+}
+
+/// Whatever the bytes are, the answer is an answer; and what is served has a key that belongs to it.
+fn answer(certificate: &[u8], key: &[u8]) -> bool {
+    let mut disk = Disk::default();
+    disk.put("/c", certificate);
+    disk.put("/k", key);
+    match load(&[Pair::new("/c", "/k")], &mut disk, &moment()) {
+        Ok(loaded) => {
+            // What else is spoilt in it is for clients to judge; so are the parameters of RSA keys.
+            let certified = &loaded.certificates[0];
+            let mismatch = rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch);
+            let same = certified.certified_key().keys_match() != Err(mismatch);
+            assert!(same || certified.facts().key_type.starts_with("RSA"));
+            true
+        }
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            for error in errors {
+                let text = format!("{error} {}", error.help().unwrap_or_default());
+                assert!(!text.contains('\n') && !text.chars().any(char::is_control), "{text:?}");
+            }
+            false
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_off_anywhere_is_refused_unless_whole_certificates_are_left() {
+    let Scene { middle, leaf, .. } = scene();
+    let chain = format!("{}{}", leaf.certificate, middle.pem());
+    let whole = leaf.certificate.trim_end().len();
+    for end in 0..chain.len() {
+        let cut = &chain.as_bytes()[..end];
+        // After the last dash of the leaf, and until the intermediate has begun, it is a chain of one.
+        let begun = chain[..end].matches("-----BEGIN ").count() == 2;
+        let ended = end >= chain.trim_end().len();
+        assert_eq!(answer(cut, leaf.key.as_bytes()), end >= whole && (!begun || ended), "cut at {end}");
+    }
+    let key_ends = leaf.key.trim_end().len();
+    for end in 0..leaf.key.len() {
+        assert_eq!(
+            answer(chain.as_bytes(), &leaf.key.as_bytes()[..end]),
+            end >= key_ends,
+            "key cut at {end}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_are_answered(certificate in proptest::collection::vec(any::<u8>(), 0..300), key in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(!answer(&certificate, &key));
+    }
+
+    #[test]
+    fn spoilt_certificates_and_keys_are_answered(
+        edits in proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>(), any::<u8>()), 1..5)
+    ) {
+        let (mut certificate, mut key) = (fixture("pkcs1.pem"), fixture("pkcs1.key"));
+        for (of_key, at, byte) in edits {
+            let bytes = if of_key { &mut key } else { &mut certificate };
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        answer(&certificate, &key);
+    }
+
+    #[test]
+    fn spoilt_der_within_good_pem_is_answered(
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
+    ) {
+        let mut der = fixture("sec1.der");
+        for (at, byte) in edits {
+            let at = at.index(der.len());
+            der[at] = byte;
+        }
+        answer(pem("CERTIFICATE", &der).as_bytes(), &fixture("sec1.key"));
+    }
+}
+
+/// A section of PEM.
+fn pem(label: &str, der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = |three: &[u8]| -> String {
+        let bits =
+            three.iter().chain([&0, &0]).take(3).fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte));
+        let digit =
+            |at: usize| if at <= three.len() { char::from(DIGITS[bits >> (18 - 6 * at) & 63]) } else { '=' };
+        (0..4).map(digit).collect()
+    };
+    let body: String = der.chunks(3).map(digits).collect();
+    format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+}
+
+#[test]
+fn the_pem_of_these_tests_is_that_of_openssl() {
+    assert!(answer(pem("CERTIFICATE", &fixture("sec1.der")).as_bytes(), &fixture("sec1.key")));
 }
