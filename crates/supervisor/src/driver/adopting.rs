@@ -6,6 +6,7 @@
 //!                     └─ from the journal, if the command line says so
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 
 use handover_api::{Actor, Generation, Kind, Operation, Problem, operation_id};
@@ -140,20 +141,7 @@ impl Driver {
             found.adopt(self.workers_started, report)?;
         let pid = worker.process.pid();
         tracing::info!(pid, "adopted the worker that an earlier supervisor left behind");
-        if let (Some(named), Some(top)) = (&self.parts.options.config, bundle.top())
-            && named != top
-        {
-            tracing::warn!(
-                "the adopted worker serves {}, and reloads read that file, not {}; to serve that one, stop and start anew",
-                top.display(),
-                named.display()
-            );
-        }
-        if self.parts.options.start_from.is_some() {
-            tracing::warn!(
-                "a worker was adopted, so what it serves goes on: use 'rollback' to serve another generation"
-            );
-        }
+        self.note_what_was_adopted(bundle.top());
         self.workers.insert(key, worker);
         self.holding = !held.is_empty();
         let held = serving.held.into_iter().zip(held).collect();
@@ -202,6 +190,24 @@ impl Driver {
         }
         let operation = self.own_start();
         Ok(Event::Adopted { operation, worker: key, generation, accepting: serving.accepting, pending })
+    }
+
+    /// Says where the worker that was adopted differs from what this supervisor was told to serve.
+    fn note_what_was_adopted(&self, top: Option<&Path>) {
+        if let (Some(named), Some(top)) = (&self.parts.options.config, top)
+            && named != top
+        {
+            tracing::warn!(
+                "the adopted worker serves {}, and reloads read that file, not {}; to serve that one, stop and start anew",
+                top.display(),
+                named.display()
+            );
+        }
+        if self.parts.options.start_from.is_some() {
+            tracing::warn!(
+                "a worker was adopted, so what it serves goes on: use 'rollback' to serve another generation"
+            );
+        }
     }
 
     /// The first generation serves: if another one was in force by a rollback, and this is not what it was, it is said.
