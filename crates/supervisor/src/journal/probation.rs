@@ -74,10 +74,11 @@ impl Journal {
     }
 
     /// The change that was not confirmed, if there is one: it awaits confirmation, or its time was over and nothing
-    /// newer has served since.
+    /// newer has served since. None too if the generation before it is not kept, so that there is nothing to go back to.
     #[must_use]
     pub fn unconfirmed(&self) -> Option<&Unconfirmed> {
-        self.contents.probation.as_ref().map(|known| &known.change)
+        let change = self.contents.probation.as_ref().map(|known| &known.change)?;
+        self.is_kept(change.back_to).then_some(change)
     }
 
     /// The newest generation that was confirmed, or needed no confirmation, and whose files are kept.

@@ -186,3 +186,54 @@ fn a_deadline_that_could_not_be_written_is_not_remembered() {
     journal.finish(&operation("later", Outcome::NotReady)).unwrap();
     everywhere(&store, &mut journal, |journal| assert_eq!(journal.unconfirmed().unwrap().until, at(600)));
 }
+
+/// Cut at every byte, what is left is what the records before the cut say.
+#[test]
+fn a_journal_cut_at_any_byte_knows_of_a_change_what_the_records_before_say() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    let mut said: Vec<(usize, Option<Unconfirmed>)> = Vec::new();
+    let mut note = |journal: &Journal| {
+        said.push((store.with(|disk| disk.bytes.len()), journal.unconfirmed().cloned()));
+    };
+    note(&journal);
+    let later =
+        |seconds| Unconfirmed { operation_id: "b".to_owned(), generation: 2, back_to: 1, until: at(seconds) };
+    journal.pend(&later(700)).unwrap();
+    note(&journal);
+    journal.pending_over(2, PendingEnd::NotConfirmed).unwrap();
+    note(&journal);
+    journal.pend(&later(800)).unwrap();
+    note(&journal);
+    journal.pending_over(2, PendingEnd::Cancelled).unwrap();
+    note(&journal);
+    journal.pend(&later(900)).unwrap();
+    note(&journal);
+    journal.confirm("c", 2).unwrap();
+    note(&journal);
+    let bytes = store.with(|disk| disk.bytes.clone());
+    let (begin, _) = said[0];
+    for cut in begin..=bytes.len() {
+        let expected = said.iter().rev().find(|(length, _)| *length <= cut).unwrap();
+        let other = FakeStore::default();
+        other.with(|disk| {
+            disk.bytes = bytes[..cut].to_vec();
+            disk.objects = store.with(|disk| disk.objects.clone());
+        });
+        let mut journal = other.journal(MIN_KEEP);
+        assert_eq!(journal.unconfirmed(), expected.1.as_ref(), "cut at {cut}");
+        assert_eq!(journal.recovery().torn_bytes, (cut - expected.0) as u64, "cut at {cut}");
+        journal.pend(&later(1_000)).unwrap();
+        assert_eq!(other.journal(MIN_KEEP).unconfirmed(), Some(&later(1_000)), "cut at {cut}");
+    }
+}
+
+#[test]
+fn without_a_generation_to_go_back_to_nothing_awaits_confirmation() {
+    let store = FakeStore::default();
+    let mut journal = store.journal(MIN_KEEP);
+    // Generation 1 could not be written down.
+    journal.commit(&generation(1)).unwrap();
+    change(&mut journal, "b", 2, 1);
+    assert_eq!((journal.unconfirmed(), journal.last_good()), (None, Some(2)));
+}
