@@ -5,7 +5,7 @@
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use handover_api::{Client, EventKind, Events, human_time};
+use handover_api::{Call, Client, Event, EventKind, Operation, human_time, percent_encoded};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::note;
@@ -50,33 +50,64 @@ pub(crate) async fn with_progress<T>(
 
 async fn steps(client: &Client, what: &str, id: &str, line: &ProgressBar) {
     let Ok(mut events) = client.events().await else { return };
-    while let Ok(Some(event)) = events.next().await {
-        let Some(operation) = event.operation.filter(|operation| operation.id == id) else { continue };
-        let (EventKind::OperationStep, Some(step)) = (event.kind, operation.steps.last()) else { continue };
-        match operation.guard_ms.filter(|_| step.name == GUARDING) {
-            Some(ms) => {
-                let over = Instant::now() + Duration::from_millis(ms);
-                guarding(&mut events, what, id, line, over).await;
+    // Steps that began before anybody listened.
+    let mut at = match client.send(Call::get(format!("/v1/operations/{}", percent_encoded(id)))).await {
+        Ok(answer) if answer.status == 200 => answer.json().ok().and_then(|operation| At::of(&operation)),
+        _ => None,
+    };
+    loop {
+        if let Some(at) = &at {
+            line.set_message(format!("{what}: {at}"));
+        }
+        let event = tokio::select! {
+            event = events.next() => event,
+            // The time that is left becomes less without an event.
+            () = tokio::time::sleep(TICK * 5) => continue,
+        };
+        match event {
+            Ok(Some(Event { kind: EventKind::OperationStep, operation: Some(operation), .. }))
+                if operation.id == id =>
+            {
+                at = At::of(&operation);
             }
-            None => line.set_message(format!("{what}: {}", step.name.replace('_', " "))),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return,
         }
     }
 }
 
-/// The step in which a guard watches.
-const GUARDING: &str = "guard";
+/// Which step an operation is at.
+enum At {
+    /// This one.
+    Step(String),
+    /// Its guard watches until then.
+    Guarded(Instant),
+}
 
-/// Shows the time that a guard still watches, until the operation goes on.
-async fn guarding(events: &mut Events, what: &str, id: &str, line: &ProgressBar, over: Instant) {
-    loop {
-        let left = over.saturating_duration_since(Instant::now());
-        line.set_message(format!("{what}: the guard watches for another {}", human_time(left)));
-        tokio::select! {
-            event = events.next() => match event {
-                Ok(Some(event)) if event.operation.as_ref().is_none_or(|operation| operation.id != id) => {}
-                _ => return,
-            },
-            () = tokio::time::sleep(TICK * 5) => {}
+/// The step in which a guard watches.
+const GUARD: &str = "guard";
+
+impl At {
+    fn of(operation: &Operation) -> Option<Self> {
+        let step = operation.steps.last()?;
+        Some(match operation.guard_ms.filter(|_| step.name == GUARD) {
+            Some(ms) => {
+                let past = Duration::try_from_secs_f64(step.ms / 1000.0).unwrap_or_default();
+                Self::Guarded(Instant::now() + Duration::from_millis(ms).saturating_sub(past))
+            }
+            None => Self::Step(step.name.replace('_', " ")),
+        })
+    }
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Step(name) => f.write_str(name),
+            Self::Guarded(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                write!(f, "the guard watches for another {}", human_time(left))
+            }
         }
     }
 }
