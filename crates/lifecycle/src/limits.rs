@@ -37,6 +37,8 @@ pub struct Limits {
     pub guard_grace: Duration,
     /// How long one write of the journal may take.
     pub journal: Duration,
+    /// The same where a generation's files are written too: there may be tens of thousands. What serves, serves on.
+    pub intent: Duration,
     /// The pause before a failed write of an outcome is tried again.
     pub journal_retry: Duration,
     /// How often an outcome is tried to be written before it is answered unrecorded.
@@ -68,6 +70,7 @@ impl Limits {
         guard_longest: Duration::from_secs(60 * 60),
         guard_grace: Duration::from_secs(5),
         journal: Duration::from_secs(5),
+        intent: Duration::from_secs(30),
         journal_retry: Duration::from_millis(100),
         journal_attempts: 3,
         backoff_first: Duration::from_millis(100),
@@ -96,6 +99,7 @@ impl Limits {
             guard_longest: bounded(self.guard_longest),
             guard_grace: bounded(self.guard_grace),
             journal: bounded(self.journal),
+            intent: bounded(self.intent),
             journal_retry: bounded(self.journal_retry),
             journal_attempts: self.journal_attempts.max(1),
             backoff_first: bounded(self.backoff_first),

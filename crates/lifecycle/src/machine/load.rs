@@ -144,7 +144,7 @@ impl Machine {
 
     /// What the worker has prepared is to serve, and the journal must know of it first.
     pub(super) fn write_intent(&mut self, worker: WorkerKey, operation: &Operation) {
-        let by = self.after(self.limits.journal);
+        let by = self.after(self.limits.intent);
         let (key, held_to) = (operation.key, self.held_to);
         let Some(load) = self.workers.iter_mut().find(|w| w.key == worker).and_then(|w| w.load.as_mut())
         else {

@@ -191,21 +191,21 @@ impl World {
             }
             Effect::Serve { candidate, generation, worker } => {
                 let content = self.candidate_content(candidate);
-                let mut kept = 0;
+                let (mut kept, mut heard) = (0, None);
                 self.tally.not_held = None;
                 if let Some(driver) = &mut self.driver {
                     driver.serves = true;
                     if let Some(content) = content.filter(|_| !driver.closed) {
                         driver.kept |= driver.held;
                         driver.held = listeners(content);
-                        kept = driver.kept;
+                        (kept, heard) = (driver.kept, Some(candidate));
                     }
                     driver.bound.clear();
                 }
                 // It is given them too, for the supervisor that comes after this one.
                 if let Some(worker) = self.worker(worker) {
                     worker.kept = kept;
-                    worker.heard_committed = Some(candidate);
+                    worker.heard_committed = heard;
                 }
                 self.begin_write(Write::Serves { generation });
             }
@@ -349,7 +349,7 @@ impl World {
     /// How long the deadlines of an operation of this kind can add up to.
     pub(crate) fn bound(&self, kind: Kind, limit: Option<Duration>, guard: Option<Duration>) -> Duration {
         let l = &self.limits;
-        let load = l.prepare + l.journal + l.commit;
+        let load = l.prepare + l.intent + l.commit;
         let replace = l.kill + l.backoff_longest + l.worker_start;
         let record = (l.journal + l.journal_retry) * l.journal_attempts;
         let end = l.drain_grace + l.stop_now + l.stop + l.kill;

@@ -158,6 +158,7 @@ impl World {
             limits.prepare = rng.millis(300, 3_000);
             limits.commit = rng.millis(300, 2_000);
             limits.journal = rng.millis(100, 1_000);
+            limits.intent = limits.journal;
             limits.kill = rng.millis(200, 2_000);
         }
         // A third of the worlds is nearly well, a third bad, a third has one bad habit.
