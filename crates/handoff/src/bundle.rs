@@ -7,14 +7,19 @@
 //! In its memory file a bundle is a magic number, the digest and the length of the index, the index (JSON), and
 //! the files' bytes one after the other in the index's order. Digests are BLAKE3; they are checked on reading.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, btree_map};
 use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::iter::Peekable;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::memfd::{self, MemfdError, Sealed};
 
@@ -234,72 +239,119 @@ impl Bundle {
         let sealed = Sealed::of(file, MAX_BUNDLE_BYTES + MAX_INDEX_BYTES)?;
         let damaged = BundleError::Damaged;
         let (index, mut at) = Index::read(&sealed)?;
-        let mut bundle = Bundle::new();
+        let top = index.top.map(PathBuf::from);
+        let mut known = Known { all: like, next: like.files.iter().peekable() };
+        let mut files: Vec<(PathBuf, BundleFile)> = Vec::with_capacity(index.files.len());
         let mut unread: Vec<IndexFile> = Vec::new();
         let mut run = at;
         for file in index.files {
             let length = usize::try_from(file.bytes).unwrap_or(usize::MAX);
             let after = at.checked_add(length).filter(|&after| after <= sealed.length);
             let after = after.ok_or(damaged("a file is cut short"))?;
-            let known = like.files.get(file.path.as_path());
+            let known = known.find(file.path.as_path(), top.as_deref());
             match known.filter(|known| known.digest == file.digest && known.bytes.len() == length) {
                 Some(known) => {
-                    bundle.take_run(&sealed, run, at, &mut unread)?;
+                    read_run(&sealed, run..at, &mut unread, &mut files)?;
                     run = after;
-                    let shared = BundleFile { on_disk: file.on_disk, ..known.clone() };
-                    bundle.insert_hashed(file.path.into(), shared)?;
+                    files.push(file.with(Arc::clone(&known.bytes)));
                 }
                 None => unread.push(file),
             }
             at = after;
         }
-        bundle.take_run(&sealed, run, at, &mut unread)?;
+        read_run(&sealed, run..at, &mut unread, &mut files)?;
         if at != sealed.length {
             return Err(damaged("there is more in it than its index says"));
         }
-        bundle.top = index.top.map(PathBuf::from);
+        let bundle = Self::of_files(top, files)?;
         bundle.check_top()?;
         Ok(bundle)
     }
 
-    /// Reads files that lie one after the other, in one go, and checks them.
-    fn take_run(
-        &mut self,
-        sealed: &Sealed,
-        from: usize,
-        to: usize,
-        files: &mut Vec<IndexFile>,
-    ) -> Result<(), BundleError> {
-        if files.is_empty() {
-            return Ok(());
+    /// Of files that are hashed already.
+    fn of_files(top: Option<PathBuf>, files: Vec<(PathBuf, BundleFile)>) -> Result<Self, BundleError> {
+        let (count, bytes) = (files.len(), files.iter().map(|(_, file)| file.bytes.len()).sum());
+        if bytes > MAX_BUNDLE_BYTES || count > MAX_BUNDLE_FILES {
+            return Err(BundleError::TooBig);
         }
-        let damaged = BundleError::Damaged;
-        let bytes = sealed.read(from, to.saturating_sub(from))?;
-        let mut rest = bytes.as_slice();
-        for file in files.drain(..) {
-            let length = usize::try_from(file.bytes).unwrap_or(usize::MAX);
-            let (content, after) = rest.split_at_checked(length).ok_or(damaged("a file is cut short"))?;
-            rest = after;
-            let digest = blake3::hash(content).to_hex().to_string();
-            if digest != file.digest {
-                return Err(damaged("a file does not have the digest that the index gives it"));
-            }
-            let content = BundleFile { bytes: Arc::from(content), digest, on_disk: file.on_disk };
-            self.insert_hashed(file.path.into(), content)?;
+        // All at once: they are in order but for the first, and need not be looked for one by one.
+        let files = BTreeMap::from_iter(files);
+        if files.len() != count {
+            return Err(BundleError::Damaged("a file is in it twice"));
         }
-        Ok(())
+        Ok(Bundle { top, files, bytes })
     }
+}
+
+/// The files of a bundle that another one may be like, walked through in step with it.
+struct Known<'a> {
+    all: &'a Bundle,
+    next: Peekable<btree_map::Iter<'a, PathBuf, BundleFile>>,
+}
+
+impl<'a> Known<'a> {
+    /// The file with this path. Paths are asked for in their order, but for the top-level file, which comes first.
+    fn find(&mut self, path: &Path, top: Option<&Path>) -> Option<&'a BundleFile> {
+        if Some(path) == top {
+            return self.all.files.get(path);
+        }
+        while let Some(&(candidate, file)) = self.next.peek() {
+            // The quick way to find equal ones; the other one says on which side those are that are not.
+            if candidate.as_os_str() == path.as_os_str() {
+                return Some(file);
+            }
+            match candidate.as_path().cmp(path) {
+                Ordering::Less => self.next.next(),
+                Ordering::Equal => return Some(file),
+                Ordering::Greater => return None,
+            };
+        }
+        None
+    }
+}
+
+/// Reads files that lie one after the other, in one go, and checks them.
+fn read_run(
+    sealed: &Sealed,
+    run: Range<usize>,
+    unread: &mut Vec<IndexFile>,
+    files: &mut Vec<(PathBuf, BundleFile)>,
+) -> Result<(), BundleError> {
+    if unread.is_empty() {
+        return Ok(());
+    }
+    let damaged = BundleError::Damaged;
+    let bytes = sealed.read(run.start, run.end.saturating_sub(run.start))?;
+    let mut rest = bytes.as_slice();
+    for file in unread.drain(..) {
+        let length = usize::try_from(file.bytes).unwrap_or(usize::MAX);
+        let (content, after) = rest.split_at_checked(length).ok_or(damaged("a file is cut short"))?;
+        rest = after;
+        if blake3::hash(content).to_hex().as_str() != file.digest {
+            return Err(damaged("a file does not have the digest that the index gives it"));
+        }
+        files.push(file.with(Arc::from(content)));
+    }
+    Ok(())
 }
 
 /// BLAKE3 over paths and digests.
 fn digest_of<'a>(files: impl Iterator<Item = (&'a Path, &'a str)>) -> String {
+    /// Hashing many bytes at a time is several times faster.
+    const AT_A_TIME: usize = 64 * 1024;
     let mut hasher = blake3::Hasher::new();
+    let mut bytes = Vec::with_capacity(AT_A_TIME);
     for (path, digest) in files {
         let path = path.as_os_str().as_bytes();
-        hasher.update(&(path.len() as u64).to_le_bytes());
-        hasher.update(path);
-        hasher.update(digest.as_bytes());
+        bytes.extend_from_slice(&(path.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(path);
+        bytes.extend_from_slice(digest.as_bytes());
+        if bytes.len() >= AT_A_TIME {
+            hasher.update(&bytes);
+            bytes.clear();
+        }
     }
+    hasher.update(&bytes);
     hasher.finalize().to_hex().to_string()
 }
 
@@ -320,6 +372,11 @@ pub struct IndexFile {
 }
 
 impl IndexFile {
+    /// The file, with its bytes.
+    fn with(self, bytes: Arc<[u8]>) -> (PathBuf, BundleFile) {
+        (self.path.into(), BundleFile { bytes, digest: self.digest, on_disk: self.on_disk })
+    }
+
     /// Its path, or its name if it is built into the program.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -389,11 +446,40 @@ impl Index {
 }
 
 /// A path in JSON: as text where it is text, else byte by byte.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 enum PathText {
     Text(String),
     Bytes(Vec<u8>),
+}
+
+/// By hand, because there are many: what serde makes for untagged enums keeps everything twice for a while.
+impl<'de> Deserialize<'de> for PathText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PathVisitor)
+    }
+}
+
+struct PathVisitor;
+
+impl<'de> Visitor<'de> for PathVisitor {
+    type Value = PathText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a path")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<PathText, E> {
+        Ok(PathText::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<PathText, A::Error> {
+        let mut bytes = Vec::new();
+        while let Some(byte) = sequence.next_element()? {
+            bytes.push(byte);
+        }
+        Ok(PathText::Bytes(bytes))
+    }
 }
 
 impl PathText {
