@@ -4,7 +4,7 @@
 use handover_testkit::config::{fixed, tls_listener};
 use handover_testkit::{
     Authority, Handover, KeyType, Pair, Port, SITE, Secure, TlsClient, Workspace, handover, have,
-    operation_of, text_at,
+    operation_of, root, text_at,
 };
 
 /// A way in which a pair is wrong: what it is called, what is written, which file is named, and the reason.
@@ -213,4 +213,33 @@ fn the_success_gauge_follows_failure_and_recovery_also_without_a_change() {
     server.first.write(&server.workspace, "site");
     server.handover.cli(["reload"]).expect_code(0);
     assert_eq!(gauge(), 1.0);
+}
+
+/// Hazards 3 and 12: root reads everything, so that this takes a server of another user.
+#[test]
+fn a_key_that_the_server_may_not_read_is_refused_with_the_errno_and_the_old_one_serves() {
+    const NOBODY: u32 = 65_534;
+    let test = "a_key_that_the_server_may_not_read_is_refused_with_the_errno_and_the_old_one_serves";
+    if !root(test) || !have("setpriv", test) {
+        return;
+    }
+    let (workspace, port, authority) = (Workspace::new(), Port::claim(), Authority::new("CA"));
+    let first = authority.pair(&[SITE]);
+    first.write(&workspace, "site");
+    let config = |body: &str| tls_listener("secure", &port, &["site"], "") + &fixed("/", body);
+    let server = Handover::of(handover!(), &workspace).config(config("1")).user(NOBODY).start();
+    let client = TlsClient::trusting(authority.pem(), SITE);
+    assert_eq!(client.serial(port.address()), first.serial);
+    // As root's tools leave it: the new key belongs to root alone.
+    let second = authority.pair(&[SITE]);
+    second.write(&workspace, "site");
+    let output = server.cli(["reload"]);
+    assert_eq!(output.code, 10, "{}", output.all());
+    for words in ["site.key", "Permission denied", "os error 13"] {
+        assert!(output.all().contains(words), "{words:?} is missing: {}", output.all());
+    }
+    assert_eq!(client.serial(port.address()), first.serial);
+    std::os::unix::fs::chown(workspace.path("site.key"), Some(NOBODY), None).unwrap();
+    server.cli(["reload"]).expect_code(0);
+    assert_eq!(client.serial(port.address()), second.serial);
 }

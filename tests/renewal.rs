@@ -1,11 +1,19 @@
 //! Certificates renewed while everybody shakes hands: hazard 28, explicitly and watched, and reloads under load.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use handover_testkit::config::{everything_to, fixed, service};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use handover_testkit::config::{everything_to, fixed, service, tls_listener};
+use handover_testkit::faults::kill;
 use handover_testkit::http::Connection;
 use handover_testkit::origin::Origin;
-use handover_testkit::{EndOnDrop, Handshakes, Pair, Secure, Signal, handover, pattern, text_at};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use handover_testkit::{
+    Authority, EndOnDrop, Handover, Handshakes, Pair, Port, SITE, Secure, Signal, TlsClient, Workspace,
+    handover, pattern, text_at, until,
+};
+use serde_json::Value;
 
 /// In which order the two files of a pair change.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +111,56 @@ fn a_watched_pair_that_is_replaced_in_two_steps_is_served_once_it_is_whole() {
     let met = handshakes.finish();
     met.expect_all_good();
     assert_eq!(met.serials.len(), 3, "{met:?}");
+}
+
+/// Hazard 28: what was read once is what serves, also by the next worker, whatever lies on the disk meanwhile.
+#[test]
+fn a_worker_that_dies_while_a_pair_is_half_changed_is_followed_by_one_that_serves_the_old_pair() {
+    let server = Secure::start(handover!(), "", &fixed("/", "x"));
+    let pair = server.another();
+    pair.write_certificate(&server.workspace, "site");
+    let worker = server.handover.worker();
+    kill(worker);
+    until("another worker serves", || {
+        let status = server.handover.control.status();
+        (status.pointer("/worker/pid").and_then(Value::as_u64)? != u64::from(worker)).then_some(())
+    });
+    assert_eq!(server.serial(), server.first.serial);
+    pair.write_key(&server.workspace, "site");
+    server.handover.cli(["reload", "--certs"]).expect_code(0);
+    assert_eq!(server.serial(), pair.serial);
+}
+
+/// Hazards 28 and 29: a mounted secret is swapped as a whole, behind links, again and again.
+#[test]
+fn a_pair_behind_a_directory_symlink_is_renewed_by_each_swap_and_every_handshake_is_good() {
+    let (workspace, port, authority) = (Workspace::new(), Port::claim(), Authority::new("CA"));
+    let swap = |number: usize| {
+        let (pair, name) = (authority.pair(&[SITE]), format!("..version_{number}"));
+        pair.write(&workspace, &format!("{name}/site"));
+        symlink(&name, workspace.path("..data_tmp")).unwrap();
+        fs::rename(workspace.path("..data_tmp"), workspace.path("..data")).unwrap();
+        if let Some(before) = number.checked_sub(1) {
+            fs::remove_dir_all(workspace.path(format!("..version_{before}"))).unwrap();
+        }
+        pair.serial
+    };
+    let first = swap(0);
+    for name in ["site.pem", "site.key"] {
+        symlink(format!("..data/{name}"), workspace.path(name)).unwrap();
+    }
+    let text =
+        tls_listener("secure", &port, &["site"], "") + &fixed("/", "x") + "[watch]\nsettle = \"100ms\"\n";
+    let _server = Handover::of(handover!(), &workspace).config(text).start();
+    let client = TlsClient::trusting(authority.pem(), SITE);
+    let handshakes = Handshakes::start(client, port.address(), "/");
+    handshakes.wait_for(first);
+    for number in 1..=4 {
+        handshakes.wait_for(swap(number));
+    }
+    let met = handshakes.finish();
+    met.expect_all_good();
+    assert_eq!(met.serials.len(), 5, "{met:?}");
 }
 
 /// Requests over kept connections until the end: how many were answered. Any failure is the test's.

@@ -13,7 +13,7 @@ use handover_testkit::tls::origin_config;
 use handover_testkit::websocket::WebSocket;
 use handover_testkit::{
     Authority, Handover, KeyType, Pair, Port, SITE, Secure, TlsClient, Workspace, curl, handover, have,
-    pattern, run, until,
+    pattern, run, text_at, until,
 };
 use serde_json::Value;
 
@@ -330,4 +330,40 @@ fn the_certificates_that_serve_are_told_to_people_and_programs() {
     output.expect_code(0).says("certificate").says(SITE);
     assert_eq!(server.serial(), renewed.serial);
     server.handover.cli(["diff"]).expect_code(0);
+}
+
+/// What did not change is neither told nor touched.
+#[test]
+fn of_a_thousand_certificates_the_one_that_changed_is_told_and_served_and_the_others_stay() {
+    const COUNT: usize = 1000;
+    let (workspace, port, authority) = (Workspace::new(), Port::claim(), Authority::new("CA"));
+    let name = |number: usize| format!("n{number}.test");
+    let write = |number: usize| {
+        let pair = authority.pair(&[&name(number)]);
+        pair.write(&workspace, &format!("certificates/{number}"));
+        pair.serial
+    };
+    let mut serials: Vec<u64> = (0..COUNT).map(write).collect();
+    let files: Vec<String> = (0..COUNT).map(|number| format!("certificates/{number}")).collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let text = tls_listener("secure", &port, &files, "") + &fixed("/", "x");
+    let server = Handover::of(handover!(), &workspace).config(text).start();
+    let client = TlsClient::curious("n0.test");
+    let kept: Vec<_> =
+        (0..COUNT).step_by(100).map(|at| client.clone().name(&name(at)).connect(port.address())).collect();
+    for changed in [7, 700] {
+        serials[changed] = write(changed);
+        let (status, operation) = server.control.post("/v1/reload?certs", &[]);
+        assert_eq!(status, 200, "{operation}");
+        let changes = operation["changes"].as_array().unwrap();
+        let names: Vec<&str> = changes.iter().map(|change| text_at(change, "/name")).collect();
+        assert_eq!(names, [name(changed)], "{operation}");
+        for number in [0, 7, 8, 699, 700, 999] {
+            let served = client.clone().name(&name(number)).serial(port.address());
+            assert_eq!(served, serials[number], "{number}");
+        }
+    }
+    for mut one in kept {
+        assert_eq!(one.connection.get("/").text(), "x", "a connection from before");
+    }
 }

@@ -26,6 +26,7 @@ pub struct HandoverBuilder<'a> {
     environment: Vec<(OsString, OsString)>,
     arguments: Vec<OsString>,
     disk: Option<String>,
+    user: Option<u32>,
     descriptors: Option<u32>,
     inherited: Option<Inherited>,
 }
@@ -72,6 +73,13 @@ impl HandoverBuilder<'_> {
     #[must_use]
     pub fn disk(mut self, options: &str) -> Self {
         self.disk = Some(options.to_owned());
+        self
+    }
+
+    /// Runs it as this user (and group), to whom everything in the workspace is given before. Takes root and setpriv(1).
+    #[must_use]
+    pub fn user(mut self, id: u32) -> Self {
+        self.user = Some(id);
         self
     }
 
@@ -126,6 +134,9 @@ impl HandoverBuilder<'_> {
         if let Some(most) = self.descriptors {
             command = with_few_descriptors(&command, most);
         }
+        if let Some(user) = self.user {
+            command = as_user(&command, self.workspace, user);
+        }
         if let Some(options) = self.disk {
             let state = self.workspace.state();
             let mount = format!("mount -t tmpfs -o {options} none '{}'", state.display());
@@ -139,6 +150,20 @@ impl HandoverBuilder<'_> {
         let control = Control::at(&self.workspace.control_socket());
         Handover { binary: self.binary, root: Paths::of(self.workspace), process, notifications, control }
     }
+}
+
+/// `command` as another user's, with a copy of its program that this user can reach.
+fn as_user(command: &Command, workspace: &Workspace, user: u32) -> Command {
+    let program = workspace.path("program");
+    std::fs::copy(command.get_program(), &program).expect("a copy of the program");
+    for name in workspace.listing() {
+        std::os::unix::fs::lchown(workspace.path(name), Some(user), Some(user))
+            .expect("given to another user");
+    }
+    std::os::unix::fs::lchown(workspace.root(), Some(user), Some(user)).expect("given to another user");
+    let script =
+        format!("exec setpriv --reuid={user} --regid={user} --clear-groups '{}' \"$@\"", program.display());
+    through_shell(command, &script)
 }
 
 impl Inherited {
@@ -225,6 +250,7 @@ impl Handover {
             environment: Vec::new(),
             arguments: Vec::new(),
             disk: None,
+            user: None,
             descriptors: None,
             inherited: None,
         }
