@@ -35,6 +35,9 @@ pub enum Refused {
     /// `confirm` or `cancel`, and there is nothing to confirm or to cancel.
     #[error("nothing awaits confirmation")]
     NothingPending,
+    /// A signal's reload that waited for the end of a probation, and the change was taken back.
+    #[error("the change that this waited for was taken back, and what is on the disk would bring it again")]
+    TakenBack,
     /// The generation to go back to, or to compare with, is not there.
     #[error("{}", no_such_generation(*wanted, kept))]
     NoSuchGeneration {
@@ -129,6 +132,7 @@ impl Refused {
             Self::Busy { .. } => "busy",
             Self::Pending { .. } => "pending",
             Self::NothingPending => "nothing_pending",
+            Self::TakenBack => "taken_back",
             Self::NoSuchGeneration { .. } => "no_such_generation",
             Self::Archive(_) => "archive",
             Self::Drained => "drained",
@@ -151,6 +155,7 @@ impl Refused {
             Self::Busy { .. }
             | Self::Pending { .. }
             | Self::NothingPending
+            | Self::TakenBack
             | Self::Drained
             | Self::Stopping
             | Self::NotStarted
@@ -171,6 +176,7 @@ impl Refused {
             Self::Busy { .. } => "Another operation runs",
             Self::Pending { .. } => "A change awaits confirmation",
             Self::NothingPending => "Nothing awaits confirmation",
+            Self::TakenBack => "What it waited for was taken back",
             Self::NoSuchGeneration { .. } => "No such generation",
             Self::Archive(_) => "The archive cannot be used",
             Self::Drained => "The server is drained",

@@ -1,5 +1,6 @@
 //! Generations of the journal, differences, carried state, and reloads that a worker asks for.
 
+use handover_testkit::http::Connection;
 use handover_testkit::{DEADLINE, Workspace, signal, until, wait_for_exit};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -19,6 +20,7 @@ crate::tests! {
     a_difference_to_a_generation_is_what_a_rollback_would_change
     a_difference_leaves_no_trace_and_keeps_nobody_out
     carried_state_reaches_a_replaced_worker_and_an_adopting_supervisor
+    a_backup_that_is_restored_serves_its_bytes_and_hands_over_its_carried_state
     a_worker_that_asks_gets_a_reload_and_an_answer
     a_worker_that_asks_in_vain_is_told_and_fills_no_history
     a_disk_that_is_full_while_intending_refuses_the_change_and_the_old_one_serves
@@ -231,6 +233,32 @@ fn carried_state_reaches_a_replaced_worker_and_an_adopting_supervisor() {
     assert!(wait_for_exit(worker, DEADLINE));
     another_worker(&second, worker);
     assert_eq!(carried(&second), "the keys of tickets");
+}
+
+fn a_backup_that_is_restored_serves_its_bytes_and_hands_over_its_carried_state() {
+    let workspace = Workspace::new();
+    let server = Server::start(&workspace, &[WEB, "body one"]);
+    assert_eq!(server.control.ask("POST", "/v1/actions/carry", &[], "old keys").status(), 200);
+    let backup = server.control.ask("GET", "/v1/backup", &[], "").expect(200).body;
+    assert_eq!(server.control.ask("POST", "/v1/actions/carry", &[], "new keys").status(), 200);
+    assert_eq!(server.reload(&workspace, &[WEB, "body two"]).0, 200);
+    let restore = |query: &str| {
+        let mut connection = Connection::open_unix(server.control.path()).unwrap();
+        let headers = [("Accept", "application/json"), ("Content-Type", "application/zstd")];
+        let answer = connection.request("POST", &format!("/v1/restore{query}"), &headers, &backup);
+        let operation: Value = serde_json::from_str(&answer.text()).unwrap();
+        (answer.status(), operation)
+    };
+    let (status, operation) = restore("?dry_run");
+    assert_eq!((status, &operation["changes"][0]["name"]), (200, &"body".into()), "{operation}");
+    assert_eq!((ask(server.address("web")), carried(&server)), ("2 two".to_owned(), "new keys".to_owned()));
+    let (status, operation) = restore("?confirm_within=1h");
+    assert_eq!((status, &operation["outcome"]), (200, &"applied".into()), "{operation}");
+    assert_eq!((&operation["kind"], &operation["goes_back"]["to"]), (&"restore".into(), &2.into()));
+    assert_eq!((ask(server.address("web")), server.control.generation()), ("3 one".to_owned(), 3));
+    assert_eq!(server.control.post("/v1/confirm", &[]).0, 200);
+    assert_eq!(carried(&server), "old keys");
+    assert_eq!(server.control.status()["rollback_in_force"], 3);
 }
 
 fn a_worker_that_asks_gets_a_reload_and_an_answer() {

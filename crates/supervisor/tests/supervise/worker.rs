@@ -49,6 +49,7 @@ struct Candidate {
     specs: Vec<ListenerSpec>,
     sockets: Vec<OwnedFd>,
     dry_run: bool,
+    carried: Option<OwnedFd>,
 }
 
 /// What accepts connections; dropping it stops that.
@@ -116,8 +117,11 @@ impl Worker {
                 }
                 self.hello(worker);
             }
-            ToWorker::Prepare { candidate, generation, source, dry_run, .. } => {
-                self.prepare(candidate, generation, source, dry_run, fds)
+            ToWorker::Prepare { candidate, generation, source, dry_run, given_carried, .. } => {
+                self.prepare(candidate, generation, source, dry_run, &fds);
+                if let Some(candidate) = self.candidate.as_mut().filter(|_| given_carried) {
+                    candidate.carried = fds.into_iter().nth(1);
+                }
             }
             ToWorker::Bound { candidate, results } => self.bound(candidate, &results, fds),
             ToWorker::Commit { candidate } => self.commit(candidate),
@@ -191,7 +195,7 @@ impl Worker {
         self.say(&ToSupervisor::Hello { protocol: PROTOCOL_VERSION, version, actions, serving }, &fds);
     }
 
-    fn prepare(&mut self, number: u64, generation: u64, source: Source, dry_run: bool, fds: Vec<OwnedFd>) {
+    fn prepare(&mut self, number: u64, generation: u64, source: Source, dry_run: bool, fds: &[OwnedFd]) {
         let mut bundle = Bundle::new();
         match source {
             Source::Disk => {
@@ -223,7 +227,9 @@ impl Worker {
         let specs: Vec<ListenerSpec> = values(&text, "listen").map(|listen| spec(&listen)).collect();
         self.say(&ToSupervisor::Need { candidate: number, listeners: specs.clone() }, &[]);
         let sockets = Vec::new();
-        self.candidate = Some(Candidate { number, generation, text, bundle, specs, sockets, dry_run });
+        let carried = None;
+        self.candidate =
+            Some(Candidate { number, generation, text, bundle, specs, sockets, dry_run, carried });
     }
 
     fn bound(&mut self, number: u64, results: &[BindResult], fds: Vec<OwnedFd>) {
@@ -261,7 +267,7 @@ impl Worker {
     }
 
     fn commit(&mut self, number: u64) {
-        let candidate = self.candidate.take().unwrap();
+        let mut candidate = self.candidate.take().unwrap();
         assert_eq!(candidate.number, number);
         if candidate.text.contains("commit die\n") {
             std::process::exit(8);
@@ -273,6 +279,10 @@ impl Worker {
             std::process::exit(8);
         }
         self.acceptor = None;
+        if let Some(file) = candidate.carried.take() {
+            self.say(&ToSupervisor::Carry, &[file.as_fd()]);
+            self.carried = Some(file);
+        }
         self.serving = Some(candidate);
         self.accept();
         self.say(&ToSupervisor::Committed { candidate: number }, &[]);
