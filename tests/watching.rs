@@ -5,7 +5,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use handover_testkit::config::{fixed, from_file, listener};
-use handover_testkit::{Handover, Port, Serving, Workspace, handover, http, text_at, until};
+use handover_testkit::faults::through_shell;
+use handover_testkit::{
+    Control, Handover, Port, Process, Serving, Workspace, command, handover, http, run, skip, text_at, until,
+};
 
 const WATCH: &str = "[watch]\nsettle = \"100ms\"\nretry = \"1s\"\n\n";
 
@@ -126,21 +129,19 @@ fn what_is_watched_ends_and_begins_with_the_configuration() {
 
 /// The watch asks again after what it could not interrupt.
 #[test]
-fn a_change_that_is_seen_while_another_awaits_confirmation_is_served_after_it() {
-    let server = Serving::start(handover!(), &(fixed("/", "0") + WATCH));
-    // Written and asked for at once: whoever comes first, the confirmed one or the watch's, "1" serves.
-    server.write(&(fixed("/", "1") + "[watch]\nsettle = \"30s\"\nretry = \"1s\"\n\n"));
+fn a_change_that_is_seen_while_another_awaits_confirmation_is_served_once_that_one_is_confirmed() {
+    let server = Serving::start(handover!(), &fixed("/", "0"));
+    server.write(&(fixed("/", "1") + WATCH));
     server.handover.cli(["reload", "--confirm-within", "10m"]).expect_code(0);
-    if server.handover.control.status()["pending"].is_null() {
-        // The watch was faster, and nothing was left to be confirmed.
-        return;
-    }
-    assert_eq!(server.text("/"), "1");
     server.write(&(fixed("/", "2") + WATCH));
+    until("the watch has seen it", || {
+        let status = server.handover.control.status();
+        status["drift"].as_array().filter(|files| !files.is_empty()).map(|_| ())
+    });
+    assert_eq!(server.text("/"), "1");
+    assert!(server.handover.control.status()["pending"].is_object());
     server.handover.cli(["confirm"]).expect_code(0);
-    server.handover.cli(["reload"]).expect_code(0);
-    server.write(&(fixed("/", "3") + WATCH));
-    wait_for_text(&server.port, "/", "3");
+    wait_for_text(&server.port, "/", "2");
 }
 
 /// The worker that takes over after one that died watches as well.
@@ -156,4 +157,35 @@ fn watching_goes_on_after_the_death_of_the_worker() {
     });
     server.write(&(fixed("/", "1") + WATCH));
     wait_for_text(&server.port, "/", "1");
+    // Also what changes while there is none: the supervisor is held, so that it cannot start one before.
+    let worker = server.handover.worker();
+    let held = handover_testkit::faults::freeze(server.handover.pid());
+    handover_testkit::faults::kill(worker);
+    server.write(&(fixed("/", "2") + WATCH));
+    drop(held);
+    wait_for_text(&server.port, "/", "2");
+}
+
+/// The system's limit of watches: said plainly, with the limit's name, and changes are found all the same, only later.
+#[test]
+fn a_limit_of_the_system_is_named_and_files_are_looked_at_instead() {
+    let limited = |limit: &str| {
+        let set = format!("echo {limit} > /proc/sys/user/max_inotify_watches");
+        format!("exec unshare --user --map-root-user sh -c '{set} && exec \"$0\" \"$@\"' \"$0\" \"$@\"")
+    };
+    if run(through_shell(&std::process::Command::new("true"), &limited("3"))).code != 0 {
+        return skip("a_limit_of_the_system_is_named: this system lets nobody limit watches");
+    }
+    let (workspace, port) = (Workspace::new(), Port::claim());
+    let config = |text: &str| listener("web", &port) + &fixed("/", text) + WATCH;
+    let mut serve = command(handover!().as_ref(), &workspace);
+    serve.arg("serve").arg(workspace.write("a/b/c/handover.toml", config("0")));
+    let process = Process::start(through_shell(&serve, &limited("3")));
+    Control::at(&workspace.control_socket()).wait_until_it_serves();
+    let said = process.stderr_line("cannot be watched").unwrap();
+    for part in ["fs.inotify.max_user_watches", "are looked at every 10 seconds instead"] {
+        assert!(said.contains(part), "{said}");
+    }
+    workspace.write("a/b/c/handover.toml", config("1"));
+    wait_for_text(&port, "/", "1");
 }

@@ -46,6 +46,8 @@ pub struct Prepare {
 pub(crate) struct Origin {
     /// The bundle of a generation that was served before: all files come from it. Else from the disk.
     pub(crate) from: Option<Arc<Bundle>>,
+    /// That generation serves already, as its source had it.
+    pub(crate) continues: bool,
     /// What serves, if only certificates are read anew.
     pub(crate) serving: Option<Arc<Bundle>>,
     /// What its source calls that.
@@ -228,6 +230,13 @@ impl Prepare {
     /// starts then serves the last generation that was good.
     pub fn unreachable(&mut self) {
         self.unreachable = true;
+    }
+
+    /// True if this is what serves already, as its source had it: a worker is replaced. What the source has by now that
+    /// differs is news to a watch; after a rollback it is not.
+    #[must_use]
+    pub fn continues(&self) -> bool {
+        self.origin.continues
     }
 
     /// The top-level file that must be used, if it is not to be had from where it came from at first: because a

@@ -78,6 +78,9 @@ pub enum ToWorker {
         dry_run: bool,
         /// How much of the disk may be taken anew.
         scope: Scope,
+        /// It is the generation that serves already, as its source had it: this worker goes on where another one has
+        /// ended. What the source has by now that differs from the bundle is news to a watch.
+        continues: bool,
         /// Whether carried state comes with it, after the bundle: it takes the place of the worker's own when the
         /// candidate is committed (a backup is being restored).
         given_carried: bool,

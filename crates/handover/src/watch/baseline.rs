@@ -8,10 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use handover_handoff::Bundle;
 
+use super::Came;
 use crate::files::{self, Seen, Stamp};
 
 /// How coarse the clocks of file systems may be: within this time a file may change again and keep its times.
@@ -39,16 +41,21 @@ impl Baseline {
         self.forget();
     }
 
-    /// This generation serves. If its files do not come from the disk, what is there now is what will not be asked for.
-    pub(super) fn serving(&mut self, bundle: &Bundle, from_disk: bool) {
+    /// This generation serves. If its files are those of another time, what is on the disk now is what will not be asked
+    /// for.
+    pub(super) fn serving(&mut self, bundle: &Bundle, came: Came) {
         self.serving =
             bundle.files().filter(|(_, file)| file.on_disk).map(|(path, _)| path.to_owned()).collect();
-        if from_disk {
+        if came == Came::Read {
             self.tried.clear();
         }
         self.forget();
         for path in &self.serving {
-            self.seen.entry(path.clone()).or_insert_with(|| files::glance(path));
+            let bytes = bundle.get(path).filter(|_| came == Came::WasRead);
+            self.seen.entry(path.clone()).or_insert_with(|| match bytes {
+                Some(bytes) => Seen::of_before(path, bytes),
+                None => files::glance(path),
+            });
         }
     }
 
@@ -78,10 +85,10 @@ impl Baseline {
 /// Whether a file differs from what was seen of it. If only its times do, that is remembered.
 fn is_news(seen: &mut Seen) -> bool {
     let now = Stamp::at(&seen.path);
-    if now == seen.stamp && !seen.may_have_changed_unnoticed() {
+    let Some(bytes) = &seen.bytes else { return now != seen.stamp };
+    if now.is_some() && now == seen.stamp && !seen.may_have_changed_unnoticed() {
         return false;
     }
-    let Some(bytes) = &seen.bytes else { return now != seen.stamp };
     let (read, again) = files::look(&seen.path);
     match read {
         Ok(read) if read == *bytes => {
@@ -93,6 +100,12 @@ fn is_news(seen: &mut Seen) -> bool {
 }
 
 impl Seen {
+    /// What another process has read at some time.
+    fn of_before(path: &Path, bytes: &Arc<[u8]>) -> Self {
+        let (stamp, at) = (None, SystemTime::UNIX_EPOCH);
+        Self { path: path.to_owned(), stamp, bytes: Some(Arc::clone(bytes)), at }
+    }
+
     /// Whether it was written so shortly before it was read that it may have been written again without a trace.
     fn may_have_changed_unnoticed(&self) -> bool {
         let (Some(stamp), Some(_)) = (&self.stamp, &self.bytes) else { return false };
@@ -153,6 +166,25 @@ mod tests {
     }
 
     #[test]
+    fn what_changed_while_no_worker_was_there_is_news_to_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let [same, other, gone] = ["same", "other", "gone"].map(|name| directory.path().join(name));
+        fs::write(&same, "then").unwrap();
+        fs::write(&other, "now").unwrap();
+        let mut bundle = Bundle::new();
+        for path in [&same, &other, &gone] {
+            bundle.insert(path, Arc::from(&b"then"[..])).unwrap();
+        }
+        let changed = |came| {
+            let mut baseline = Baseline::default();
+            baseline.serving(&bundle, came);
+            baseline.changed()
+        };
+        assert_eq!(changed(Came::WasRead), Some((gone.clone(), 1)));
+        assert_eq!(changed(Came::FromElsewhere), None, "after a rollback the disk is known to differ");
+    }
+
+    #[test]
     fn files_of_a_failed_attempt_are_watched_until_another_one_serves() {
         let directory = tempfile::tempdir().unwrap();
         let (top, key) = (directory.path().join("top"), directory.path().join("key"));
@@ -160,14 +192,14 @@ mod tests {
         let mut bundle = Bundle::new();
         bundle.insert_top(&top, files::look(&top).0.unwrap()).unwrap();
         let mut baseline = Baseline::default();
-        baseline.serving(&bundle, true);
+        baseline.serving(&bundle, Came::Read);
         baseline.tried(&[&top, &key].map(|path| files::look(path).1));
         assert_eq!(baseline.paths().collect::<Vec<_>>(), [&key, &top]);
         // Going back to a generation that is not the disk's does not make the disk news.
-        baseline.serving(&bundle, false);
+        baseline.serving(&bundle, Came::FromElsewhere);
         assert_eq!(baseline.paths().count(), 2);
         assert_eq!(baseline.changed(), None);
-        baseline.serving(&bundle, true);
+        baseline.serving(&bundle, Came::Read);
         assert_eq!(baseline.paths().collect::<Vec<_>>(), [&top]);
     }
 }

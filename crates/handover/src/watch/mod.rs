@@ -33,6 +33,17 @@ use std::time::Duration;
 
 pub(crate) use watcher::Watcher;
 
+/// Where the files of a generation that was committed come from, as far as the watch is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// They were read for it.
+    Read,
+    /// They were read for it, by a worker that has ended: what differs on the disk by now is news.
+    WasRead,
+    /// They are those of another time: that the disk differs is wanted, and no news.
+    FromElsewhere,
+}
+
 /// What is to be watched beside the files that were read, and how patiently.
 #[derive(Clone)]
 pub struct Watch {

@@ -75,7 +75,7 @@ impl Site {
             bundle.insert(path, Arc::from(&b""[..])).unwrap();
         }
         let watch = Watch { settle: Duration::from_millis(10), retry, source: None };
-        self.watcher.serving(watch, Arc::new(bundle), true);
+        self.watcher.serving(watch, Arc::new(bundle), Came::Read);
     }
 
     /// Waits until a reload is asked for.
@@ -280,7 +280,7 @@ fn a_source_is_asked_about_once_until_it_was_read() {
     let watch = Watch { settle: Duration::from_millis(10), retry: PATIENCE, source: Some(source) };
     let mut bundle = Bundle::new();
     bundle.insert(&site.path("a"), Arc::from(&b""[..])).unwrap();
-    site.watcher.serving(watch, Arc::new(bundle), true);
+    site.watcher.serving(watch, Arc::new(bundle), Came::Read);
     say.send(Ok(None)).unwrap();
     say.send(Err("connection refused".to_owned())).unwrap();
     say.send(Ok(Some("revision 7".to_owned()))).unwrap();

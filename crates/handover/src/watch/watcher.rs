@@ -12,7 +12,7 @@ use super::baseline::{Baseline, Snapshot};
 use super::decide::{Act, Decide, Found};
 use super::kernel::Kernel;
 use super::sources::Waiting;
-use super::{Watch, places};
+use super::{Came, Watch, places};
 use crate::files::Seen;
 use crate::worker::{Mailbox, Post, mailbox, panic_text};
 
@@ -21,7 +21,7 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
 /// What the watch is told.
 enum Order {
-    Serving { watch: Watch, bundle: Arc<Bundle>, from_disk: bool },
+    Serving { watch: Watch, bundle: Arc<Bundle>, came: Came },
     Tried(Arc<Vec<Seen>>),
     Answered { done: bool, detail: String },
     Source(String),
@@ -64,8 +64,8 @@ impl Watcher {
     }
 
     /// A generation serves: watch its files.
-    pub(crate) fn serving(&self, watch: Watch, bundle: Arc<Bundle>, from_disk: bool) {
-        self.orders.send(Order::Serving { watch, bundle, from_disk });
+    pub(crate) fn serving(&self, watch: Watch, bundle: Arc<Bundle>, came: Came) {
+        self.orders.send(Order::Serving { watch, bundle, came });
     }
 
     /// A prepare has looked at these files, whatever came of it.
@@ -143,10 +143,10 @@ impl Thread {
     /// Does what it is told; `false` if that is to stop.
     fn obey(&mut self, order: Order) -> bool {
         match order {
-            Order::Serving { watch, bundle, from_disk } => {
+            Order::Serving { watch, bundle, came } => {
                 self.decide.set(watch.settle, watch.retry);
-                self.decide.serving(from_disk);
-                self.baseline.serving(&bundle, from_disk);
+                self.decide.serving(came != Came::FromElsewhere);
+                self.baseline.serving(&bundle, came);
                 self.follow(watch);
                 // What happened before this set was watched is found by looking.
                 self.event();

@@ -77,6 +77,8 @@ pub(crate) struct Pending {
     pub(crate) ready: Option<Ready>,
     /// Whether its files come from the disk, so that the watch learns what was read.
     pub(crate) from_disk: bool,
+    /// Whether they are what was read from there last.
+    pub(crate) continues: bool,
     /// The carried state that came with it, and takes the place of this worker's own if it is committed.
     pub(crate) given: Option<Arc<[u8]>>,
 }
@@ -88,6 +90,8 @@ pub(crate) struct Order {
     pub(crate) dry_run: bool,
     /// The bundle to prepare from, or else the disk; `Some(None)` if it was promised and did not come.
     pub(crate) from: Option<Option<OwnedFd>>,
+    /// It serves already, as its source had it.
+    pub(crate) continues: bool,
     /// What serves, if only certificates are to be read anew.
     pub(crate) serving: Option<Arc<Bundle>>,
     /// What the source calls that.
@@ -101,7 +105,8 @@ pub(crate) struct Order {
 impl Pending {
     /// Starts a prepare in a thread of its own.
     pub(crate) fn start(order: Order, errands: &Errands, base: &Path) -> Self {
-        let Order { number, generation, dry_run, from, serving, version, carried, given } = order;
+        let Order { number, generation, dry_run, from, continues, .. } = order;
+        let Order { serving, version, carried, given, .. } = order;
         let called_off = CalledOff::default();
         let pending = Self {
             number,
@@ -112,6 +117,7 @@ impl Pending {
             lent: Vec::new(),
             ready: None,
             from_disk: from.is_none(),
+            continues,
             given: given.clone(),
         };
         let Errands { service, post } = errands.clone();
@@ -120,7 +126,7 @@ impl Pending {
             let result = read_bundle(from).and_then(|from| {
                 let binder = binder(number, post.clone());
                 let (from, carried) = (from.map(Arc::new), given.or(carried));
-                let origin = Origin { from, serving, version, carried };
+                let origin = Origin { from, continues, serving, version, carried };
                 let cx = Prepare::new(generation, dry_run, base, origin, called_off.clone(), binder);
                 prepare(&*service, cx)
             });

@@ -18,7 +18,7 @@ use super::Notice;
 use super::control::{Control, Served};
 use super::mailbox::Post;
 use crate::files::Seen;
-use crate::watch::{Watch, Watcher};
+use crate::watch::{Came, Watch, Watcher};
 
 /// Reloads that may be asked for and not be answered yet; more than the watch and a service ever need.
 const MAX_ASKED: usize = 64;
@@ -209,20 +209,20 @@ impl Asks {
             self.watcher = None;
             return;
         };
-        let Files { bundle, from_disk, seen } = files;
+        let Files { bundle, came, seen } = files;
         if self.watcher.is_none() {
             let post = post.clone();
             match Watcher::start(move |why| post.send(Notice::WatchAsks { why })) {
                 Ok(watcher) => {
                     // What was tried in vain before anything served, or else what this generation has read.
-                    watcher.tried(tried.filter(|_| !from_disk).unwrap_or(seen));
+                    watcher.tried(tried.filter(|_| came != Came::Read).unwrap_or(seen));
                     self.watcher = Some(watcher);
                 }
                 Err(error) => tracing::error!("nothing is watched: {error}"),
             }
         }
         if let Some(watcher) = &self.watcher {
-            watcher.serving(watch, bundle, from_disk);
+            watcher.serving(watch, bundle, came);
         }
     }
 }
@@ -230,7 +230,7 @@ impl Asks {
 /// The files of a generation that was committed.
 pub(super) struct Files {
     pub(super) bundle: Arc<Bundle>,
-    pub(super) from_disk: bool,
+    pub(super) came: Came,
     /// What it has looked for on the disk.
     pub(super) seen: Arc<Vec<Seen>>,
 }

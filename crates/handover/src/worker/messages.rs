@@ -14,6 +14,7 @@ use super::lasting::{self, By, Files};
 use super::{Notice, Number};
 use crate::prepare::{BindError, Bound};
 use crate::types::{Losses, Problem};
+use crate::watch::Came;
 
 /// What the supervisor wants prepared.
 struct Wanted {
@@ -21,6 +22,7 @@ struct Wanted {
     generation: u64,
     dry_run: bool,
     scope: Scope,
+    continues: bool,
 }
 
 impl Control {
@@ -30,11 +32,11 @@ impl Control {
             ToWorker::Welcome { protocol, worker, carried } => {
                 self.welcome(protocol, worker, carried.then(|| fds.into_iter().next()));
             }
-            ToWorker::Prepare { candidate, generation, source, dry_run, scope, given_carried } => {
+            ToWorker::Prepare { candidate, generation, source, dry_run, scope, continues, given_carried } => {
                 let mut fds = fds.into_iter();
                 let from = (source == Source::Bundle).then(|| fds.next());
                 let given = given_carried.then(|| fds.next());
-                self.prepare(Wanted { candidate, generation, dry_run, scope }, from, given);
+                self.prepare(Wanted { candidate, generation, dry_run, scope, continues }, from, given);
             }
             ToWorker::Guard { call, limits } => self.guard(call, limits),
             ToWorker::EndGuard { call, passed } => self.guards.end(call, passed),
@@ -93,7 +95,7 @@ impl Control {
         if let Some(before) = self.pending.take() {
             before.abandon();
         }
-        let Wanted { candidate, generation, dry_run, scope } = wanted;
+        let Wanted { candidate, generation, dry_run, scope, continues } = wanted;
         let given = match given.map(lasting::read_carried).transpose() {
             Ok(given) => given,
             Err(why) => {
@@ -108,6 +110,7 @@ impl Control {
             generation,
             dry_run,
             from,
+            continues,
             serving: serving.map(|served| Arc::clone(&served.bundle)),
             version: serving.and_then(|served| served.version.clone()),
             carried: self.carried.as_ref().map(|carried| Arc::clone(&carried.bytes)),
@@ -218,7 +221,7 @@ impl Control {
             tracing::error!(candidate, "the supervisor commits what is not prepared");
             return;
         };
-        let Pending { generation, lent, ready, from_disk, given, .. } = pending;
+        let Pending { generation, lent, ready, from_disk, continues, given, .. } = pending;
         let Some(Ready { candidate: prepared, told, watch, bundle, memfd, seen }) = ready else { return };
         let before = self.errands.service.figures();
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| prepared.commit())) {
@@ -227,7 +230,12 @@ impl Control {
         }
         self.guards.committed(Instant::now(), before, self.errands.service.figures());
         let Told { settings, summary, version, .. } = told;
-        let files = Files { bundle: Arc::clone(&bundle), from_disk, seen };
+        let came = match (from_disk, continues) {
+            (true, _) => Came::Read,
+            (false, true) => Came::WasRead,
+            (false, false) => Came::FromElsewhere,
+        };
+        let files = Files { bundle: Arc::clone(&bundle), came, seen };
         self.asks.serving(watch, files, &self.errands.post);
         self.served = Some(Served { generation, bundle, memfd, listeners: lent, settings, summary, version });
         self.send(&ToSupervisor::Committed { candidate }, &[]);

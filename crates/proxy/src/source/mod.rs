@@ -167,6 +167,9 @@ impl Reader {
         if given.on_disk {
             file::read(cx, &given.name)
         } else {
+            if let Some(store) = self.store.as_ref().filter(|_| cx.continues()) {
+                store.continues(&given.bytes);
+            }
             self.enter(cx, &given.name.display().to_string(), &given.bytes)
         }
     }

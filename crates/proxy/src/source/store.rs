@@ -40,6 +40,8 @@ enum State {
 struct Last {
     /// The state that was read last.
     read: Option<State>,
+    /// BLAKE3 of what serves, if a worker that has ended has read it.
+    continues: Option<[u8; 32]>,
     /// The last time it could not be read: as soon as it can be, that is news.
     failed: bool,
     next_poll: Option<Instant>,
@@ -107,20 +109,32 @@ impl Store {
         }
     }
 
-    /// Whether this state is news; if nothing was read yet, it is what will be compared with.
-    fn is_news(&self, now: &State) -> bool {
+    /// These bytes serve, and were read here by a worker that has ended.
+    pub(crate) fn continues(&self, bytes: &[u8]) {
+        self.last().continues = Some(digest(bytes));
+    }
+
+    /// Whether this state, with these bytes, is news; if nothing was read yet and nothing is known of who came before,
+    /// it is what will be compared with.
+    fn is_news(&self, now: &State, bytes: Option<[u8; 32]>) -> bool {
         let mut last = self.last();
-        if last.failed {
-            return true;
+        match (&last.read, last.continues) {
+            _ if last.failed => true,
+            (Some(read), _) => read != now,
+            (None, Some(serving)) if bytes != Some(serving) => true,
+            (None, _) => {
+                last.read = Some(now.clone());
+                false
+            }
         }
-        *last.read.get_or_insert_with(|| now.clone()) != *now
     }
 
     fn wait_etcd(&self, key: &str) -> Result<Option<String>, Trouble> {
         let etcd = Etcd::open(&self.location, key, &self.access)?;
         let answer = etcd.range()?;
+        let bytes = answer.value.as_ref().map(|value| digest(&value.bytes));
         let revision = answer.value.map(|value| value.revision);
-        if self.is_news(&State::Etcd(revision)) {
+        if self.is_news(&State::Etcd(revision), bytes) {
             return Ok(Some(match revision {
                 Some(revision) => format!("{} is at revision {revision}", self.location),
                 None => format!("{} is gone", self.location),
@@ -153,14 +167,15 @@ impl Store {
         self.last().next_poll = None;
         let Some(page) = page? else { return Ok(None) };
         let words = page.tag.as_ref().map_or_else(|| "new bytes".to_owned(), Tag::words);
-        let mut state = State::Page(page.tag, digest(&page.bytes));
+        let bytes = digest(&page.bytes);
+        let mut state = State::Page(page.tag, bytes);
         if let (State::Page(_, now), Some(State::Page(tag, read))) = (&state, &self.last().read)
             && now == read
         {
             // The same bytes under another tag are the same page.
             state = State::Page(tag.clone(), *read);
         }
-        Ok(self.is_news(&state).then(|| format!("{} is at {words}", self.location)))
+        Ok(self.is_news(&state, Some(bytes)).then(|| format!("{} is at {words}", self.location)))
     }
 
     fn last(&self) -> MutexGuard<'_, Last> {

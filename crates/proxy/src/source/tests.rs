@@ -332,6 +332,21 @@ fn a_store_that_failed_is_news_as_soon_as_it_answers_and_one_never_read_is_not()
 }
 
 #[test]
+fn what_changed_while_no_worker_was_there_is_news_to_the_next_one() {
+    for (serving, news) in [("x", false), ("before", true)] {
+        let origin = store(vec![range("x", 42, 50), Say::Hang(watching(""))]);
+        let store = etcd_with(&origin, short());
+        store.continues(serving.as_bytes());
+        assert_eq!(store.wait().unwrap().is_some(), news);
+        origin.gate("hang").open();
+        let origin = self::store(vec![page("\"1\"", "x")]);
+        let store = web_with(&origin, short());
+        store.continues(serving.as_bytes());
+        assert_eq!(store.wait().unwrap().is_some(), news);
+    }
+}
+
+#[test]
 fn a_dry_run_leaves_the_watch_as_it_was() {
     let origin = store(vec![range("x", 42, 50), range("y", 51, 51)]);
     let store = etcd_with(&origin, patient());

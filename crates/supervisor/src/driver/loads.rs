@@ -82,6 +82,7 @@ impl Driver {
             source: from,
             dry_run,
             scope: if certs_only { Scope::Certificates } else { Scope::All },
+            continues: self.continues(source),
             given_carried: false,
         };
         let noted = Candidate {
@@ -103,6 +104,12 @@ impl Driver {
             },
             Source::Given => self.take_given(worker, candidate),
         }
+    }
+
+    /// Whether it is what serves, and what serves is what was wanted last.
+    fn continues(&self, source: Source) -> bool {
+        let serving = self.serving.as_ref().filter(|serving| !serving.is_rollback);
+        serving.is_some_and(|serving| source == Source::Generation(serving.generation))
     }
 
     fn order(&mut self, worker: WorkerKey, candidate: CandidateKey, descriptors: Vec<Arc<OwnedFd>>) {

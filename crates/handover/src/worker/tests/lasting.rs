@@ -78,6 +78,7 @@ fn carried_state_of_a_backup_takes_the_place_of_the_workers_own_once_it_is_commi
         source: Source::Disk,
         dry_run: false,
         scope: Scope::All,
+        continues: false,
         given_carried: true,
     };
     let (_, state) = worker.read(&given, &[&carried("restored")]);
@@ -104,6 +105,7 @@ fn carried_state_of_a_backup_takes_the_place_of_the_workers_own_once_it_is_commi
         source: Source::Disk,
         dry_run: false,
         scope: Scope::All,
+        continues: false,
         given_carried: true,
     });
     assert!(matches!(worker.hear(), ToSupervisor::Rejected { candidate: 3, .. }));
@@ -134,6 +136,7 @@ fn when_only_certificates_are_read_anew_all_else_is_what_serves() {
         source: Source::Disk,
         dry_run: false,
         scope: Scope::Certificates,
+        continues: false,
         given_carried: false,
     };
     let (read, _) = worker.read(&certificates, &[]);

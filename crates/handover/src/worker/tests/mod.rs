@@ -374,6 +374,7 @@ fn order(candidate: u64, source: Source) -> ToWorker {
         source,
         dry_run: false,
         scope: Scope::All,
+        continues: false,
         given_carried: false,
     }
 }
@@ -451,6 +452,7 @@ fn what_cannot_be_bound_is_told_to_the_prepare_and_a_dry_run_gets_no_sockets() {
         source: Source::Disk,
         dry_run: true,
         scope: Scope::All,
+        continues: false,
         given_carried: false,
     });
     assert!(matches!(worker.hear(), ToSupervisor::Need { candidate: 2, .. }));
