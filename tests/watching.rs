@@ -134,7 +134,7 @@ fn a_change_that_is_seen_while_another_awaits_confirmation_is_served_once_that_o
     server.write(&(fixed("/", "1") + WATCH));
     server.handover.cli(["reload", "--confirm-within", "10m"]).expect_code(0);
     server.write(&(fixed("/", "2") + WATCH));
-    until("the watch has seen it", || {
+    until("the drift is seen", || {
         let status = server.handover.control.status();
         status["drift"].as_array().filter(|files| !files.is_empty()).map(|_| ())
     });
