@@ -14,9 +14,9 @@ use std::time::Duration;
 use handover_api::{Change, ChangeKind, What};
 
 use super::model::{
-    Action, Balance, Config, Directory, Endpoint, Fixed, Guard, HeaderEdits, HeaderField, HostPattern, Incoming,
-    ListenAddress, Listener, LogFormat, LogLevel, LogTarget, Matcher, PathPattern, Piece, Protocol, Redirect,
-    Route, Service, Watch,
+    Action, Balance, Config, Directory, Endpoint, Fixed, Guard, HeaderEdits, HeaderField, HostPattern,
+    Incoming, ListenAddress, Listener, LogFormat, LogLevel, LogTarget, Matcher, PathPattern, Piece, Protocol,
+    Redirect, Route, Service, Watch,
 };
 use super::values::{show_mode, show_size, show_time};
 

@@ -20,8 +20,8 @@ use handover_http1::HeaderRules;
 use super::model::{Config, HeaderField, ListenerIndex, ServiceIndex};
 use super::raw::{Fields, RawConfig};
 use super::resolve::Resolve;
-use super::{Files, Moment};
 use super::sink::{Located, Sink, Span, suggestion};
+use super::{Files, Moment};
 use crate::routes::Routes;
 
 /// The longest name of a listener or a service.

@@ -69,7 +69,11 @@ fn every_bounded_key_of_the_schema_is_tested_here() {
         let properties = table.get("properties").unwrap_or(&table["anyOf"][1]["properties"]);
         for (key, value) in properties.as_object().unwrap() {
             let text = value.to_string();
-            if text.contains("\"maximum\"") || text.contains("a time, ") || text.contains("a size, ") || text.contains("a share, ") {
+            if text.contains("\"maximum\"")
+                || text.contains("a time, ")
+                || text.contains("a size, ")
+                || text.contains("a share, ")
+            {
                 bounded.push(format!("{name}.{key}"));
             }
         }
