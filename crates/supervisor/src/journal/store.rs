@@ -223,7 +223,7 @@ impl Store for DirStore {
 
     fn length(&self, name: &str) -> Option<u64> {
         let meta = fs::symlink_metadata(self.objects().join(name)).ok()?;
-        meta.is_file().then(|| meta.len())
+        meta.is_file().then_some(meta.len())
     }
 
     fn get(&self, name: &str) -> io::Result<Vec<u8>> {

@@ -21,18 +21,12 @@ fn on_probation(store: &FakeStore) -> Journal {
 fn change(journal: &mut Journal, id: &str, number: u64, back_to: u64) {
     journal.admit(&running(id, Kind::Reload)).unwrap();
     let bundle = files(format!("bytes {number}").as_bytes());
-    let confirm = Some(at(590));
-    let back_to = Some(back_to);
-    journal
-        .intend(&Intent { operation_id: id, generation: number, bundle: &bundle, back_to, confirm })
-        .unwrap();
+    let (back, confirm) = (Some(back_to), Some(at(590)));
+    let intent = Intent { operation_id: id, generation: number, bundle: &bundle, back_to: back, confirm };
+    journal.intend(&intent).unwrap();
     journal.commit(&generation(number)).unwrap();
-    let change = Unconfirmed {
-        operation_id: id.to_owned(),
-        generation: number,
-        back_to: back_to.unwrap(),
-        until: at(600),
-    };
+    let operation_id = id.to_owned();
+    let change = Unconfirmed { operation_id, generation: number, back_to, until: at(600) };
     journal.pend(&change).unwrap();
     journal.finish(&operation(id, Outcome::Applied)).unwrap();
 }
