@@ -43,8 +43,7 @@ impl Driver {
             let ended = match admitted.await {
                 Ok(Ok(ticket)) => ticket.done().await,
                 Ok(Err(refused)) => Err(refused),
-                // The supervisor ends.
-                Err(_) => return,
+                Err(_) => Err(Refused::Unavailable("it is ending".to_owned())),
             };
             let (done, detail) = match ended {
                 Ok(operation) => {

@@ -143,7 +143,7 @@ fn an_orphan_that_does_not_answer_is_ended_before_its_port_is_bound_anew() {
     let second = Server::start_again(&workspace);
     assert_eq!(ask(address), "2 two");
     assert!(!proc::alive(worker) && second.control.worker() != worker);
-    assert!(second.process.stderr().contains("does not answer"), "{}", second.process.stderr());
+    assert!(second.process.stderr_line("does not answer").is_some(), "{}", second.process.stderr());
 }
 
 fn an_orphan_that_had_not_come_to_serve_is_ended_before_the_start() {
