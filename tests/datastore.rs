@@ -155,7 +155,7 @@ fn a_watched_key_is_served_by_itself_also_after_etcd_was_killed_and_compacted() 
 
     // What does not fit is reported and not served; what follows is.
     etcd.put("listeners = 3\n");
-    server.control.wait_for_operation("the mistake is reported", |one| {
+    let _ = server.control.wait_for_operation("the mistake is reported", |one| {
         text_at(one, "/actor/kind") == "watch" && text_at(one, "/outcome") == "rejected"
     });
     assert_eq!(http::get(port.address(), "/").text(), "3");
@@ -220,7 +220,7 @@ fn a_page_over_tls_is_served_with_its_tag_and_files_that_it_names_are_on_the_dis
     let status = server.control.status();
     assert_eq!(text_at(&status, "/source_version"), "ETag \"a1\"", "{status}");
     // It is asked for again and again, and has not changed.
-    page.wait_for_requests(3);
+    let _ = page.wait_for_requests(3);
     let said =
         [server.process.stderr(), server.cli(["status"]).all(), server.cli(["history"]).all()].concat();
     assert!(!said.contains("s3cret"), "{said}");
