@@ -197,7 +197,13 @@ impl Journal {
                 Unfinished { operation, kind, intent: intent.or(brings_back) }
             })
             .collect();
-        let last_generation = self.intents.iter().map(|(_, number, _)| *number).max().unwrap_or_default();
+        let numbers = self.log.iter().filter_map(|(_, write)| match *write {
+            Write::Intent { generation, .. }
+            | Write::Pending { generation, .. }
+            | Write::Serves { generation } => Some(generation),
+            _ => None,
+        });
+        let last_generation = numbers.max().unwrap_or_default();
         Recovered { last_generation, keys_from, last_good: self.last_good(), unfinished }
     }
 

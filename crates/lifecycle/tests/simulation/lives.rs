@@ -80,17 +80,25 @@ impl World {
         if self.driver.take().is_none() {
             return;
         }
-        // Writes that were under way happened, or did not.
+        let mut writes = Vec::new();
         let entries = std::mem::take(&mut self.queue).into_vec();
         for Reverse(entry) in entries {
             match entry.what {
                 Happening::EndWrite { life, seq, write, ok } if life == self.life => {
-                    if ok && self.rng.chance(500) {
-                        self.journal.append(seq, write);
-                    }
+                    writes.push((seq, write, ok));
                 }
                 Happening::ToSupervisor { life, .. } if life == self.life => {}
                 _ => self.queue.push(Reverse(entry)),
+            }
+        }
+        // Of the writes that were under way the first few happened: one thread writes.
+        writes.sort_unstable_by_key(|(seq, ..)| *seq);
+        for (seq, write, ok) in writes {
+            if self.rng.chance(350) {
+                break;
+            }
+            if ok {
+                self.journal.append(seq, write);
             }
         }
         self.abandon_ops();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Asked, Caller, Effect, GenerationNumber, Kind, OperationKey, Outcome, Phase, Refusal, Request, Terms,
-    Verdict,
+    Asked, Caller, Cause, Effect, GenerationNumber, Kind, OperationKey, Outcome, Phase, Refusal, Request,
+    Terms, Verdict,
 };
 
 use crate::journal::Write;
@@ -360,7 +360,11 @@ impl World {
             (
                 Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel,
                 Applied | AppliedWithLosses | RolledBack | Unchanged,
-            ) if verdict.serving.is_none() && driver.view.phase == Phase::Serving => {
+            ) if verdict.serving.is_none()
+                && driver.view.phase == Phase::Serving
+                // The deadline is moved, whoever serves.
+                && verdict.cause != Cause::Extended =>
+            {
                 Some((6, "nobody serves it".to_owned()))
             }
             (Kind::DryRun, Applied | AppliedWithLosses | RolledBack | Unknown) => {

@@ -269,7 +269,8 @@ impl Journal {
         let intended = self.contents.unfinished.iter().filter_map(|u| u.intent).max().unwrap_or(0);
         let tried = self.contents.history.iter().filter_map(|o| o.generation).max().unwrap_or(0);
         let kept = self.contents.kept.iter().map(|kept| kept.number).max().unwrap_or(0);
-        committed.max(intended).max(tried).max(kept)
+        let pending = self.contents.probation.as_ref().map_or(0, |known| known.change.generation);
+        committed.max(intended).max(tried).max(kept).max(pending)
     }
 
     /// How many operations are kept from now on.
