@@ -38,8 +38,8 @@ use crate::threads::Rotation;
 
 pub(crate) use accept::Arrival;
 
-/// The most connections accepted from one listener in one turn. It begins with one and doubles while more are waiting, so that a
-/// single new connection does not cost a second, useless `accept`.
+/// The most connections accepted from one listener in one turn. It begins with one, and doubles when there are still some waiting in the
+/// turn after: a connection that comes alone does not cost a second, useless `accept`.
 const ACCEPTS_PER_TURN: usize = 16;
 /// A listener that cannot accept is left alone for so long (100 ms).
 const ACCEPT_PAUSE: Ticks = Ticks(1);
@@ -97,6 +97,13 @@ pub(crate) struct Peers {
     pub(crate) open: Vec<AtomicU32>,
 }
 
+/// How many connections a listener's last turn brought at most, and which turn that was.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Burst {
+    most: usize,
+    turn: u64,
+}
+
 /// A place in the table.
 #[derive(Debug)]
 struct Place {
@@ -133,6 +140,8 @@ pub(crate) struct EventLoop {
     /// On one of the threads.
     rotation: Option<Rotation>,
     rotation_tick: u64,
+    /// Turns since the beginning.
+    turns: u64,
     running: bool,
 }
 
@@ -161,6 +170,7 @@ impl EventLoop {
             spread,
             rotation: None,
             rotation_tick: 0,
+            turns: 0,
             running: true,
         })
     }
@@ -189,6 +199,7 @@ impl EventLoop {
     /// Waits for events, at most `limit`, and does everything that follows from them.
     fn turn(&mut self, limit: Option<Duration>) -> Result<(), Errno> {
         let events = self.cx.reactor.wait(limit)?;
+        self.turns = self.turns.wrapping_add(1);
         self.cx.clock.update();
         for index in 0..events {
             match self.cx.reactor.event(index) {

@@ -13,7 +13,7 @@ use crate::access_log::AccessLog;
 use crate::buffers::Buffers;
 use crate::clock::Clock;
 use crate::config::ListenAddress;
-use crate::event_loop::Socket;
+use crate::event_loop::{Burst, Socket};
 use crate::generation::{Generation, ListenerPlan};
 use crate::metrics::{ListenerCells, Metrics, ThreadCells};
 use crate::reactor::Reactor;
@@ -40,8 +40,8 @@ pub(crate) struct LocalListener {
     pub(crate) open_everywhere: Arc<AtomicU32>,
     /// Its slot in the poller while it accepts.
     pub(crate) watched: Option<u32>,
-    /// How many connections to accept in one turn.
-    pub(crate) burst: Cell<usize>,
+    /// How many connections were accepted at once, and when.
+    pub(crate) burst: Cell<Burst>,
     /// Connections of this thread that came in here.
     pub(crate) open: Cell<u32>,
     /// The last generation that has it, and its position there.
@@ -65,7 +65,7 @@ impl LocalListener {
             socket: Some(Arc::clone(&socket.fd)),
             open_everywhere: Arc::clone(&socket.open),
             watched: None,
-            burst: Cell::new(1),
+            burst: Cell::default(),
             open: Cell::new(0),
             local,
             position,

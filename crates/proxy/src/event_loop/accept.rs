@@ -82,11 +82,13 @@ impl EventLoop {
 
     /// A listener has connections waiting: it is level-triggered, and says so again if they are not all taken.
     pub(super) fn accept_some(&mut self, number: u32) {
-        let Some(listener) = self.cx.listener(number) else { return };
-        let burst = listener.burst.get().clamp(1, ACCEPTS_PER_TURN);
-        let emptied = self.accept(number, burst);
+        let (now, Some(listener)) = (self.turns, self.cx.listener(number)) else { return };
+        let Burst { most, turn } = listener.burst.get();
+        let waited = turn.wrapping_add(1) == now;
+        let most = if waited { most.saturating_mul(2).min(ACCEPTS_PER_TURN) } else { 1 };
+        let emptied = self.accept(number, most);
         if let Some(listener) = self.cx.listener(number) {
-            listener.burst.set(if emptied { burst / 2 } else { burst * 2 });
+            listener.burst.set(Burst { most: if emptied { 1 } else { most }, turn: now });
         }
     }
 

@@ -181,7 +181,9 @@ impl Reactor {
     /// The last words before a socket is closed, if the kernel takes them.
     pub(super) fn farewell(&mut self, io: &Io) {
         let _ = self.on_line(io, |line| {
-            if !line.secure.shut {
+            // Who has said the same and sent its FIN does not listen any more.
+            let gone = line.secure.ended && line.slot.flags & FINISHED != 0;
+            if !line.secure.shut && !gone {
                 line.secure.end();
                 line.flush()?;
             }
