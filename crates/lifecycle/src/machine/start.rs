@@ -83,6 +83,10 @@ impl Machine {
                 let how = PendingEnd::Replaced;
                 self.emit(Effect::PendingOver { generation: unconfirmed.generation, how });
             }
+            Some(Cause::NotConfirmed) => {
+                let how = PendingEnd::NotConfirmed;
+                self.emit(Effect::PendingOver { generation: unconfirmed.generation, how });
+            }
             // It stays unconfirmed, for the next start too.
             Some(_) => {}
         }

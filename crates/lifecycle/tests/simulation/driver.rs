@@ -192,7 +192,7 @@ impl World {
             Effect::Serve { candidate, generation, worker } => {
                 let content = self.candidate_content(candidate);
                 let (mut kept, mut heard) = (0, None);
-                self.tally.not_held = None;
+                self.tally.not_held = self.tally.not_held.filter(|number| *number != generation);
                 if let Some(driver) = &mut self.driver {
                     driver.serves = true;
                     if let Some(content) = content.filter(|_| !driver.closed) {

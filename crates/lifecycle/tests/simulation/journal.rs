@@ -59,6 +59,8 @@ pub(crate) struct Unconfirmed {
     pub(crate) back_to: GenerationNumber,
     pub(crate) until: Duration,
     pub(crate) over: Option<PendingEnd>,
+    /// It was asked for again, without a probation.
+    pub(crate) asked_for: bool,
 }
 
 /// Everything that was ever synced.
@@ -126,14 +128,19 @@ impl Journal {
         for (_, write) in &self.log {
             match *write {
                 Write::Intent { operation, generation, back_to, until, .. } => {
+                    if let Some(known) = known.as_mut().filter(|known| known.generation == generation) {
+                        known.asked_for = true;
+                    }
                     if let (Some(back_to), Some(until)) = (back_to, until) {
-                        known = Some(Unconfirmed { operation, generation, back_to, until, over: None });
+                        let (over, asked_for) = (None, false);
+                        known = Some(Unconfirmed { operation, generation, back_to, until, over, asked_for });
                     }
                 }
                 Write::Pending { operation, generation, back_to, until } => {
                     let made_by = known.filter(|known| known.generation == generation);
                     let operation = made_by.map_or(operation, |known| known.operation);
-                    known = Some(Unconfirmed { operation, generation, back_to, until, over: None });
+                    let (over, asked_for) = (None, false);
+                    known = Some(Unconfirmed { operation, generation, back_to, until, over, asked_for });
                 }
                 Write::Confirm { generation, .. } => {
                     known = known.filter(|known| known.generation != generation);
@@ -149,7 +156,8 @@ impl Journal {
                 }
                 Write::Serves { generation } => {
                     known = known.filter(|known| {
-                        let asked_for = known.generation == generation && known.over.is_some();
+                        let again = known.over.is_some() || known.asked_for;
+                        let asked_for = known.generation == generation && again;
                         let newer = generation > known.generation && generation != known.back_to;
                         !asked_for && !newer
                     });

@@ -128,8 +128,9 @@ impl World {
     fn check_over(&mut self, generation: GenerationNumber, how: PendingEnd) {
         self.tally.over[how as usize] += 1;
         let Some(tracked) = self.tracked.take() else {
-            // A start found the disk changed.
-            if how != PendingEnd::Replaced {
+            // A start found the disk changed, or serves the one before.
+            let starts = self.at_start.is_some_and(|(unconfirmed, _)| unconfirmed.generation == generation);
+            if !starts || !matches!(how, PendingEnd::Replaced | PendingEnd::NotConfirmed) {
                 self.break_rule(9, format!("{generation} is {how:?}, and was not on probation"));
             }
             return;
@@ -180,6 +181,7 @@ impl World {
             match self.bundle(back_to).map(listeners) {
                 None => wrong = Some((7, format!("{back_to} has no bundle to go back to"))),
                 // A start finds the change on the disk, and nobody who holds what the one before had.
+                _ if self.tally.not_held == Some(back_to) => {}
                 _ if self
                     .tracked
                     .is_some_and(|tracked| self.tally.begun_anew.contains(&tracked.generation)) => {}

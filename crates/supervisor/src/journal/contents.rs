@@ -40,6 +40,14 @@ pub(super) struct Probation {
     pub(super) change: Unconfirmed,
     /// It was taken back, and the disk may still have it.
     over: Option<PendingEnd>,
+    /// It was asked for again, to stay.
+    asked_for: bool,
+}
+
+impl Probation {
+    fn new(change: Unconfirmed) -> Self {
+        Self { change, over: None, asked_for: false }
+    }
 }
 
 impl Contents {
@@ -66,10 +74,15 @@ impl Contents {
                     unfinished.intent = Some(generation);
                     unfinished.back_to = back_to;
                 }
+                if let Some(known) =
+                    self.probation.as_mut().filter(|known| known.change.generation == generation)
+                {
+                    known.asked_for = true;
+                }
                 let until = confirm.and_then(|until| until.parse().ok());
                 if let (Some(back_to), Some(until)) = (back_to, until) {
                     let change = Unconfirmed { operation_id, generation, back_to, until };
-                    self.probation = Some(Probation { change, over: None });
+                    self.probation = Some(Probation::new(change));
                 }
             }
             Record::Pending { operation_id, generation, back_to, until, .. } => {
@@ -106,7 +119,7 @@ impl Contents {
         {
             change.operation_id.clone_from(&known.change.operation_id);
         }
-        self.probation = Some(Probation { change, over: None });
+        self.probation = Some(Probation::new(change));
     }
 
     fn taken_back(&mut self, generation: u64, how: Option<PendingEnd>, at: Option<Timestamp>) {
@@ -126,8 +139,8 @@ impl Contents {
 
     fn committed(&mut self, generation: Generation) {
         let number = generation.number;
-        if let Some(Probation { change, over }) = &self.probation {
-            let asked_for = number == change.generation && over.is_some();
+        if let Some(Probation { change, over, asked_for }) = &self.probation {
+            let asked_for = number == change.generation && (over.is_some() || *asked_for);
             let newer = number > change.generation && number != change.back_to;
             if asked_for || newer {
                 self.probation = None;
@@ -234,7 +247,7 @@ impl Contents {
             confirm: None,
             at: now(),
         });
-        let probation = self.probation.iter().flat_map(|Probation { change, over }| {
+        let probation = self.probation.iter().flat_map(|Probation { change, over, .. }| {
             let pending = Record::Pending {
                 operation_id: change.operation_id.clone(),
                 generation: change.generation,

@@ -231,3 +231,20 @@ fn without_a_generation_to_go_back_to_nothing_awaits_confirmation() {
     change(&mut journal, "b", 2, 1);
     assert_eq!((journal.unconfirmed(), journal.last_good()), (None, Some(2)));
 }
+
+#[test]
+fn what_is_asked_for_again_without_a_probation_is_confirmed_by_that() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    // Its time was over while no supervisor lived; a start served the one before; then somebody rolls back to it.
+    intend(&mut journal, "start", 1, &files(b"one"));
+    journal.commit(&generation(1)).unwrap();
+    journal.admit(&running("rollback", Kind::Rollback)).unwrap();
+    intend(&mut journal, "rollback", 2, &files(b"bytes 2"));
+    assert!(journal.unconfirmed().is_some(), "it does not serve yet");
+    journal.commit(&generation(2)).unwrap();
+    journal.finish(&operation("rollback", Outcome::Applied)).unwrap();
+    everywhere(&store, &mut journal, |journal| {
+        assert_eq!((journal.unconfirmed(), journal.last_good()), (None, Some(2)));
+    });
+}
