@@ -515,9 +515,12 @@ impl HttpConn {
     }
 
     /// Closes both sockets.
-    pub(crate) fn close(mut self, cx: &mut Cx) {
+    pub(crate) fn close(mut self, end: End, cx: &mut Cx) {
         if self.is_busy() {
             self.enter(Phase::Linger(Linger::none(End::Done)), cx);
+        }
+        if !end.is_in_order() {
+            cx.reactor.cut(&self.client.side.io);
         }
         cx.buffers.release(self.client.request.line.buf());
         self.client.side.close(&mut cx.reactor, &mut cx.buffers);

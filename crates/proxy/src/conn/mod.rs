@@ -90,6 +90,29 @@ pub(crate) enum End {
     HandshakeLimit,
 }
 
+impl End {
+    /// True if whoever is at the other end has got all that there was to send. Otherwise it must not be told over TLS that it has.
+    fn is_in_order(self) -> bool {
+        match self {
+            Self::Done
+            | Self::ClientClosed
+            | Self::Refused
+            | Self::IdleLimit
+            | Self::HeaderLimit
+            | Self::Retired
+            | Self::HandshakeFailed
+            | Self::HandshakeLimit => true,
+            Self::ClientGone
+            | Self::BodyLimit
+            | Self::UpstreamCut
+            | Self::UpstreamUnreachable
+            | Self::TunnelIdle
+            | Self::Cut
+            | Self::Unwatched => false,
+        }
+    }
+}
+
 /// How many ways there are.
 pub(crate) const END_KINDS: usize = 15;
 
@@ -234,7 +257,7 @@ impl Conn {
     pub(crate) fn close(self, end: End, cx: &mut Cx) {
         cx.cells().ends.get(end as usize).into_iter().for_each(|cell| cell.add(1));
         match self {
-            Self::Http(http) => http.close(cx),
+            Self::Http(http) => http.close(end, cx),
             Self::Tunnel(tunnel) => tunnel.close(end, cx),
             Self::Handshake(handshake) => handshake.close(cx),
         }

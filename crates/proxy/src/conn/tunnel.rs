@@ -310,6 +310,10 @@ impl Tunnel {
         }
         cx.buffers.release(&mut self.inbuf);
         cx.buffers.release(&mut self.out);
+        if !end.is_in_order() {
+            cx.reactor.cut(&self.client.io);
+            self.dial.io().into_iter().for_each(|io| cx.reactor.cut(io));
+        }
         self.dial.hang_up(cx);
         self.client.close(&mut cx.reactor, &mut cx.buffers);
     }

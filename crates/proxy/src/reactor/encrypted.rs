@@ -184,11 +184,24 @@ impl Reactor {
             // Who has said the same and sent its FIN does not listen any more.
             let gone = line.secure.ended && line.slot.flags & FINISHED != 0;
             if !line.secure.shut && !gone {
-                line.secure.end();
+                if !line.secure.cut {
+                    line.secure.end();
+                }
                 line.flush()?;
             }
             Ok(())
         });
+    }
+
+    /// What is sent breaks off: when the socket is closed, its peer is not told that this is the end (RFC 8446 §6.1). Without it, what
+    /// was cut short on one side of us would look whole on the other.
+    pub(crate) fn cut(&mut self, io: &Io) {
+        if self.has(io, SECURE) {
+            let _ = self.on_line(io, |line| {
+                line.secure.cut = true;
+                Ok(())
+            });
+        }
     }
 
     /// Sends what waits to be sent by itself: what a handshake has left, for instance.

@@ -39,6 +39,8 @@ pub(crate) struct Secure {
     pub(super) broken: bool,
     /// The socket was told that nothing more will be sent.
     pub(super) shut: bool,
+    /// What is sent has no end: it breaks off, and the peer must be able to tell.
+    pub(super) cut: bool,
 }
 
 impl Secure {
@@ -60,6 +62,7 @@ impl Secure {
             ended: false,
             broken: false,
             shut: false,
+            cut: false,
         }
     }
 
