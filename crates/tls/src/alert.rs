@@ -21,6 +21,8 @@ impl Alert {
     pub const BAD_CERTIFICATE: Self = Self(42);
     /// A certificate of a kind that is not taken.
     pub const UNSUPPORTED_CERTIFICATE: Self = Self(43);
+    /// A certificate whose time is over.
+    pub const CERTIFICATE_EXPIRED: Self = Self(45);
     /// A field is wrong in itself or against others.
     pub const ILLEGAL_PARAMETER: Self = Self(47);
     /// The sender may not do this.

@@ -14,6 +14,7 @@ mod pem;
 mod problem;
 mod provider;
 mod record;
+mod remembered;
 mod resolver;
 mod server;
 mod session;

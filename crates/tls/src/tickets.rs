@@ -22,6 +22,8 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
+use crate::remembered;
+
 /// Bytes of a key's ID, of its secret, and of an AEAD tag.
 const ID_BYTES: usize = 16;
 const SECRET_BYTES: usize = 32;
@@ -352,6 +354,6 @@ impl ProducesTickets for Bound {
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let length = key.aead.open_in_place(nonce, self.associated(id), &mut plain).ok()?.len();
         plain.truncate(length);
-        Some(plain)
+        (!remembered::is_over(&plain, seconds(SystemTime::now()))).then_some(plain)
     }
 }

@@ -4,6 +4,7 @@
 mod peers;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use handover_testkit::Authority;
 use handover_tls::{Accepting, Alert, Connecting, Established, Fed, HandshakeError, Peer, Version};
@@ -11,7 +12,9 @@ use peers::{NAME, Ours, Theirs, World, accept, connect, connect_with, open, seal
 use rustls::crypto::aws_lc_rs::{self, Ticketer, cipher_suite as suite};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
 use rustls::{AlertDescription, SupportedCipherSuite};
+use rustls_pki_types::UnixTime;
 
 /// Both versions.
 fn versions() -> [SupportedCipherSuite; 2] {
@@ -140,6 +143,41 @@ fn the_subject_of_a_clients_certificate_is_told_and_kept_across_resumption() {
         let subject = established.facts.client_subject.clone();
         assert!(subject.as_deref().is_some_and(|subject| subject.contains(r"CN=Some\, Body")), "{subject:?}");
         talk(&mut established, &mut theirs);
+    }
+}
+
+/// A clock that stands.
+#[derive(Debug)]
+struct Standing(SystemTime);
+
+impl TimeProvider for Standing {
+    fn current_time(&self) -> Option<UnixTime> {
+        self.0.duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}
+
+#[test]
+fn resuming_does_not_outlive_a_clients_certificate() {
+    let world = World::new();
+    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    let pair = world.authority.leaf(&["somebody"]).client().not_after(now + hour).make();
+    for suite in versions() {
+        let mut server = world.asking_server(true);
+        server.ticketer = Ticketer::new().unwrap();
+        handover_tls::prepare_server(&mut server);
+        let client = Arc::new(world.client_with(Some(suite), &pair));
+        let mut attempt = |at: SystemTime| {
+            server.time_provider = Arc::new(Standing(at));
+            let mut ours = Ours::Server(Accepting::new(Arc::new(server.clone())).unwrap());
+            let mut theirs = Theirs::client_of(&client);
+            let mut established = shake(&mut ours, &mut theirs)?;
+            talk(&mut established, &mut theirs);
+            Ok::<_, HandshakeError>(established.facts.resumed)
+        };
+        assert_eq!(attempt(now), Ok(false));
+        assert_eq!(attempt(now), Ok(true));
+        let error = attempt(now + 2 * hour).unwrap_err();
+        assert_eq!(error.to_string(), "the client's certificate was refused: it has expired", "{suite:?}");
     }
 }
 

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
+use rustls::time_provider::TimeProvider;
 
 use super::drive::{Drive, Step, plain_alert};
 use super::error::Peer;
 use super::hello::{Hello, Reader};
 use super::{Established, Fed, HandshakeError, established};
-use crate::alert::Alert;
 use crate::keys::{Captured, TrafficSecrets};
 use crate::session::Side;
 
@@ -46,6 +46,8 @@ pub struct Accepting {
     hello: Hello,
     /// True once the first bytes were looked at.
     is_tls: bool,
+    /// What rustls reads the time from.
+    clock: Arc<dyn TimeProvider>,
 }
 
 impl fmt::Debug for Accepting {
@@ -63,6 +65,7 @@ impl Accepting {
         if !config.enable_secret_extraction {
             return Err(HandshakeError::Internal("the configuration was not prepared for it".to_owned()));
         }
+        let clock = Arc::clone(&config.time_provider);
         let connection = UnbufferedServerConnection::new(config)
             .map_err(|error| HandshakeError::from_rustls(error, Peer::Client, &Hello::default()))?;
         Ok(Self {
@@ -72,6 +75,7 @@ impl Accepting {
             reader: Reader::default(),
             hello: Hello::default(),
             is_tls: false,
+            clock,
         })
     }
 
@@ -159,13 +163,14 @@ impl Accepting {
             connection.dangerous_into_kernel_connection().map(|(secrets, _)| secrets)
         })?;
         if let Some(certificate) = certificate {
-            let subject = super::subject::subject(&certificate);
-            if subject.is_none() {
-                session.end_with(Alert::UNSUPPORTED_CERTIFICATE, out);
-                let why = "its subject cannot be read, or is longer than 4096 bytes";
-                return Err(HandshakeError::Certificate(Peer::Client, why.to_owned()));
+            let now = self.clock.current_time().and_then(|now| i64::try_from(now.as_secs()).ok());
+            match super::subject::shown(&certificate, now) {
+                Ok(subject) => facts.client_subject = Some(subject),
+                Err((alert, why)) => {
+                    session.end_with(alert, out);
+                    return Err(HandshakeError::Certificate(Peer::Client, why.to_owned()));
+                }
             }
-            facts.client_subject = subject;
         }
         Ok(Fed::Done(Box::new(Established { session, facts, leftover: self.drive.leftover() })))
     }

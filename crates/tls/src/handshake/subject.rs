@@ -1,4 +1,4 @@
-//! The subject of a certificate as text: RFC 4514, in ASCII that is safe in a header.
+//! The subject of a certificate that still holds, as text: RFC 4514, in ASCII that is safe in a header.
 
 use std::fmt::Write as _;
 
@@ -6,14 +6,26 @@ use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
+use crate::alert::Alert;
+
 /// The longest text that is given on, in bytes: it goes into a header.
 pub(super) const SUBJECT_BYTES: usize = 4_096;
 
-/// The subject of the certificate; none if it cannot be read, or is longer than [`SUBJECT_BYTES`].
-pub(super) fn subject(certificate: &[u8]) -> Option<Box<str>> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let text = text(certificate.subject());
-    (text.len() <= SUBJECT_BYTES).then(|| text.into_boxed_str())
+/// The subject of the certificate that a client showed, now or in a session that it resumes, if it still holds at `now`, in seconds
+/// since 1970.
+///
+/// # Errors
+/// What the client is told, and why.
+pub(super) fn shown(certificate: &[u8], now: Option<i64>) -> Result<Box<str>, (Alert, &'static str)> {
+    let parsed = X509Certificate::from_der(certificate).ok();
+    let until = parsed.as_ref().map(|(_, certificate)| certificate.validity().not_after.timestamp());
+    if until.zip(now).is_some_and(|(until, now)| now > until) {
+        return Err((Alert::CERTIFICATE_EXPIRED, "it has expired"));
+    }
+    let text = parsed.map(|(_, certificate)| text(certificate.subject()));
+    let text = text.filter(|text| text.len() <= SUBJECT_BYTES);
+    let unfit = (Alert::UNSUPPORTED_CERTIFICATE, "its subject cannot be read, or is longer than 4096 bytes");
+    text.map(String::into_boxed_str).ok_or(unfit)
 }
 
 /// RFC 4514 §2.1: the last part first.
@@ -132,7 +144,7 @@ mod tests {
             params.distinguished_name.push(kind.clone(), *value);
         }
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        subject(certificate.der()).unwrap()
+        shown(certificate.der(), None).unwrap()
     }
 
     #[test]
@@ -166,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_has_no_subject() {
-        assert_eq!(subject(b"nothing"), None);
+        assert_eq!(shown(b"nothing", None).unwrap_err().0, Alert::UNSUPPORTED_CERTIFICATE);
         assert_eq!(der_length(5), [5]);
         assert_eq!(der_length(300), [0x82, 1, 44]);
     }

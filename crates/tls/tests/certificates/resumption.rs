@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime};
 use handover_tls::{
     ClientAuth, Resolver, Schedule, ServerSettings, Tickets, Unknown, Version, server_config,
 };
+use rcgen::KeyPair;
 use rustls::HandshakeKind::{Full, Resumed};
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 
 use crate::pki::{Ca, Leaf, authorities, certified, client_of, lasting, listener, shake};
@@ -138,6 +141,36 @@ fn a_session_does_not_survive_the_removal_of_the_authority_that_let_it_in() {
     let server = server(&ServerSettings { clients: after, ..scene.settings() });
     let error = shake(&server, &client, "a.example").err().unwrap();
     assert!(error.starts_with("server: invalid peer certificate"), "{error}");
+}
+
+/// A clock that stands.
+#[derive(Debug)]
+struct Standing(SystemTime);
+
+impl TimeProvider for Standing {
+    fn current_time(&self) -> Option<UnixTime> {
+        self.0.duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}
+
+#[test]
+fn a_session_does_not_survive_the_certificate_of_the_client() {
+    let scene = Scene::new();
+    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    let clients = ClientAuth::Required(authorities(&[&scene.clients]));
+    let settings = ServerSettings { clients, ..scene.settings() };
+    // For rustls it is two hours ago.
+    let mut server = ServerConfig::clone(&server(&settings));
+    server.time_provider = Arc::new(Standing(now - 2 * hour));
+    let server = Arc::new(server);
+    for (until, expected) in [(now - hour, Full), (now + hour, Resumed)] {
+        let leaf = scene.clients.leaf_with(&["alice"], &KeyPair::generate().unwrap(), |params| {
+            (params.not_before, params.not_after) = (SystemTime::UNIX_EPOCH.into(), until.into());
+        });
+        let client = client_of(&scene.root, Some(&leaf));
+        assert_eq!(kind(&server, &client), Full);
+        assert_eq!(kind(&server, &client), expected);
+    }
 }
 
 #[test]

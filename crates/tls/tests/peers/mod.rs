@@ -82,9 +82,14 @@ impl World {
 
     /// A client that shows a certificate.
     pub fn showing_client(&self, pair: &Pair) -> ClientConfig {
+        self.client_with(None, pair)
+    }
+
+    /// The same, with one suite, or all.
+    pub fn client_with(&self, suite: Option<SupportedCipherSuite>, pair: &Pair) -> ClientConfig {
         let (chain, key) = parts(pair);
-        ClientConfig::builder_with_provider(provider(None))
-            .with_safe_default_protocol_versions()
+        ClientConfig::builder_with_provider(provider(suite))
+            .with_protocol_versions(versions(suite))
             .unwrap()
             .with_root_certificates(self.roots())
             .with_client_auth_cert(chain, key)
