@@ -146,7 +146,13 @@ fn certificate(why: &CertificateError) -> String {
         CertificateError::Revoked => "it was revoked".to_owned(),
         CertificateError::NotValidForName => "it is for another name".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let presented = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            // rustls has them as `DnsName("a.example")`.
+            let bare = |name: &String| match (name.find('"'), name.rfind('"')) {
+                (Some(from), Some(to)) if from < to => name.get(from + 1..to).unwrap_or(name).to_owned(),
+                _ => name.clone(),
+            };
+            let names: Vec<String> = presented.iter().map(bare).collect();
+            let presented = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
             format!("it is for {presented}, not for {}", expected.to_str())
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
