@@ -164,73 +164,14 @@ impl World {
             Effect::Send { worker, message } => self.send(worker, message),
             Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
             Effect::KillWorker { worker } => self.kill(worker),
-            Effect::WriteIntent { operation, candidate, generation, back_to, confirm } => {
-                let content = self.candidate_content(candidate).unwrap_or_default();
-                if let Some(driver) = &mut self.driver {
-                    driver.bundles.push((generation, candidate, content));
-                }
-                let until = confirm.map(|within| self.wall_clock() + within);
-                self.begin_write(Write::Intent { operation, generation, content, back_to, until });
-            }
+            Effect::WriteIntent { .. }
+            | Effect::Pending { .. }
+            | Effect::WriteConfirm { .. }
+            | Effect::PendingOver { .. }
+            | Effect::WriteOutcome { .. } => self.write(effect),
             Effect::Own { operation, kind } => self.op_own(operation, kind),
-            Effect::Pending { operation, generation, back_to, left } => {
-                let until = self.wall_clock() + left;
-                self.begin_write(Write::Pending { operation, generation, back_to, until });
-            }
-            Effect::WriteConfirm { operation, generation } => {
-                self.begin_write(Write::Confirm { operation, generation });
-            }
-            Effect::PendingOver { generation, how } => {
-                if how != PendingEnd::Confirmed {
-                    self.begin_write(Write::Over { generation, how });
-                }
-            }
-            Effect::WriteOutcome { operation, verdict } => {
-                self.op_decided(operation, verdict);
-                self.begin_write(Write::Outcome { operation, verdict });
-            }
-            Effect::Serve { candidate, generation, worker } => {
-                let content = self.candidate_content(candidate);
-                let (mut kept, mut heard) = (0, None);
-                self.tally.not_held = self.tally.not_held.filter(|number| *number != generation);
-                if let Some(driver) = &mut self.driver {
-                    driver.serves = true;
-                    if let Some(content) = content.filter(|_| !driver.closed) {
-                        driver.kept |= driver.held;
-                        driver.held = listeners(content);
-                        (kept, heard) = (driver.kept, Some(candidate));
-                    }
-                    driver.bound.clear();
-                }
-                // It is given them too, for the supervisor that comes after this one.
-                if let Some(worker) = self.worker(worker) {
-                    worker.kept = kept;
-                    worker.heard_committed = heard;
-                }
-                self.begin_write(Write::Serves { generation });
-            }
-            Effect::LetGo => {
-                let held_to = self.driver.as_ref().and_then(|driver| driver.view.held_to);
-                if let Some(driver) = &mut self.driver {
-                    driver.kept = 0;
-                    driver.bundles.retain(|(number, ..)| Some(*number) == held_to);
-                }
-                self.workers.iter_mut().for_each(|worker| worker.kept = 0);
-            }
-            Effect::Release { candidate } => {
-                if let Some(driver) = &mut self.driver {
-                    driver.bound.retain(|(key, _)| *key != candidate);
-                    driver.bundles.retain(|(_, key, _)| *key != candidate);
-                }
-            }
-            Effect::CloseListeners => {
-                if let Some(driver) = &mut self.driver {
-                    driver.closed = true;
-                    driver.held = 0;
-                    driver.kept = 0;
-                    driver.bound.clear();
-                }
-            }
+            Effect::Serve { candidate, generation, worker } => self.serve(candidate, generation, worker),
+            Effect::LetGo | Effect::Release { .. } | Effect::CloseListeners => self.let_go(effect),
             Effect::Notify(notice) => {
                 if let Some(driver) = &mut self.driver {
                     driver.reloading = notice == Notice::Reloading;
@@ -242,6 +183,80 @@ impl World {
                     driver.exit = Some(exit);
                 }
             }
+        }
+    }
+
+    /// What is to stand in the journal.
+    fn write(&mut self, effect: Effect) {
+        let write = match effect {
+            Effect::WriteIntent { operation, candidate, generation, back_to, confirm } => {
+                let content = self.candidate_content(candidate).unwrap_or_default();
+                if let Some(driver) = &mut self.driver {
+                    driver.bundles.push((generation, candidate, content));
+                }
+                let until = confirm.map(|within| self.wall_clock() + within);
+                Write::Intent { operation, generation, content, back_to, until }
+            }
+            Effect::Pending { operation, generation, back_to, left } => {
+                let until = self.wall_clock() + left;
+                Write::Pending { operation, generation, back_to, until }
+            }
+            Effect::WriteConfirm { operation, generation } => Write::Confirm { operation, generation },
+            Effect::PendingOver { generation, how } if how != PendingEnd::Confirmed => {
+                Write::Over { generation, how }
+            }
+            Effect::WriteOutcome { operation, verdict } => {
+                self.op_decided(operation, verdict);
+                Write::Outcome { operation, verdict }
+            }
+            _ => return,
+        };
+        self.begin_write(write);
+    }
+
+    /// The worker has switched: what served before is kept until the machine says otherwise.
+    fn serve(&mut self, candidate: CandidateKey, generation: GenerationNumber, worker: WorkerKey) {
+        let content = self.candidate_content(candidate);
+        let (mut kept, mut heard) = (0, None);
+        self.tally.not_held = self.tally.not_held.filter(|number| *number != generation);
+        if let Some(driver) = &mut self.driver {
+            driver.serves = true;
+            if let Some(content) = content.filter(|_| !driver.closed) {
+                driver.kept |= driver.held;
+                driver.held = listeners(content);
+                (kept, heard) = (driver.kept, Some(candidate));
+            }
+            driver.bound.clear();
+        }
+        // It is given them too, for the supervisor that comes after this one.
+        if let Some(worker) = self.worker(worker) {
+            worker.kept = kept;
+            worker.heard_committed = heard;
+        }
+        self.begin_write(Write::Serves { generation });
+    }
+
+    /// Listeners and bundles that nobody needs any more.
+    fn let_go(&mut self, effect: Effect) {
+        let Some(driver) = &mut self.driver else { return };
+        match effect {
+            Effect::LetGo => {
+                let held_to = driver.view.held_to;
+                driver.kept = 0;
+                driver.bundles.retain(|(number, ..)| Some(*number) == held_to);
+                self.workers.iter_mut().for_each(|worker| worker.kept = 0);
+            }
+            Effect::Release { candidate } => {
+                driver.bound.retain(|(key, _)| *key != candidate);
+                driver.bundles.retain(|(_, key, _)| *key != candidate);
+            }
+            Effect::CloseListeners => {
+                driver.closed = true;
+                driver.held = 0;
+                driver.kept = 0;
+                driver.bound.clear();
+            }
+            _ => {}
         }
     }
 

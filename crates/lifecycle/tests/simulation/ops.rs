@@ -93,6 +93,19 @@ impl Op {
     }
 }
 
+/// How things are when an outcome is decided.
+struct SoFar {
+    held_to: Option<GenerationNumber>,
+    phase: Phase,
+    /// Of the worker that has a generation and is not being killed, if there is one.
+    lives: bool,
+    serving: Option<GenerationNumber>,
+    accepting: bool,
+    drained: Option<bool>,
+    /// A worker has died, and the machine does not know yet.
+    unheard: bool,
+}
+
 impl World {
     fn op(&mut self, key: OperationKey) -> Option<&mut Op> {
         self.ops.iter_mut().find(|op| op.key == key)
@@ -303,92 +316,112 @@ impl World {
 
     /// What an outcome says must be so at the moment at which it is decided.
     fn check_verdict(&mut self, op: &Op, verdict: Verdict) {
-        use Outcome::{Applied, AppliedWithLosses, NotReady, Rejected, RolledBack, Unchanged, Unknown};
-        let Some(driver) = &self.driver else { return };
+        let Some(so) = self.so_far(verdict) else { return };
+        let change = self.wrong_of_change(op, verdict, &so);
+        if let Some((rule, why)) = change.or_else(|| Self::wrong_of_other(op, verdict, &so)) {
+            let name = format!("{} ({:?}) {:?}", op.key, op.kind, verdict);
+            self.break_rule(rule, format!("{name}, but {why}"));
+        }
+        self.check_judgement(op, verdict);
+    }
+
+    fn so_far(&self, verdict: Verdict) -> Option<SoFar> {
+        let view = &self.driver.as_ref()?.view;
         // What is due after it begins in the same step.
         let goes_back_now = self.tracked.is_some_and(|tracked| {
-            (Some(tracked.generation), Some(tracked.back_to)) == (verdict.held_to, driver.view.held_to)
+            (Some(tracked.generation), Some(tracked.back_to)) == (verdict.held_to, view.held_to)
         });
-        let held_to = if goes_back_now { verdict.held_to } else { driver.view.held_to };
-        let content = held_to.and_then(|number| self.bundle(number));
         let worker =
             self.workers.iter().find(|worker| worker.alive && !worker.killed && worker.serving.is_some());
-        let serving = worker.and_then(|worker| worker.serving).map(|(number, _)| number);
-        let accepting = worker.is_some_and(|worker| worker.accepting);
-        let drained = worker.and_then(|worker| worker.drained);
-        let unheard = self.workers.iter().any(|worker| !worker.alive && !worker.heard);
+        Some(SoFar {
+            held_to: if goes_back_now { verdict.held_to } else { view.held_to },
+            phase: view.phase,
+            lives: worker.is_some(),
+            serving: worker.and_then(|worker| worker.serving).map(|(number, _)| number),
+            accepting: worker.is_some_and(|worker| worker.accepting),
+            drained: worker.and_then(|worker| worker.drained),
+            unheard: self.workers.iter().any(|worker| !worker.alive && !worker.heard),
+        })
+    }
+
+    /// What is wrong with the outcome of something that changes what is served: which rule, and why.
+    fn wrong_of_change(&self, op: &Op, verdict: Verdict, so: &SoFar) -> Option<(u8, String)> {
+        use Kind::{Cancel, Reload, Restore, Rollback, Start};
+        use Outcome::{Applied, AppliedWithLosses, NotReady, Rejected, RolledBack, Unchanged};
+        let SoFar { held_to, serving, phase, .. } = *so;
+        let content = held_to.and_then(|number| self.bundle(number));
         let fresh = content.is_some_and(|content| content >= op.must_include);
         let wanted = self.wanted(op);
         let own = op.key >= OperationKey::OWN;
         // In a drained server the worker is replaced by the resume.
-        let replaced = driver.view.phase == Phase::Drained;
-        let name = format!("{} ({:?}) {:?}", op.key, op.kind, verdict);
-        let wrong = match (op.kind, verdict.outcome) {
-            (
-                Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel | Kind::Start,
-                Applied | AppliedWithLosses | RolledBack | Unchanged,
-            ) if serving.is_some() && serving != held_to && !replaced => {
+        let another = serving.is_some() && serving != held_to;
+        match (op.kind, verdict.outcome) {
+            (Reload | Rollback | Restore | Cancel | Start, Applied | AppliedWithLosses | RolledBack | Unchanged)
+                if another && phase != Phase::Drained =>
+            {
                 Some((6, format!("{serving:?} serves")))
             }
-            (Kind::Reload, Applied | AppliedWithLosses | Unchanged) if !fresh => Some((
+            (Reload, Applied | AppliedWithLosses | Unchanged) if !fresh => Some((
                 6,
                 format!("what serves ({content:?}) is older than the request ({})", op.must_include),
             )),
-            (Kind::Rollback | Kind::Restore, Applied | AppliedWithLosses | Unchanged)
+            (Rollback | Restore, Applied | AppliedWithLosses | Unchanged)
                 if !own && wanted.is_some() && content != wanted =>
             {
                 Some((6, format!("{content:?} is not what was to be brought, {wanted:?}")))
             }
-            (Kind::Reload | Kind::Rollback | Kind::Restore, Applied | AppliedWithLosses)
+            (Reload | Rollback | Restore, Applied | AppliedWithLosses)
                 if verdict.made.is_none() || verdict.made != held_to =>
             {
                 Some((6, format!("the server is held to {held_to:?}")))
             }
-            (Kind::Reload | Kind::Rollback | Kind::Restore, Unchanged | Rejected | NotReady | RolledBack)
+            (Reload | Rollback | Restore, Unchanged | Rejected | NotReady | RolledBack)
             | (Kind::DryRun | Kind::Action | Kind::Confirm, _)
-            | (Kind::Cancel, Rejected | NotReady)
+            | (Cancel, Rejected | NotReady)
                 if !own && held_to != op.held_at_start =>
             {
                 Some((4, format!("{:?} was served before, {held_to:?} is now", op.held_at_start)))
             }
-            (Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel, Rejected | NotReady)
-            | (Kind::DryRun | Kind::Action, _)
-                if serving.is_some() && serving != held_to =>
+            (Reload | Rollback | Restore | Cancel, Rejected | NotReady) | (Kind::DryRun | Kind::Action, _)
+                if another =>
             {
                 Some((4, format!("{serving:?} serves, not {held_to:?}")))
             }
-            (
-                Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel,
-                Applied | AppliedWithLosses | RolledBack | Unchanged,
-            ) if verdict.serving.is_none()
-                && driver.view.phase == Phase::Serving
+            (Reload | Rollback | Restore | Cancel, Applied | AppliedWithLosses | RolledBack | Unchanged)
                 // The deadline is moved, whoever serves.
-                && verdict.cause != Cause::Extended =>
+                if verdict.serving.is_none()
+                    && phase == Phase::Serving
+                    && verdict.cause != Cause::Extended =>
             {
                 Some((6, "nobody serves it".to_owned()))
             }
+            _ => None,
+        }
+    }
+
+    /// The same for everything else, and what holds for all.
+    fn wrong_of_other(op: &Op, verdict: Verdict, so: &SoFar) -> Option<(u8, String)> {
+        use Outcome::{Applied, AppliedWithLosses, RolledBack, Unchanged, Unknown};
+        let SoFar { held_to, serving, accepting, .. } = *so;
+        match (op.kind, verdict.outcome) {
             (Kind::DryRun, Applied | AppliedWithLosses | RolledBack | Unknown) => {
                 Some((4, "a dry run says that it did something".to_owned()))
             }
             (Kind::Drain, Applied | AppliedWithLosses) if accepting => Some((6, "it accepts".to_owned())),
-            (Kind::Drain, Applied) if worker.is_some() && drained != Some(true) => {
+            (Kind::Drain, Applied) if so.lives && so.drained != Some(true) => {
                 Some((6, "it was not drained cleanly".to_owned()))
             }
             (Kind::Drain | Kind::Stop, Applied) if op.cut => Some((6, "connections were cut".to_owned())),
-            (Kind::Resume, Applied | Unchanged) if worker.is_some() && !accepting => {
+            (Kind::Resume, Applied | Unchanged) if so.lives && !accepting => {
                 Some((6, "it does not accept".to_owned()))
             }
-            (Kind::Stop, _) if worker.is_some() => Some((6, "a worker lives".to_owned())),
+            (Kind::Stop, _) if so.lives => Some((6, "a worker lives".to_owned())),
             _ if verdict.held_to != held_to => Some((6, format!("the server is held to {held_to:?}"))),
-            _ if verdict.serving.is_some() && verdict.serving != serving && !unheard => {
+            _ if verdict.serving.is_some() && verdict.serving != serving && !so.unheard => {
                 Some((6, format!("{serving:?} serves")))
             }
             _ => None,
-        };
-        if let Some((rule, why)) = wrong {
-            self.break_rule(rule, format!("{name}, but {why}"));
         }
-        self.check_judgement(op, verdict);
     }
 
     /// The bytes that a rollback or a restore is to bring.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    CandidateKey, Effect, Event, Kind, Message, OperationKey, Pending, Refusal, StepName,
+    CandidateKey, Effect, Event, Kind, Message, OperationKey, Pending, Refusal, StepName, WorkerKey,
 };
 
 use crate::ops::State;
@@ -105,69 +105,70 @@ impl World {
         }
         let mut spoilt = Vec::new();
         for effect in effects {
-            match (sabotage, effect) {
-                (Sabotage::ConfirmLeavesTheDeadline, Effect::Answer { operation, recorded, .. }) => {
-                    let decided = self.ops.iter().find(|op| op.key == operation).map(|op| op.state);
-                    if let Some(State::Decided(verdict)) = decided {
-                        spoilt.push(Effect::Answer { operation, verdict, recorded });
-                        continue;
-                    }
-                }
-                (Sabotage::ReleasesWhenTimeIsOver, Effect::Own { .. })
-                | (Sabotage::LetsGoWhileUndecided, Effect::Notify(_)) => spoilt.push(Effect::LetGo),
-                (
-                    Sabotage::GoesBackUnderAnotherNumber,
-                    Effect::Send { worker, message: Message::Prepare { candidate, generation, source, .. } },
-                ) if self.is_going_back() => {
-                    let generation = generation.next();
-                    let (dry_run, certs_only) = (false, false);
-                    let message = Message::Prepare { candidate, generation, source, dry_run, certs_only };
-                    spoilt.push(Effect::Send { worker, message });
-                    continue;
-                }
-                (Sabotage::ReleasesTooMuch, Effect::Release { .. }) => {
-                    if let Some(driver) = &mut self.driver {
-                        driver.held = 0;
-                    }
-                }
-                (Sabotage::SaysNothingWhenBusy, Effect::Refuse { refusal: Refusal::Busy { .. }, .. }) => {
-                    continue;
-                }
-                (Sabotage::AnswersBeforeWriting, Effect::WriteOutcome { operation, verdict }) => {
-                    spoilt.push(Effect::WriteOutcome { operation, verdict });
-                    spoilt.push(Effect::Answer { operation, verdict, recorded: true });
-                    continue;
-                }
-                (Sabotage::NeverAnswers, Effect::Answer { .. }) => continue,
-                (
-                    Sabotage::CommitsDryRuns,
-                    Effect::Send { worker, message: Message::Abort { candidate } },
-                ) if self.is_dry_run(candidate) => {
-                    spoilt.push(Effect::Send { worker, message: Message::Commit { candidate } });
-                    continue;
-                }
-                (
-                    Sabotage::KillsTheServingWorker,
-                    Effect::Send { worker, message: Message::Abort { .. } },
-                ) => {
-                    spoilt.push(Effect::KillWorker { worker });
-                }
-                (
-                    Sabotage::LetsGoTooEarly,
-                    Effect::Send { worker, message: Message::Commit { candidate } },
-                ) => {
-                    let generation = self.driver.as_ref().and_then(|driver| driver.view.committing);
-                    spoilt.push(effect);
-                    if let Some(generation) = generation {
-                        spoilt.push(Effect::Serve { worker, candidate, generation });
-                    }
-                    continue;
-                }
-                _ => {}
-            }
-            spoilt.push(effect);
+            self.spoil_one(sabotage, effect, &mut spoilt);
         }
         spoilt
+    }
+
+    fn spoil_one(&mut self, sabotage: Sabotage, effect: Effect, spoilt: &mut Vec<Effect>) {
+        match (sabotage, effect) {
+            (Sabotage::ReleasesWhenTimeIsOver, Effect::Own { .. })
+            | (Sabotage::LetsGoWhileUndecided, Effect::Notify(_)) => spoilt.extend([Effect::LetGo, effect]),
+            (Sabotage::ReleasesTooMuch, Effect::Release { .. }) => {
+                if let Some(driver) = &mut self.driver {
+                    driver.held = 0;
+                }
+                spoilt.push(effect);
+            }
+            (Sabotage::SaysNothingWhenBusy, Effect::Refuse { refusal: Refusal::Busy { .. }, .. })
+            | (Sabotage::NeverAnswers, Effect::Answer { .. }) => {}
+            (Sabotage::AnswersBeforeWriting, Effect::WriteOutcome { operation, verdict }) => {
+                spoilt.extend([effect, Effect::Answer { operation, verdict, recorded: true }]);
+            }
+            (Sabotage::ConfirmLeavesTheDeadline, Effect::Answer { operation, recorded, .. }) => {
+                let decided = self.ops.iter().find(|op| op.key == operation).map(|op| op.state);
+                spoilt.push(match decided {
+                    Some(State::Decided(verdict)) => Effect::Answer { operation, verdict, recorded },
+                    _ => effect,
+                });
+            }
+            (_, Effect::Send { worker, message }) => self.spoil_message(sabotage, worker, message, spoilt),
+            _ => spoilt.push(effect),
+        }
+    }
+
+    /// The message as the worker gets it, with what stands before and after it.
+    fn spoil_message(
+        &self,
+        sabotage: Sabotage,
+        worker: WorkerKey,
+        message: Message,
+        spoilt: &mut Vec<Effect>,
+    ) {
+        let said = Effect::Send { worker, message };
+        match (sabotage, message) {
+            (
+                Sabotage::GoesBackUnderAnotherNumber,
+                Message::Prepare { candidate, generation, source, .. },
+            ) if self.is_going_back() => {
+                let generation = generation.next();
+                let (dry_run, certs_only) = (false, false);
+                let message = Message::Prepare { candidate, generation, source, dry_run, certs_only };
+                spoilt.push(Effect::Send { worker, message });
+            }
+            (Sabotage::CommitsDryRuns, Message::Abort { candidate }) if self.is_dry_run(candidate) => {
+                spoilt.push(Effect::Send { worker, message: Message::Commit { candidate } });
+            }
+            (Sabotage::KillsTheServingWorker, Message::Abort { .. }) => {
+                spoilt.extend([Effect::KillWorker { worker }, said]);
+            }
+            (Sabotage::LetsGoTooEarly, Message::Commit { candidate }) => {
+                spoilt.push(said);
+                let generation = self.driver.as_ref().and_then(|driver| driver.view.committing);
+                spoilt.extend(generation.map(|generation| Effect::Serve { worker, candidate, generation }));
+            }
+            _ => spoilt.push(said),
+        }
     }
 
     fn is_going_back(&self) -> bool {
