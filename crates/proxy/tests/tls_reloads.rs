@@ -124,6 +124,24 @@ fn a_handshake_that_began_before_a_reload_ends_after_it() {
 }
 
 #[test]
+fn who_was_silent_during_a_reload_is_shown_the_new_certificate() {
+    let root = Authority::new("root");
+    let (mut plane, old) = serve(&root, 2);
+    let client = TlsClient::trusting(root.pem(), "a.test");
+    let silent: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(plane.address("web")).unwrap()).collect();
+    handover_testkit::until("all of them to be accepted", || {
+        (plane.metric("handover_open_connections{kind=\"tls_handshake\"}") == 4).then_some(())
+    });
+    let renewed = root.pair(&["a.test"]);
+    renewed.write(&plane.workspace, "a");
+    plane.load(&config()).unwrap();
+    for stream in silent {
+        let shown = client.handshake(stream).unwrap().served.serial;
+        assert_eq!(shown, renewed.serial, "and not {old}");
+    }
+}
+
+#[test]
 fn reloads_under_handshakes_and_requests_lose_none() {
     let root = Authority::new("root");
     let (mut plane, _) = serve(&root, 2);

@@ -43,8 +43,6 @@ pub(crate) struct Handshake {
     io: Io,
     peer: Option<IpAddr>,
     listener: u32,
-    /// Of the generation that served when it was accepted.
-    config: Arc<ServerConfig>,
     /// It becomes a tunnel.
     tcp: bool,
     stage: Stage,
@@ -91,13 +89,14 @@ impl Handshake {
         cx: &Cx,
     ) -> Result<Self, Io> {
         let Some(plan) = cx.listener(listener).and_then(|place| place.plan()) else { return Err(io) };
-        let Some(tls) = &plan.tls else { return Err(io) };
+        if plan.tls.is_none() {
+            return Err(io);
+        }
         Ok(Self {
             key,
             io,
             peer,
             listener,
-            config: Arc::clone(&tls.config),
             tcp: matches!(plan.kind, ListenerKind::Tcp(_)),
             stage: Stage::Silent,
             out: Vec::new(),
@@ -225,9 +224,18 @@ impl Handshake {
         fate
     }
 
+    /// Of the generation that serves at this very moment, however long ago the client was accepted: no certificate is shown after
+    /// another one was loaded. Of the last one that had its listener, if that goes.
+    fn config(&self, cx: &mut Cx) -> Option<Arc<ServerConfig>> {
+        cx.refresh();
+        let tls = cx.listener(self.listener)?.plan()?.tls.as_ref()?;
+        Some(Arc::clone(&tls.config))
+    }
+
     fn feed(&mut self, input: &[u8], cx: &mut Cx) -> Fate {
         if matches!(self.stage, Stage::Silent) {
-            match Accepting::new(Arc::clone(&self.config)) {
+            let Some(config) = self.config(cx) else { return Fate::Over(End::Retired) };
+            match Accepting::new(config) {
                 Ok(accepting) => self.stage = Stage::Begun(Box::new(Step(accepting))),
                 Err(error) => return self.fail(&error, cx),
             }

@@ -275,7 +275,7 @@ impl Proxy {
                 flow.pump(&mut cx.reactor, &mut cx.buffers, &mut source, &mut sink, budget, &mut here)
             }
         };
-        self.began |= here.sent > 0;
+        self.began |= here.sent > 0 || cx.reactor.has_begun(io);
         client.bytes_in += here.received;
         moved.sent += here.sent;
         moved.received += here.received;

@@ -130,6 +130,8 @@ impl Tunnel {
         cx: &mut Cx,
     ) -> Self {
         let mut client = client;
+        // An endpoint that did not wait for the end of the request: what is sealed of it goes out, and nothing of the tunnel instead.
+        dial.io().into_iter().for_each(|io| cx.reactor.disown(io));
         cx.buffers.release(&mut out);
         cx.buffers.release(client.request.line.buf());
         let idle = client.plan().map(|plan| plan.tunnel).unwrap_or_default();

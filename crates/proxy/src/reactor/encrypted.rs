@@ -80,6 +80,11 @@ impl Reactor {
         self.has(io, SECURE) && self.secure(io).is_some_and(Secure::has_part)
     }
 
+    /// True if over TLS something that was handed over for sending is out in part, and not counted as sent yet.
+    pub(crate) fn has_begun(&self, io: &Io) -> bool {
+        self.has(io, SECURE) && self.secure(io).is_some_and(Secure::owes)
+    }
+
     /// What protects a socket, if anything does.
     pub(crate) fn secure(&self, io: &Io) -> Option<&Secure> {
         self.secured.get(io.slot as usize)?.as_deref()
@@ -143,7 +148,7 @@ impl Reactor {
 
     /// True if the peer has said nothing to the application and has not ended. What it says to the session is dealt with.
     pub(super) fn is_quiet_secure(&mut self, io: &Io) -> bool {
-        self.absorb(io) == Ok(Received::Blocked) && !self.has_part(io)
+        (!self.has(io, READABLE) || self.absorb(io) == Ok(Received::Blocked)) && !self.has_part(io)
     }
 
     /// Reads what has come without giving it to anybody. `Bytes`: there is something to be taken.
@@ -392,7 +397,14 @@ impl Line<'_> {
             let sealed = secure.session.seal_into(&parts, rest).map_err(errno_of)?;
             let Some(bytes) = room.get(..carried + sealed.written) else { return Err(Errno::MSGSIZE) };
             let in_them = owed + sealed.taken;
-            let count = Self::write(io, slot, bytes)?;
+            let count = match Self::write(io, slot, bytes) {
+                // So that nobody takes what went before for unsent: see [`Reactor::has_begun`].
+                Err(errno) if sent > 0 => {
+                    secure.keep_sealed(bytes, in_them);
+                    return Err(errno);
+                }
+                result => result?,
+            };
             if let Some(left) = bytes.get(count..).filter(|left| !left.is_empty()) {
                 secure.keep_sealed(left, in_them);
                 return Ok(sent);

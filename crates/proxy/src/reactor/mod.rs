@@ -310,11 +310,11 @@ impl Reactor {
         if self.has(io, FINISHED | PENDING) {
             return false;
         }
-        if !self.has(io, READABLE) {
-            return true;
-        }
         if self.has(io, SECURE) {
             return self.is_quiet_secure(io);
+        }
+        if !self.has(io, READABLE) {
+            return true;
         }
         let quiet = net::recv(io, &mut [0_u8; 1], RecvFlags::PEEK) == Err(Errno::AGAIN);
         if quiet {

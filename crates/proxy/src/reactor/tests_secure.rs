@@ -296,6 +296,19 @@ fn fill(line: &mut Line, chunk: &[u8]) -> usize {
 }
 
 #[test]
+fn what_is_out_in_part_has_begun() {
+    let mut line = Line::new();
+    assert!(!line.reactor.has_begun(&line.io));
+    // More than the socket takes, in its first piece or a later one.
+    let chunk = pattern(50_000);
+    let mut last = chunk.len();
+    while line.reactor.is_writable(&line.io) {
+        last = line.reactor.send(&line.io, &chunk).unwrap();
+    }
+    assert_eq!((last, line.reactor.has_begun(&line.io)), (0, true));
+}
+
+#[test]
 fn who_changes_his_mind_sends_what_is_sealed_and_then_what_he_means() {
     let mut line = Line::new();
     let chunk = pattern(50_000);
@@ -376,6 +389,35 @@ fn a_kept_connection_is_quiet_while_only_the_session_is_spoken_to() {
     line.arrive(&sealed);
     assert!(!line.reactor.is_quiet(&line.io));
     assert_eq!(line.read_all(100).0, b"unasked", "and it is not lost");
+}
+
+#[test]
+fn a_connection_in_the_middle_of_a_record_is_not_quiet() {
+    let mut line = Line::new();
+    let record = line.seal(b"what nobody asked for");
+    line.arrive(&record[..10]);
+    for _ in 0..2 {
+        // Also once it has been read.
+        assert!(!line.reactor.is_quiet(&line.io));
+    }
+}
+
+#[test]
+fn what_is_cut_short_is_not_said_to_end() {
+    for cut in [false, true] {
+        let mut line = Line::new();
+        if cut {
+            line.reactor.cut(&line.io);
+        }
+        let Line { mut reactor, io, far, mut session, mut unread, .. } = line;
+        reactor.close(io);
+        let mut chunk = [0; 100];
+        while let Ok(count @ 1..) = io::read(&far, &mut chunk) {
+            unread.extend_from_slice(&chunk[..count]);
+        }
+        let progress = session.open(&mut unread, &mut Vec::new()).unwrap();
+        assert_eq!(progress.closed, !cut);
+    }
 }
 
 #[test]
