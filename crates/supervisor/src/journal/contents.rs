@@ -56,6 +56,11 @@ impl Contents {
         self.history.get(position)
     }
 
+    /// An ended operation, or else a request that was refused. Those are not found by ID when the same is asked for again.
+    pub(super) fn entry(&self, id: &str) -> Option<&Operation> {
+        self.operation(id).or_else(|| self.history.iter().rev().find(|operation| operation.id == id))
+    }
+
     pub(super) fn serving(&self) -> Option<u64> {
         self.generations.values().find(|generation| generation.serving).map(|generation| generation.number)
     }
@@ -155,7 +160,15 @@ impl Contents {
         self.forget_descriptions();
     }
 
+    /// Old generations go. Those of which no bytes are kept any more stay without the list of their files: with many
+    /// certificates it is by far the largest part.
     fn forget_descriptions(&mut self) {
+        let serving = self.serving();
+        for (number, generation) in &mut self.generations {
+            if Some(*number) != serving && !self.kept.iter().any(|kept| kept.number == *number) {
+                generation.files = Vec::new();
+            }
+        }
         while self.generations.len() > KEPT_GENERATIONS.max(self.kept.len().saturating_add(1)) {
             let unneeded = |number: &u64| {
                 self.serving() != Some(*number) && !self.kept.iter().any(|kept| kept.number == *number)
