@@ -47,7 +47,7 @@ const ACCEPT_PAUSE: Ticks = Ticks(1);
 const IMBALANCE: u32 = 4;
 /// Idle connections of a listener that goes are closed within this time (3 s).
 const RETIRE_SPREAD: Ticks = Ticks(30);
-/// Whether it is time for another ticket key is looked at this often (1 min), as long as anything happens.
+/// Whether it is time for another ticket key is looked at this often (1 min) by each thread to which anything happens.
 const ROTATION_TICKS: u64 = 600;
 /// For each so many events of a turn, one step of a handshake is taken, and one in any case: handshakes hold nobody up for long, and are
 /// not held up by many requests.
@@ -137,7 +137,7 @@ pub(crate) struct EventLoop {
     /// Idle connections are closed within this time of a drain's beginning.
     drain_spread: Ticks,
     spread: Spread,
-    /// On one of the threads.
+    /// Not in tests.
     rotation: Option<Rotation>,
     rotation_tick: u64,
     /// Turns since the beginning.

@@ -175,8 +175,8 @@ impl Drop for Watch {
 
 fn serve(thread: usize, epoll: OwnedFd, peers: Arc<Peers>, shared: Shared) {
     let mut watch = Watch { worker: Arc::clone(&shared.worker), asked: false };
-    // One thread looks after it.
-    let rotation = (thread == 0).then(|| Rotation::new(&shared));
+    // Every thread looks: it may be the only one to which anything happens.
+    let rotation = Some(Rotation::new(&shared));
     let log = AccessLog::new(shared.log);
     let cx = Cx::new(thread, Reactor::new(epoll), shared.published, shared.metrics, shared.facts, log);
     match EventLoop::new(cx, peers) {
