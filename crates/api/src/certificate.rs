@@ -72,6 +72,10 @@ impl Certificate {
         format!("issuer {}, not after {}, {}", self.issuer, day(&self.not_after), self.key_type)
     }
 
+    fn names_or_none(&self) -> String {
+        if self.names.is_empty() { "none".to_owned() } else { self.names.join(" ") }
+    }
+
     /// What differs from an earlier certificate for the same purpose.
     fn difference(&self, before: &Self) -> String {
         let part =
@@ -80,7 +84,7 @@ impl Certificate {
             part("not after", day(&self.not_after), day(&before.not_after)),
             part("issuer", &self.issuer, &before.issuer),
             part("key", &self.key_type, &before.key_type),
-            part("names", &self.names.join(" "), &before.names.join(" ")),
+            part("names", &self.names_or_none(), &before.names_or_none()),
         ]
         .into_iter()
         .flatten()

@@ -37,6 +37,9 @@ pub struct Generation {
     /// What differed from the generation before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
+    /// Whether its files are no longer kept, so that there is no going back to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forgotten: bool,
 }
 
 /// How one file on disk compares with what serves.

@@ -36,7 +36,7 @@ pub enum Refused {
     #[error("nothing awaits confirmation")]
     NothingPending,
     /// A signal's reload that waited for the end of a probation, and the change was taken back.
-    #[error("the change that this waited for was taken back, and what is on the disk would bring it again")]
+    #[error("the change that this waited for was taken back, and what is on the disk may bring it again")]
     TakenBack,
     /// The generation to go back to, or to compare with, is not there.
     #[error("{}", no_such_generation(*wanted, kept))]

@@ -61,7 +61,8 @@ impl Status {
             line("certificate", &what);
         }
         if !self.drift.is_empty() && self.rollback_in_force.is_none() {
-            line("drift", &format!("{} differs on disk: see 'handover diff'", self.drift.join(", ")));
+            let differ = if self.drift.len() == 1 { "differs" } else { "differ" };
+            line("drift", &format!("{} {differ} on disk: see 'handover diff'", self.drift.join(", ")));
         }
         if let Some(failure) = &self.journal.failure {
             line("journal", failure);
@@ -94,7 +95,7 @@ impl Status {
 
 fn in_force(generation: u64) -> String {
     format!(
-        "generation {generation} serves after a rollback or a restore, and the files on disk differ: the next reload or start serves the files"
+        "generation {generation} serves (gone back to, or restored), and the files on disk differ: the next reload serves the files, and so does the next start unless nobody confirmed them in time"
     )
 }
 
@@ -173,7 +174,11 @@ impl Generation {
     /// One line: number, when, by which operation, how many files.
     #[must_use]
     pub fn line(&self) -> String {
-        let serving = if self.serving { "  serves" } else { "" };
+        let serving = match (self.serving, self.forgotten) {
+            (true, _) => "  serves",
+            (false, true) => "  (files no longer kept)",
+            (false, false) => "",
+        };
         let operation = self.operation_id.as_ref().map(|id| format!("  [{id}]")).unwrap_or_default();
         let changes = crate::summarize_changes(&self.changes);
         format!("{:>6}  {}  {changes}{operation}{serving}", self.number, self.committed_at)

@@ -238,7 +238,7 @@ pub(crate) struct Operate {
 /// Under which terms a change is made.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Terms {
-    /// Go back by itself after this time unless 'handover confirm' comes; again, while one is awaited: a new time.
+    /// Go back by itself after this time unless 'handover confirm' comes. The same change asked for again with another time, while its confirmation is awaited, moves the deadline.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(crate) confirm_within: Option<Duration>,
     /// Watch it at first, for this time or the configured one, and go back if it fares worse than what was before.

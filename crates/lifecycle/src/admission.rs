@@ -5,7 +5,7 @@
 //! | reload (a caller)      | start                 | pending                | busy           | join¹ or busy            | refuse: drained    | refuse   |
 //! | reload, confirm-within | start                 | start³                 | busy           | join¹ or busy            | refuse: drained    | refuse   |
 //! | reload (SIGHUP)        | start                 | remember⁴              | remember⁴      | join¹ or remember        | remember           | refuse   |
-//! | rollback, restore      | start                 | pending                | busy           | busy                     | refuse: drained    | refuse   |
+//! | rollback, restore      | start                 | pending⁵               | busy           | busy                     | refuse: drained    | refuse   |
 //! | any of these, dry run  | start²                | start²                 | busy           | busy                     | start²             | refuse   |
 //! | confirm                | nothing is pending    | start                  | the guard ends as passed | join a confirm, or busy | as when serving | refuse |
 //! | cancel                 | nothing is pending    | start                  | the guard ends as failed | join a cancel, or busy | as when serving | refuse |
@@ -18,6 +18,7 @@
 //! ² refused while no worker is there to do it.
 //! ³ it moves the deadline if the disk has nothing else than what is pending, and is rejected otherwise.
 //! ⁴ it runs when the change is confirmed; it is refused when the change is taken back, because the disk still has it.
+//! ⁵ with confirm-within it starts if it is what is pending: a rollback to that generation, or a restore, to which ³ applies.
 //!
 //! A request that names the generation it expects is refused as stale when another one serves.
 
@@ -272,8 +273,8 @@ pub enum Refusal {
     #[error("nothing awaits confirmation")]
     NothingPending,
     /// A signal's reload that waited for the end of a probation, and the change was taken back: what is on the disk
-    /// would bring it again.
-    #[error("the change that this waited for was taken back, and what is on the disk would bring it again")]
+    /// may bring it again.
+    #[error("the change that this waited for was taken back, and what is on the disk may bring it again")]
     TakenBack,
     /// The server is drained, and a reload would change what nobody serves.
     #[error("drained: resume first")]
@@ -319,7 +320,12 @@ pub fn admit(now: &Situation, asked: &Asked) -> Admission {
         Request::Reload { terms, .. } => {
             admit_reload(now, asked.caller, now.pending.filter(|_| terms.confirm.is_none()))
         }
-        Request::Rollback { .. } | Request::Restore { .. } => admit_change(now, now.pending),
+        // Asked for again what awaits confirmation, with a new time: it moves the deadline.
+        Request::Rollback { to, terms, .. } => {
+            let again = terms.confirm.is_some() && now.generation == Some(to);
+            admit_change(now, now.pending.filter(|_| !again))
+        }
+        Request::Restore { terms, .. } => admit_change(now, now.pending.filter(|_| terms.confirm.is_none())),
         Request::Confirm | Request::Cancel => admit_verdict(now, asked.request.kind()),
         Request::Action => match (now.active, now.pending) {
             (None, Some(pending)) => Admission::Refuse(pending.into()),

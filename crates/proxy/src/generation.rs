@@ -244,7 +244,8 @@ impl Generation {
         self.config.routes.iter().filter(|route| route.matcher.listeners.contains(&position)).count()
     }
 
-    /// A generation that serves nothing: what threads have before the first one.
+    /// A generation that serves nothing: what threads have before the first one. Its settings are the defaults, so that
+    /// the first one is said to change only those that somebody wrote.
     pub(crate) fn nothing() -> Self {
         let config = Config {
             listeners: Vec::new(),
@@ -252,12 +253,12 @@ impl Generation {
             services: Vec::new(),
             control: config::Control {
                 socket: None,
-                mode: 0,
+                mode: 0o660,
                 group: None,
                 roles: config::Roles::default(),
                 state: None,
-                history: 0,
-                generations: 0,
+                history: 1000,
+                generations: 20,
             },
             log: config::Log {
                 format: config::LogFormat::Text,
@@ -266,7 +267,7 @@ impl Generation {
                 access: None,
             },
             metrics: None,
-            drain: config::Drain { timeout: Duration::ZERO },
+            drain: config::Drain { timeout: Duration::from_secs(30) },
             tickets: config::Tickets::default(),
             watch: None,
             guard: None,

@@ -54,6 +54,17 @@ pub(crate) struct Entry {
     waiting: Vec<oneshot::Sender<Operation>>,
 }
 
+/// What is written of a request that is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trace {
+    /// Nothing, if somebody is there to be told.
+    None,
+    /// That it was refused.
+    New,
+    /// The end of what is noted already: it waited for its turn.
+    Noted,
+}
+
 /// All requests that are not answered yet.
 #[derive(Debug)]
 pub(crate) struct Operations {
@@ -191,11 +202,16 @@ impl Operations {
         Some(entry.operation)
     }
 
-    /// Takes the request out, to refuse it; and whether it is to leave no trace.
-    pub(crate) fn take(&mut self, key: OperationKey) -> Option<(Operation, Option<Admission>, bool)> {
+    /// Takes the request out, to refuse it; and what is to be written of that.
+    pub(crate) fn take(&mut self, key: OperationKey) -> Option<(Operation, Option<Admission>, Trace)> {
         let entry = self.entries.remove(&key)?;
         let is_watch = entry.operation.actor.kind == ActorKind::Watch;
-        Some((entry.operation, entry.admission, entry.is_look || is_watch))
+        let trace = match entry.is_noted {
+            true => Trace::Noted,
+            false if entry.is_look || is_watch => Trace::None,
+            false => Trace::New,
+        };
+        Some((entry.operation, entry.admission, trace))
     }
 }
 

@@ -24,6 +24,7 @@ fn parts(directory: &Path) -> BackupParts {
             source: None,
             files: Vec::new(),
             changes: Vec::new(),
+            forgotten: false,
         },
         bundle: Default::default(),
         carried: None,

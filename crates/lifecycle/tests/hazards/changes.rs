@@ -153,10 +153,37 @@ fn another_change_is_refused_with_the_time_that_is_left() {
     let pending = Refusal::Pending { generation, back_to, left: Duration::from_secs(30) };
     let to = GenerationNumber(1);
     let rollback = Request::Rollback { to, dry_run: false, terms: Terms::NONE };
-    let restore = Request::Restore { dry_run: false, terms: CONFIRM };
-    for request in [RELOAD, rollback, restore, Request::Action] {
+    let another = Request::Rollback { to, dry_run: false, terms: CONFIRM };
+    let restore = Request::Restore { dry_run: false, terms: Terms::NONE };
+    for request in [RELOAD, rollback, another, restore, Request::Action] {
         assert_eq!(refusal(&mut server, request), pending);
     }
+}
+
+#[test]
+fn a_rollback_or_a_restore_that_is_pending_gets_more_time_by_being_asked_for_again() {
+    let rollback = Request::Rollback { to: GenerationNumber(2), dry_run: false, terms: CONFIRM };
+    let restore = Request::Restore { dry_run: false, terms: CONFIRM };
+    for request in [rollback, restore] {
+        let mut server = Server::on_probation();
+        server.now += Duration::from_secs(300);
+        let (asked, effects) = server.ask(request);
+        let moved = |effects: &[Effect]| has(effects, |effect| matches!(effect, Effect::Pending { .. }));
+        assert!(moved(&effects) || moved(&server.prepared(true)), "{request:?}");
+        let operation = OperationKey(asked);
+        server.tell(Event::IntentWritten { operation, generation: GenerationNumber(2) });
+        server.journal(true);
+        let verdict = server.verdict(asked).unwrap();
+        assert_eq!((verdict.outcome, verdict.cause), (Outcome::Unchanged, Cause::Extended));
+    }
+    // Another archive would be another change.
+    let mut server = Server::on_probation();
+    let (asked, _) = server.ask(restore);
+    server.prepared(false);
+    server.journal(true);
+    let verdict = server.verdict(asked).unwrap();
+    assert_eq!((verdict.outcome, verdict.cause), (Outcome::Rejected, Cause::Pending));
+    assert_eq!(server.serves(), Some(2));
 }
 
 #[test]

@@ -268,7 +268,9 @@ fn fixed(found: &mut Differences, old: &Fixed, new: &Fixed) {
     found.value("body_file", &old.body_file, &new.body_file, file);
     if old.body != new.body {
         found.0.push(match (old.body.len(), new.body.len()) {
+            (1, 1) => "another body of 1 byte".to_owned(),
             (old, new) if old == new => format!("another body of {new} bytes"),
+            (old, 1) => format!("body {old} → 1 byte"),
             (old, new) => format!("body {old} → {new} bytes"),
         });
     }

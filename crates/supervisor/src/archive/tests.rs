@@ -40,6 +40,7 @@ fn parts() -> BackupParts {
             source: None,
             files: Vec::new(),
             changes: Vec::new(),
+            forgotten: false,
         },
         bundle,
         carried: Some(Carried(Arc::from(&b"ticket keys"[..]))),

@@ -102,6 +102,7 @@ fn status() -> Status {
         source: None,
         files: Vec::new(),
         changes: Vec::new(),
+        forgotten: false,
     };
     Status {
         name: "handover".to_owned(),

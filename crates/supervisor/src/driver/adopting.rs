@@ -218,7 +218,7 @@ impl Driver {
             return;
         }
         let note = format!(
-            "generation {number} served before because of a rollback or a restore; now the files on disk serve again \
+            "generation {number} served before because of a rollback, a restore or a change that was taken back; now the files on disk serve again \
              ('--generation last' starts from the journal instead)"
         );
         tracing::warn!("{note}");

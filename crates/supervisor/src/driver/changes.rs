@@ -52,6 +52,7 @@ impl Loaded {
             source: self.version.clone(),
             files: files.collect(),
             changes: self.changes.clone(),
+            forgotten: false,
         }
     }
 }
@@ -255,7 +256,10 @@ impl Driver {
     }
 
     pub(super) fn write_confirm(&mut self, operation: OperationKey, generation: GenerationNumber) {
-        let id = self.operations.get(operation).map(|entry| entry.operation.id.clone()).unwrap_or_default();
+        let Some(entry) = self.operations.get_mut(operation) else { return };
+        // Its worker may be gone at this moment: what is confirmed is known all the same.
+        entry.operation.generation = Some(generation.0);
+        let id = entry.operation.id.clone();
         let inputs = self.inputs.clone();
         self.parts.scribe.later(move |journal| {
             let failure = journal.confirm(&id, generation.0).err().map(|error| error.to_string());

@@ -5,6 +5,7 @@ use handover_lifecycle::{Cause, Event, Kind, OperationKey, Outcome, Refusal, Ver
 
 use super::{Driver, Input, RefusalAnswer};
 use crate::banner;
+use crate::operations::Trace;
 use crate::protocol::ToWorker;
 
 impl Driver {
@@ -93,10 +94,14 @@ impl Driver {
                 Refused::Stale { expected: expected.0, serving: serving.map(|serving| serving.0) }
             }
         };
-        let Some((operation, mut admission, leaves_no_trace)) = self.operations.take(request) else { return };
-        if let Some(admission) = admission.take_if(|_| leaves_no_trace) {
+        let Some((mut operation, mut admission, trace)) = self.operations.take(request) else { return };
+        if let Some(admission) = admission.take_if(|_| trace == Trace::None) {
             let _ = admission.send(Err(refused));
             return;
+        }
+        // Its ID may be asked for again, and is then another request's; but what is noted ends under its own.
+        if trace != Trace::Noted {
+            operation.id = operation_id();
         }
         let answer = match admission {
             Some(admission) => RefusalAnswer::Admission(admission, refused.clone()),
@@ -106,9 +111,8 @@ impl Driver {
     }
 
     /// Writes down a refusal; whoever waits is answered when that is done.
-    pub(super) fn refuse(&mut self, mut operation: Operation, why: &Refused, answer: RefusalAnswer) {
+    pub(super) fn refuse(&mut self, operation: Operation, why: &Refused, answer: RefusalAnswer) {
         let serving = self.serving.as_ref().map(|serving| serving.generation.0);
-        operation.id = operation_id();
         let operation = operation.refused(why, serving);
         tracing::warn!(actor = %operation.actor, "{} refused: {why}", operation.title());
         let inputs = self.inputs.clone();

@@ -1,6 +1,6 @@
 //! What is asked for, on its way to the machine: looked up, checked, admitted or refused.
 
-use handover_api::{Actor, ActorKind, Refused};
+use handover_api::{Actor, ActorKind, Refused, operation_id};
 use handover_lifecycle::{Asked, Caller, Event, GenerationNumber, Kind, Phase, Request};
 use tokio::sync::oneshot;
 
@@ -15,7 +15,7 @@ impl Driver {
         match command {
             Command::Request(new, admission) => self.request(*new, Some(admission)),
             Command::Refuse(new, why, written) => {
-                let operation = described(String::new(), &new);
+                let operation = described(operation_id(), &new);
                 self.refuse(operation, &why, RefusalAnswer::Written(written));
             }
             Command::Status(answer) => self.status(answer),
@@ -118,7 +118,7 @@ impl Driver {
             Some(admission) => RefusalAnswer::Admission(admission, why.clone()),
             None => RefusalAnswer::Nobody,
         };
-        self.refuse(described(String::new(), new), &why, answer);
+        self.refuse(described(operation_id(), new), &why, answer);
     }
 
     pub(super) fn admit(&mut self, mut new: NewOperation, admission: Option<Admission>) {

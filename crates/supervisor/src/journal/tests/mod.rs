@@ -51,6 +51,7 @@ fn generation(number: u64) -> Generation {
         source: None,
         files: Vec::new(),
         changes: Vec::new(),
+        forgotten: false,
     }
 }
 
