@@ -42,11 +42,23 @@ pub(super) struct Probation {
     over: Option<PendingEnd>,
     /// It was asked for again, to stay.
     asked_for: bool,
+    /// What was known before, as long as this one has not served: if nothing comes of it, that is true again.
+    before: Option<Box<Probation>>,
 }
 
 impl Probation {
-    fn new(change: Unconfirmed) -> Self {
-        Self { change, over: None, asked_for: false }
+    fn new(change: Unconfirmed, before: Option<Self>) -> Self {
+        Self { change, over: None, asked_for: false, before: before.map(Box::new) }
+    }
+}
+
+/// A deadline that was written down at this time, but no later than it was then: a clock that was set back meanwhile
+/// gives nobody more time than was asked for.
+fn not_later(until: Timestamp, written_at: &str) -> Timestamp {
+    let now = Timestamp::now();
+    match written_at.parse::<Timestamp>() {
+        Ok(at) if now < at => now.checked_add(until.duration_since(at)).map_or(until, |then| then.min(until)),
+        _ => until,
     }
 }
 
@@ -69,7 +81,7 @@ impl Contents {
     pub(super) fn take(&mut self, record: Record, keep: usize) {
         match record {
             Record::Admitted { operation } => self.admitted(operation),
-            Record::Intent { operation_id, generation, bundle, manifest, back_to, confirm, .. } => {
+            Record::Intent { operation_id, generation, bundle, manifest, back_to, confirm, at } => {
                 if let Some(stored) = Stored::of(manifest.as_deref(), &bundle) {
                     self.kept.retain(|kept| kept.number != generation);
                     self.kept.push_back(Kept { number: generation, stored });
@@ -86,12 +98,13 @@ impl Contents {
                 }
                 let until = confirm.and_then(|until| until.parse().ok());
                 if let (Some(back_to), Some(until)) = (back_to, until) {
-                    let change = Unconfirmed { operation_id, generation, back_to, until };
-                    self.probation = Some(Probation::new(change));
+                    let until = not_later(until, &at);
+                    self.meant(Unconfirmed { operation_id, generation, back_to, until });
                 }
             }
-            Record::Pending { operation_id, generation, back_to, until, .. } => {
+            Record::Pending { operation_id, generation, back_to, until, at } => {
                 let Ok(until) = until.parse() else { return };
+                let until = not_later(until, &at);
                 self.pending(Unconfirmed { operation_id, generation, back_to, until });
             }
             Record::Confirmed { operation_id, generation, .. } => {
@@ -117,14 +130,22 @@ impl Contents {
         self.unfinished.push(Unfinished { operation, intent, back_to: None });
     }
 
+    /// A change is about to be made that must be confirmed.
+    fn meant(&mut self, change: Unconfirmed) {
+        let before = self.probation.take();
+        self.probation = Some(Probation::new(change, before));
+    }
+
     /// A change awaits confirmation. Whoever made it stays the one who did, whoever moves its deadline.
     fn pending(&mut self, mut change: Unconfirmed) {
-        if let Some(known) = &self.probation
-            && known.change.generation == change.generation
-        {
-            change.operation_id.clone_from(&known.change.operation_id);
-        }
-        self.probation = Some(Probation::new(change));
+        let before = match self.probation.take() {
+            Some(known) if known.change.generation == change.generation => {
+                change.operation_id = known.change.operation_id;
+                known.before.map(|before| *before)
+            }
+            before => before,
+        };
+        self.probation = Some(Probation::new(change, before));
     }
 
     fn taken_back(&mut self, generation: u64, how: Option<PendingEnd>, at: Option<Timestamp>) {
@@ -144,7 +165,10 @@ impl Contents {
 
     fn committed(&mut self, generation: Generation) {
         let number = generation.number;
-        if let Some(Probation { change, over, asked_for }) = &self.probation {
+        if let Some(Probation { change, over, asked_for, before }) = &mut self.probation {
+            if number == change.generation {
+                *before = None;
+            }
             let asked_for = number == change.generation && (over.is_some() || *asked_for);
             let newer = number > change.generation && number != change.back_to;
             if asked_for || newer {
@@ -184,7 +208,7 @@ impl Contents {
         let changed_nothing = operation.outcome.is_some_and(|outcome| !outcome.may_have_changed());
         let made_it = |known: &Probation| known.change.operation_id == operation.id && known.over.is_none();
         if changed_nothing && self.probation.as_ref().is_some_and(made_it) {
-            self.probation = None;
+            self.probation = self.probation.take().and_then(|known| known.before).map(|before| *before);
         }
         let is_change = matches!(operation.kind, Kind::Reload | Kind::Rollback | Kind::Restore);
         if let (Some(Outcome::RolledBack), Some(number), true) =
@@ -260,7 +284,8 @@ impl Contents {
             confirm: None,
             at: now(),
         });
-        let probation = self.probation.iter().flat_map(|Probation { change, over, .. }| {
+        let before = self.probation.iter().filter_map(|known| known.before.as_deref());
+        let probation = before.chain(&self.probation).flat_map(|Probation { change, over, .. }| {
             let pending = Record::Pending {
                 operation_id: change.operation_id.clone(),
                 generation: change.generation,

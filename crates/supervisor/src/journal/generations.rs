@@ -56,6 +56,7 @@ impl Journal {
         let generation = intent.generation;
         // A rollback serves what is kept already.
         let before = self.stored(generation).ok().cloned();
+        self.objects.unsynced_generations.push(generation);
         let appended = self.append(Record::Intent {
             operation_id: intent.operation_id.to_owned(),
             generation,
@@ -70,7 +71,6 @@ impl Journal {
             (Ok(()), Some(before)) => self.forget(&before),
             (Ok(()), None) => {}
         }
-        self.objects.unsynced_generations.push(generation);
         appended
     }
 

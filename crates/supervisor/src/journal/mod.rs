@@ -244,6 +244,12 @@ impl Journal {
         self.contents.operation(id)
     }
 
+    /// What the history has under this ID: an ended operation, or a request that was refused.
+    #[must_use]
+    pub fn entry(&self, id: &str) -> Option<&Operation> {
+        self.contents.entry(id)
+    }
+
     /// The last `count` operations, refused ones too, the newest first.
     #[must_use]
     pub fn history(&self, count: usize) -> Vec<Operation> {
@@ -315,8 +321,9 @@ impl Journal {
         }
         self.note(written, "write to")?;
         if self.lines > 2 * self.keep as u64 || self.length > MAX_FILE_BYTES {
+            // The record is written, whatever becomes of this: to say that it is not would be wrong.
             let rewritten = self.rewrite();
-            self.note(rewritten, "rotate")?;
+            let _ = self.note(rewritten, "rotate");
         }
         Ok(())
     }

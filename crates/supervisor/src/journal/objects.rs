@@ -18,8 +18,11 @@ use super::store::Store;
 /// Which objects are there, and what became of those that were written last.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
-    /// By how many lists each object is named (a list itself: by how many generations). None until they were counted.
+    /// How often each object is needed: by lists that name it, and by generations whose list it is. None until that was
+    /// counted.
     named: Option<HashMap<Hash, u32>>,
+    /// How many generations have each list: nothing keeps a file from having the very bytes of a list.
+    lists: HashMap<Hash, u32>,
     /// Whether every list could be read, so that what is not named may be removed.
     all_known: bool,
     /// Whether what crashes have left was removed.
@@ -43,6 +46,7 @@ impl Objects {
 
     pub(super) fn begin_count(&mut self) {
         self.named = Some(HashMap::new());
+        self.lists.clear();
     }
 
     pub(super) fn end_count(&mut self, all_known: bool) {
@@ -51,12 +55,8 @@ impl Objects {
 
     /// Counts another generation with the same list. Says whether that was counted before.
     pub(super) fn count_again(&mut self, manifest: Hash) -> bool {
-        let known = self.named.as_mut().and_then(|named| named.get_mut(&manifest));
-        if let Some(count) = known {
-            *count = count.saturating_add(1);
-            return true;
-        }
-        false
+        let known = self.lists.get_mut(&manifest);
+        known.map(|count| *count = count.saturating_add(1)).is_some()
     }
 
     /// A generation has this list, which names these objects.
@@ -65,8 +65,9 @@ impl Objects {
             return;
         }
         let Some(named) = &mut self.named else { return };
-        named.insert(manifest, 1);
-        for digest in files.filter_map(|digest| Hash::from_hex(digest).ok()) {
+        self.lists.insert(manifest, 1);
+        let files = files.filter_map(|digest| Hash::from_hex(digest).ok());
+        for digest in std::iter::once(manifest).chain(files) {
             let count = named.entry(digest).or_default();
             *count = count.saturating_add(1);
         }
@@ -109,21 +110,21 @@ impl Objects {
     /// One generation less has this list. What nothing names any more is removed.
     pub(super) fn forget(&mut self, store: &mut dyn Store, manifest: Hash, index: Option<&Index>) {
         let (Some(named), true) = (&mut self.named, self.all_known) else { return };
-        let mut release = |digest: Hash| {
-            let Some(count) = named.get_mut(&digest) else { return false };
+        let Some(generations) = self.lists.get_mut(&manifest) else { return };
+        *generations = generations.saturating_sub(1);
+        if *generations > 0 {
+            return;
+        }
+        self.lists.remove(&manifest);
+        let files = index.map(Index::files).unwrap_or_default();
+        let files = files.iter().filter_map(|file| Hash::from_hex(file.digest()).ok());
+        for digest in std::iter::once(manifest).chain(files) {
+            let Some(count) = named.get_mut(&digest) else { continue };
             *count = count.saturating_sub(1);
-            if *count > 0 {
-                return false;
-            }
-            named.remove(&digest);
-            // What cannot be removed now is found the next time the journal is opened.
-            let _ = store.remove(digest.to_hex().as_str());
-            true
-        };
-        if release(manifest) {
-            let files = index.map(Index::files).unwrap_or_default();
-            for digest in files.iter().filter_map(|file| Hash::from_hex(file.digest()).ok()) {
-                release(digest);
+            if *count == 0 {
+                named.remove(&digest);
+                // What cannot be removed now is found the next time the journal is opened.
+                let _ = store.remove(digest.to_hex().as_str());
             }
         }
     }

@@ -61,6 +61,8 @@ pub(super) struct DirStore {
     dir: PathBuf,
     path: PathBuf,
     file: File,
+    /// The file has its name, and the directory may not have that on disk yet.
+    is_new: bool,
     /// Whether the directory of the objects was made.
     has_objects: bool,
     /// Objects that may not be on disk yet, as long as they are few.
@@ -93,8 +95,17 @@ impl DirStore {
             })
             .map_err(|e| JournalError::from_io("open", &path, &e))?;
         sync_directory(dir).map_err(|e| JournalError::from_io("make", &path, &e))?;
-        let (has_objects, fresh, more_fresh) = (false, Vec::new(), false);
-        Ok((Self { dir: dir.to_owned(), path, file, has_objects, fresh, more_fresh, _lock: lock }, bytes))
+        let store = Self {
+            dir: dir.to_owned(),
+            path,
+            file,
+            is_new: false,
+            has_objects: false,
+            fresh: Vec::new(),
+            more_fresh: false,
+            _lock: lock,
+        };
+        Ok((store, bytes))
     }
 
     /// The file's path.
@@ -146,15 +157,6 @@ fn check_owner_and_tighten(dir: &Path) -> Result<(), JournalError> {
     Ok(())
 }
 
-/// Writes a file whole or not at all: temporary file, fsync, rename, fsync of the directory.
-fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let file = write_temporary(dir, bytes)?;
-    file.sync_all()?;
-    fs::rename(dir.join(TEMPORARY_NAME), path)?;
-    sync_directory(dir)?;
-    Ok(file)
-}
-
 fn write_temporary(dir: &Path, bytes: &[u8]) -> io::Result<File> {
     let temporary = dir.join(TEMPORARY_NAME);
     match fs::remove_file(&temporary) {
@@ -177,6 +179,10 @@ impl Store for DirStore {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        if self.is_new {
+            sync_directory(&self.dir)?;
+            self.is_new = false;
+        }
         self.file.sync_data()
     }
 
@@ -193,7 +199,12 @@ impl Store for DirStore {
     }
 
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file = write_whole(&self.dir, &self.path, bytes)?;
+        let file = write_temporary(&self.dir, bytes)?;
+        file.sync_all()?;
+        fs::rename(self.dir.join(TEMPORARY_NAME), &self.path)?;
+        // From here on it is the file, even if the directory cannot be synced now; the next outcome waits for that.
+        self.file = file;
+        self.is_new = sync_directory(&self.dir).is_err();
         Ok(())
     }
 
@@ -227,7 +238,16 @@ impl Store for DirStore {
     }
 
     fn get(&self, name: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.objects().join(name))
+        let no_waiting = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = self.objects().join(name);
+        let mut file =
+            OpenOptions::new().read(true).custom_flags(no_waiting.bits().cast_signed()).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a file"));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {

@@ -303,3 +303,25 @@ fn names_in_a_record_are_digests_and_lead_nowhere_else() {
         assert_eq!(Stored::of(None, name), None, "{name}");
     }
 }
+
+#[test]
+fn a_file_that_has_the_bytes_of_a_list_is_a_file_all_the_same() {
+    let store = FakeStore::default();
+    let mut journal = store.journal(DEFAULT_KEEP);
+    journal.set_generations(2);
+    let second = certificates(&[("a.pem", "second")]);
+    let list = second.index().encode().unwrap();
+    let mut first = files(b"config");
+    first.insert(Path::new("/etc/odd"), Arc::from(list)).unwrap();
+    serve(&mut journal, 1, &first);
+    serve(&mut journal, 2, &second);
+    // Nothing names it but its list, which is counted once.
+    serve(&mut journal, 3, &certificates(&[("a.pem", "second"), ("b.pem", "third")]));
+    serve(&mut journal, 4, &certificates(&[("b.pem", "third")]));
+    assert_eq!(journal.kept(), [3, 4]);
+    assert_eq!(journal.bundle(3).unwrap(), certificates(&[("a.pem", "second"), ("b.pem", "third")]));
+    serve(&mut journal, 5, &files(b"config"));
+    serve(&mut journal, 6, &files(b"config, too"));
+    // Two files, and two lists.
+    assert_eq!(store.with(|disk| disk.objects.len()), 4);
+}

@@ -248,3 +248,67 @@ fn what_is_asked_for_again_without_a_probation_is_confirmed_by_that() {
         assert_eq!((journal.unconfirmed(), journal.last_good()), (None, Some(2)));
     });
 }
+
+#[test]
+fn a_change_of_which_nothing_comes_does_not_make_the_one_before_it_confirmed() {
+    let until_later = |number: u64| (number, at(590));
+    for over in [false, true] {
+        let store = FakeStore::default();
+        let mut journal = on_probation(&store);
+        if over {
+            journal.pending_over(2, PendingEnd::NotConfirmed).unwrap();
+            journal.commit(&generation(1)).unwrap();
+        }
+        let known = journal.unconfirmed().cloned();
+        // The same bytes, under a new number: by a start, or because somebody tries again.
+        journal.admit(&running("c", Kind::Reload)).unwrap();
+        let bundle = files(b"bytes 2");
+        let (number, confirm) = until_later(3);
+        let (back_to, confirm) = (Some(1), Some(confirm));
+        let intent = Intent { operation_id: "c", generation: number, bundle: &bundle, back_to, confirm };
+        journal.intend(&intent).unwrap();
+        assert_eq!(journal.unconfirmed().unwrap().generation, 3);
+        assert_eq!(store.journal(MIN_KEEP).unconfirmed().unwrap().generation, 3);
+        journal.finish(&operation("c", Outcome::NotReady)).unwrap();
+        everywhere(&store, &mut journal, |journal| assert_eq!(journal.unconfirmed(), known.as_ref()));
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_gives_nobody_more_time_than_was_asked_for() {
+    let store = FakeStore::default();
+    let mut journal = on_probation(&store);
+    // Written an hour from now, by the clock of that time, with ten minutes to go.
+    let then = Timestamp::now() + Duration::from_secs(3_600);
+    let until = then + Duration::from_secs(600);
+    let pending = Record::Pending {
+        operation_id: "b".to_owned(),
+        generation: 2,
+        back_to: 1,
+        until: record::written(until),
+        at: record::written(then),
+    };
+    journal.append(pending).unwrap();
+    for journal in [journal, store.journal(MIN_KEEP)] {
+        let left = journal.unconfirmed().unwrap().left(Timestamp::now());
+        assert!(left <= Duration::from_secs(600), "{left:?}");
+    }
+}
+
+#[test]
+fn a_confirmation_is_written_or_it_is_not_whatever_fails() {
+    for call in 0..12 {
+        let store = FakeStore::default();
+        let mut journal = on_probation(&store);
+        // The next record makes the file longer than it is to be: it is rewritten.
+        let mut i = 0;
+        while journal.status().records < 2 * MIN_KEEP as u64 {
+            i += 1;
+            journal.finish(&operation(&format!("later-{i}"), Outcome::Unchanged)).unwrap();
+        }
+        store.with(|disk| disk.fate = Some((disk.calls + call, disk::Fate::FailsOnce)));
+        let confirmed = journal.confirm("c", 2).is_ok();
+        assert_eq!(journal.unconfirmed().is_none(), confirmed, "call {call}");
+        assert_eq!(store.after_a_kill().journal(MIN_KEEP).unconfirmed().is_none(), confirmed, "call {call}");
+    }
+}
