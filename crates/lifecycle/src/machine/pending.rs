@@ -191,7 +191,7 @@ impl Machine {
             .main()
             .and_then(|main| main.load)
             .is_some_and(|load| load.owner == Some(operation.key) && load.is_committing());
-        matches!(operation.kind, Kind::DryRun | Kind::Reload)
+        (operation.kind == Kind::DryRun || operation.is_change())
             && matches!(operation.step, Step::AwaitWorker(_) | Step::Loading)
             && !committing
     }
