@@ -329,6 +329,10 @@ fn clients(
         let rule = [(header.value.as_str(), "x")];
         if let Err(error) = handover_http1::HeaderRules::new::<_, _, &str>(&rule, &[]) {
             cx.sink.error(header.span, error.to_string());
+        } else if header.value.as_str().eq_ignore_ascii_case("host") {
+            cx.sink
+                .error(header.span, "Host says which site a request is for, and cannot say who asks")
+                .help("name a header of your own, such as X-Client-Subject");
         } else if spoken == Spoken::Tcp {
             cx.sink.warning(header.span, "client_subject_header has no effect on a listener that speaks tcp");
         } else if !raw.client_certificates.is_present() {

@@ -286,3 +286,12 @@ fn a_certificate_of_our_own_for_endpoints_need_not_be_one_for_servers() {
     assert!(checked.warnings.is_empty(), "{}", said(&checked.warnings));
     assert_eq!(checked.config.shown_certificates()[0].services, ["app"]);
 }
+
+#[test]
+fn the_subject_of_a_client_cannot_stand_in_place_of_the_host() {
+    let text = https(&format!(
+        "{ONE}\nclient_certificates = \"required\"\nclient_ca = \"tls/ca.pem\"\nclient_subject_header = \"host\""
+    ));
+    let problems = bad(&text);
+    assert!(problems[0].detail.contains("cannot say who asks"), "{}", said(&problems));
+}
