@@ -138,6 +138,10 @@ impl Listeners {
             (spec.clone(), Held::new(spec, Arc::new(socket), file, false))
         };
         self.serving = serving.into_iter().map(&taken_over).collect();
+        // It was told what to keep before it was told to commit: what still serves is not kept, and must not rest.
+        let serves =
+            |socket: &OwnedFd| self.serving.iter().any(|(_, held)| sockets::is_same(&*held.socket, socket));
+        let kept: Vec<_> = kept.into_iter().filter(|(_, socket)| !serves(socket)).collect();
         self.kept = kept.into_iter().map(&taken_over).collect();
         self.kept.iter().for_each(|(_, held)| held.rest());
     }
@@ -212,6 +216,15 @@ impl Listeners {
     /// What is kept, for the worker to hold on to if this process dies.
     pub(crate) fn kept(&self) -> (Vec<ListenerSpec>, Vec<Arc<OwnedFd>>) {
         self.kept.iter().map(|(spec, held)| (spec.clone(), held.socket.clone())).unzip()
+    }
+
+    /// The same while the candidate is being committed, and nobody knows which of the two serves: what is kept already, and
+    /// what only the one that serves now has.
+    pub(crate) fn kept_beside(&self, candidate: CandidateKey) -> (Vec<ListenerSpec>, Vec<Arc<OwnedFd>>) {
+        let Some(next) = self.candidates.get(&candidate) else { return self.kept() };
+        let next: HashSet<*const Held> = next.iter().map(|(_, held)| Arc::as_ptr(held)).collect();
+        let goes = self.serving.iter().filter(|(_, held)| !next.contains(&Arc::as_ptr(held)));
+        self.kept.iter().chain(goes).map(|(spec, held)| (spec.clone(), held.socket.clone())).unzip()
     }
 
     /// The candidate is gone: what was bound for it alone is closed.
@@ -545,5 +558,28 @@ mod tests {
         listeners.adopt(vec![(tcp("web", address), worker_has)], Vec::new());
         assert_eq!(listeners.close_unwanted(), [""; 0]);
         assert!(listeners.status()[0].inherited);
+    }
+
+    #[test]
+    fn what_was_to_be_kept_after_a_commit_that_never_came_goes_on_listening() {
+        let mut before = Listeners::default();
+        bind(&mut before, FIRST, vec![tcp("web", any()), tcp("old", any())]);
+        before.serve(FIRST);
+        let (web, old) = (address(&before, 0), address(&before, 1));
+        bind(&mut before, SECOND, vec![tcp("web", any())]);
+        let (specs, sockets) = before.kept_beside(SECOND);
+        let names: Vec<_> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        assert_eq!(names, ["old"], "the other one stays");
+        // The worker has both, and one of them twice.
+        let copy =
+            |(spec, held): &(ListenerSpec, Arc<Held>)| (spec.clone(), held.socket.try_clone().unwrap());
+        let serving = before.serving.iter().map(copy).collect();
+        let sockets = sockets.iter().map(|socket| socket.try_clone().unwrap());
+        let mut after = Listeners::default();
+        after.adopt(serving, specs.into_iter().zip(sockets).collect());
+        TcpStream::connect(old).unwrap();
+        after.let_go();
+        TcpStream::connect(old).unwrap();
+        TcpStream::connect(web).unwrap();
     }
 }

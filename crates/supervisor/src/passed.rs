@@ -60,10 +60,7 @@ impl Passed {
 
     /// Whether `other` is a descriptor of the same socket.
     pub(crate) fn is(&self, other: impl AsFd) -> bool {
-        match (rustix::fs::fstat(&self.socket), rustix::fs::fstat(other)) {
-            (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
-            _ => false,
-        }
+        sockets::is_same(&*self.socket, other)
     }
 
     fn fits(&self, spec: &ListenerSpec) -> bool {

@@ -217,21 +217,20 @@ impl World {
     /// The worker has switched: what served before is kept until the machine says otherwise.
     fn serve(&mut self, candidate: CandidateKey, generation: GenerationNumber, worker: WorkerKey) {
         let content = self.candidate_content(candidate);
-        let (mut kept, mut heard) = (0, None);
+        let mut kept = 0;
         self.tally.not_held = self.tally.not_held.filter(|number| *number != generation);
         if let Some(driver) = &mut self.driver {
             driver.serves = true;
             if let Some(content) = content.filter(|_| !driver.closed) {
                 driver.kept |= driver.held;
                 driver.held = listeners(content);
-                (kept, heard) = (driver.kept, Some(candidate));
+                kept = driver.kept;
             }
             driver.bound.clear();
         }
         // It is given them too, for the supervisor that comes after this one.
         if let Some(worker) = self.worker(worker) {
             worker.kept = kept;
-            worker.heard_committed = heard;
         }
         self.begin_write(Write::Serves { generation });
     }
@@ -283,9 +282,14 @@ impl World {
         let wait = self.rng.millis(0, 3);
         let at = self.now + wait;
         let life = self.life;
+        let to_keep = self.driver.as_ref().map_or(0, |driver| driver.kept | driver.held);
         let Some(worker) = self.worker(key) else { return };
         if !worker.connected || worker.life != life {
             return;
+        }
+        if matches!(message, Message::Commit { .. }) {
+            // If its supervisor does not live to hear of it, the next one may have to go back.
+            worker.to_keep = to_keep;
         }
         worker.inbound = worker.inbound.max(at);
         let at = worker.inbound;

@@ -61,17 +61,12 @@ impl World {
         let Some(worker) = self.worker(key) else { return };
         let Some((generation, content)) = worker.serving else { return };
         let (accepting, kept) = (worker.accepting, worker.kept);
-        let unheard = worker.said_committed != worker.heard_committed;
         worker.life = life;
         worker.connected = true;
         if let Some(driver) = &mut self.driver {
             driver.adopt(generation, content, kept);
         }
         self.tally.adopted += 1;
-        // Its supervisor died before it could leave the listeners of the generation before with the worker.
-        if unheard {
-            self.tally.begun_anew.push(generation);
-        }
         self.track(pending.filter(|pending| pending.generation == generation));
         self.feed(Event::Adopted { operation, worker: key, generation, accepting, pending });
     }

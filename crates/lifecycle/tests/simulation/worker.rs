@@ -44,14 +44,14 @@ pub(crate) struct Worker {
     pub(crate) outbound: Duration,
     /// The last candidate that it said was committed, for rule 5.
     pub(crate) said_committed: Option<CandidateKey>,
-    /// The last one of which a supervisor has heard that.
-    pub(crate) heard_committed: Option<CandidateKey>,
     /// The guard that it keeps.
     pub(crate) guard: Option<CallKey>,
     /// What it has said about guards.
     pub(crate) judged: Vec<(CallKey, bool)>,
     /// Listeners that it holds for the supervisor besides its own.
     pub(crate) kept: u8,
+    /// Those that come to it just before it is told to commit.
+    pub(crate) to_keep: u8,
     /// Whether its drain has ended, and cleanly.
     pub(crate) drained: Option<bool>,
     /// Whether the supervisor knows that it is gone.
@@ -76,10 +76,10 @@ impl Worker {
             inbound: Duration::ZERO,
             outbound: Duration::ZERO,
             said_committed: None,
-            heard_committed: None,
             guard: None,
             judged: Vec::new(),
             kept: 0,
+            to_keep: 0,
             drained: None,
             heard: false,
         }
@@ -288,6 +288,7 @@ impl World {
             Some(known) if known.key == candidate => known.committing = true,
             _ => return,
         }
+        worker.kept = worker.to_keep;
         if self.faulty(self.faults.commit) {
             return match self.rng.below(3) {
                 0 => self.sicken(key),

@@ -205,13 +205,23 @@ impl Driver {
         }
     }
 
+    /// The same before a commit: if this process dies before it hears of it, the worker may serve the new generation, and the
+    /// next supervisor may have to go back.
+    pub(super) fn hold_beside(&mut self, worker: WorkerKey, candidate: CandidateKey) {
+        let (listeners, sockets) = self.parts.listeners.kept_beside(candidate);
+        if let (false, Some(worker)) = (listeners.is_empty(), self.workers.get(&worker)) {
+            self.holding = true;
+            worker.send(ToWorker::Hold { listeners }, sockets);
+        }
+    }
+
     /// The machine begins an operation that nobody asked for.
     pub(super) fn own(&mut self, key: OperationKey, kind: Kind) {
         let mut operation = Operation::running(operation_id(), kind, Actor::supervisor(), now());
         operation.serving_generation = self.serving.as_ref().map(|serving| serving.generation.0);
         if let Some(probation) = &self.probation {
             operation.undone = Some(probation.generation.0);
-            operation.comment = Some(format!("nobody confirmed {} in time", probation.operation_id));
+            operation.comment = Some(format!("{} was not confirmed", probation.operation_id));
         }
         self.operations.own_as(key, operation);
     }

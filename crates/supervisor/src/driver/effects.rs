@@ -83,7 +83,10 @@ impl Driver {
     fn send(&mut self, key: WorkerKey, message: Message) {
         let message = match message {
             Message::Prepare { .. } => return self.prepare(key, message),
-            Message::Commit { candidate } => ToWorker::Commit { candidate: candidate.0 },
+            Message::Commit { candidate } => {
+                self.hold_beside(key, candidate);
+                ToWorker::Commit { candidate: candidate.0 }
+            }
             Message::Abort { candidate } => ToWorker::Abort { candidate: candidate.0 },
             Message::Guard { call, operation, watch } => self.guard(call, operation, watch),
             Message::EndGuard { call, passed } => {

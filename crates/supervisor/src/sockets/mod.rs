@@ -113,6 +113,14 @@ fn explain_tcp(address: SocketAddr, error: &io::Error) -> Unbound {
     unbound
 }
 
+/// Whether two descriptors are of one socket.
+pub(crate) fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
+    match (rustix::fs::fstat(one), rustix::fs::fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
+}
+
 /// The address that a socket is bound to, as it is shown to people.
 pub(crate) fn local_address(socket: impl AsFd) -> Option<String> {
     let address = rustix::net::getsockname(socket).ok()?;

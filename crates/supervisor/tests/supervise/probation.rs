@@ -20,8 +20,11 @@ crate::tests! {
     a_start_in_time_goes_on_waiting_for_confirmation
     something_new_on_the_disk_is_not_the_change_that_was_not_confirmed
     a_worker_that_dies_while_its_generation_is_pending_is_replaced_with_it
+    a_change_whose_worker_has_just_died_is_confirmed_by_its_number
+    a_signals_reload_that_waited_in_vain_ends_as_what_it_began_as
     a_removed_listener_refuses_while_pending_and_comes_back_on_cancel
     a_removed_listener_comes_back_after_the_supervisor_was_killed
+    a_removed_listener_comes_back_after_the_supervisor_was_killed_during_the_commit
     a_guard_that_passes_lets_the_change_stay
     a_guard_that_fails_takes_the_change_back_with_its_figures
     a_worker_that_dies_under_guard_takes_the_change_back
@@ -246,6 +249,35 @@ fn a_worker_that_dies_while_its_generation_is_pending_is_replaced_with_it() {
     assert_eq!(ask(address), "1 one");
 }
 
+fn a_change_whose_worker_has_just_died_is_confirmed_by_its_number() {
+    let workspace = Workspace::new();
+    let server = pending(&workspace, "1h");
+    let worker = server.control.worker();
+    signal(worker, Signal::KILL);
+    // Whether the next worker serves already or not.
+    let (status, operation) = server.control.post("/v1/confirm", &[]);
+    assert_eq!((status, &operation["generation"]), (200, &2.into()), "{operation}");
+    let message = operation["message"].as_str().unwrap();
+    assert!(message.starts_with("applied: generation 2 is confirmed and stays"), "{message}");
+}
+
+fn a_signals_reload_that_waited_in_vain_ends_as_what_it_began_as() {
+    let workspace = Workspace::new();
+    let mut server = pending(&workspace, "1h");
+    server.process.signal(Signal::HUP);
+    let by_signal = |operation: &Value| operation["actor"]["kind"] == "signal";
+    let waits = || server.control.history().into_iter().find(by_signal);
+    let id = until("the signal's reload waits", || waits()?["id"].as_str().map(ToOwned::to_owned));
+    assert_eq!(server.control.post("/v1/cancel", &[]).1["outcome"], "applied");
+    let ended = server
+        .control
+        .wait_for_operation("it was refused", |one| by_signal(one) && one["refused"] == "taken_back");
+    assert_eq!(ended["id"], id.as_str(), "{ended}");
+    // It can be looked at, as everything that the history names; and nothing is left of it for the next supervisor.
+    assert_eq!(server.control.get(&format!("/v1/operations/{id}"))["refused"], "taken_back");
+    assert_eq!(server.control.history().iter().filter(|one| by_signal(one)).count(), 1);
+}
+
 fn a_removed_listener_refuses_while_pending_and_comes_back_on_cancel() {
     let workspace = Workspace::new();
     let server = Server::start(&workspace, &[WEB, "listen old 127.0.0.1:0", "body one"]);
@@ -275,6 +307,22 @@ fn a_removed_listener_comes_back_after_the_supervisor_was_killed() {
     assert_eq!(second.control.post("/v1/cancel", &[]).0, 200);
     assert_eq!((ask(old), second.address("old")), ("1 one".to_owned(), old));
     assert_eq!(second.control.post("/v1/actions/held", &[]).1["answer"], "0", "nothing is held any more");
+}
+
+fn a_removed_listener_comes_back_after_the_supervisor_was_killed_during_the_commit() {
+    let workspace = Workspace::new();
+    let mut first = Server::start(&workspace, &[WEB, "listen old 127.0.0.1:0", "body one"]);
+    let (web, old) = (first.address("web"), first.address("old"));
+    let orphan = format!("commit orphan-once {}", workspace.path("orphaned").display());
+    configure(&workspace, &[WEB, "body two", &orphan]);
+    let _unanswered = first.control.begin("/v1/reload?confirm_within=1h", &[]);
+    assert_eq!(first.process.wait().code, 128 + 9);
+    assert!(std::net::TcpListener::bind(old).is_err(), "the worker holds it");
+    let second = Server::start_again(&workspace);
+    assert_eq!((ask(web), shown(&second)["generation"].clone()), ("2 two".to_owned(), 2.into()));
+    assert!(try_ask(old).is_err(), "it rests");
+    assert_eq!(second.control.post("/v1/cancel", &[]).0, 200);
+    assert_eq!((ask(old), second.address("old")), ("1 one".to_owned(), old));
 }
 
 /// Serves `one`, then `two` under guard.

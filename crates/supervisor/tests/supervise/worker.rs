@@ -10,6 +10,7 @@
 //! | `reject TEXT` | refuses the file, once for each such line |
 //! | `prepare hang` / `prepare die` | never answers / exits |
 //! | `commit die` / `commit die-once PATH` | exits when told to commit / only if PATH is not there, which it makes |
+//! | `commit orphan-once PATH` | kills the supervisor when told to commit, and then commits; the same condition |
 //! | `drain hang` / `losses N` | never says that it has drained / says that N connections were cut |
 //! | `stop hang` | does not exit |
 //!
@@ -272,11 +273,17 @@ impl Worker {
         if candidate.text.contains("commit die\n") {
             std::process::exit(8);
         }
-        if let Some(path) =
-            values(&candidate.text, "commit").find_map(|v| v.strip_prefix("die-once ").map(str::to_owned))
-            && std::fs::File::create_new(path).is_ok()
-        {
+        let once = |what: &str| {
+            let mut paths = values(&candidate.text, "commit");
+            let path = paths.find_map(|value| value.strip_prefix(what).map(str::to_owned));
+            path.is_some_and(|path| std::fs::File::create_new(path).is_ok())
+        };
+        if once("die-once ") {
             std::process::exit(8);
+        }
+        if once("orphan-once ") {
+            let supervisor = rustix::process::getppid().unwrap();
+            rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
         }
         self.acceptor = None;
         if let Some(file) = candidate.carried.take() {
