@@ -101,7 +101,7 @@ impl Driver {
             return;
         }
         self.parts.scribe.later(move |journal| {
-            let _ = answer.send(journal.operation(&id).cloned().map(Box::new));
+            let _ = answer.send(journal.entry(&id).cloned().map(Box::new));
         });
     }
 
@@ -119,7 +119,11 @@ impl Driver {
 
     pub(super) fn generations(&self, answer: oneshot::Sender<Vec<Generation>>) {
         self.parts.scribe.later(move |journal| {
-            let _ = answer.send(journal.generations());
+            let (mut generations, kept) = (journal.generations(), journal.kept());
+            for generation in &mut generations {
+                generation.forgotten = kept.binary_search(&generation.number).is_err();
+            }
+            let _ = answer.send(generations);
         });
     }
 
