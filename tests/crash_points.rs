@@ -209,7 +209,11 @@ impl Scene {
                         _ => false,
                     };
                 let confirmed = ended("confirm", "applied");
-                assert!(waits != (confirmed || from_disk), "{self}: is it confirmed? {status}\n{history:#?}");
+                assert!(
+                    waits || confirmed || from_disk,
+                    "{self}: nobody confirmed it: {status}\n{history:#?}"
+                );
+                assert!(!(waits && confirmed), "{self}: it is confirmed: {status}\n{history:#?}");
             }
             _ => assert!(!waits, "{self}: {status}"),
         }

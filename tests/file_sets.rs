@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use handover_testkit::config::{fixed, from_file, tls_listener};
@@ -130,44 +130,41 @@ fn sets_of(generation: &serde_json::Value) -> BTreeSet<char> {
 #[test]
 fn a_thousand_renames_during_reloads_serve_whole_sets_only_and_no_reload_is_refused() {
     const RENAMES: usize = 1000;
+    const RELOADS: usize = 50;
     const BETWEEN: Duration = Duration::from_micros(500);
     let sets = Sets::new();
     let server = Handover::of(handover!(), &sets.workspace).config_file("handover.toml").start();
     let client = TlsClient::trusting(sets.authority.pem(), SITE);
     let message = Handshakes::start(client.clone(), sets.port.address(), "/");
     let body = Handshakes::start(client, sets.port.address(), "/body");
-    let over = AtomicBool::new(false);
+    let (over, renamed) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut outcomes = BTreeMap::<String, usize>::new();
+    let reload = || {
+        let (status, operation) = server.control.post("/v1/reload", &[]);
+        assert_eq!(status, 200, "{operation}");
+        let generation = server.control.get(&format!("/v1/generations/{}", server.control.generation()));
+        let of = sets_of(&generation);
+        assert_eq!(of.len(), 1, "half of one and half of the other: {generation}");
+        (text_at(&operation, "/outcome").to_owned(), of)
+    };
     std::thread::scope(|scope| {
         let _end = EndOnDrop(&over);
-        let renaming = scope.spawn(|| {
-            for number in 1..=RENAMES {
-                sets.activate(number);
-                if over.load(Ordering::Acquire) {
-                    return;
-                }
+        scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                sets.activate(renamed.fetch_add(1, Ordering::AcqRel) + 1);
                 // Spread over many reloads, so that they meet in every way; nothing is waited for here.
                 std::thread::park_timeout(BETWEEN);
             }
         });
-        loop {
-            let last = renaming.is_finished();
-            let (status, operation) = server.control.post("/v1/reload", &[]);
-            assert_eq!(status, 200, "{operation}");
-            *outcomes.entry(text_at(&operation, "/outcome").to_owned()).or_default() += 1;
-            let generation = server.control.get(&format!("/v1/generations/{}", server.control.generation()));
-            assert_eq!(sets_of(&generation).len(), 1, "half of one and half of the other: {generation}");
-            if last {
-                break;
-            }
+        let mut reloads = 0;
+        while reloads < RELOADS || renamed.load(Ordering::Acquire) < RENAMES {
+            *outcomes.entry(reload().0).or_default() += 1;
+            reloads += 1;
         }
     });
     assert!(outcomes["applied"] > 10, "{outcomes:?}");
-    // The last rename chose the first set.
-    assert_eq!(
-        sets_of(&server.control.get(&format!("/v1/generations/{}", server.control.generation()))),
-        ['a'].into()
-    );
+    sets.activate(0);
+    assert_eq!(reload().1, ['a'].into());
     for client in [message, body] {
         let met = client.finish();
         met.expect_all_good();

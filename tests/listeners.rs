@@ -34,7 +34,7 @@ fn a_reload_that_cannot_bind_leaves_the_other_listeners_alone() {
         }
         for _ in 0..5 {
             let before = asked.load(Ordering::Acquire);
-            assert_eq!(server.reload(&rest).code, 10);
+            server.reload(&rest).expect_code(10);
             handover_testkit::until("clients were answered", || {
                 (asked.load(Ordering::Acquire) > before + 10).then_some(())
             });

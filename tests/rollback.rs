@@ -37,7 +37,7 @@ fn a_rollback_serves_the_bytes_of_that_generation_though_its_files_were_overwrit
     let status = server.control.status();
     assert_eq!((server.control.generation(), status["rollback_in_force"].as_u64()), (1, Some(1)), "{status}");
     server.cli(["status"]).expect_code(0).says("rollback");
-    server.cli(["diff"]).expect_code(1).says("rollback");
+    server.cli(["diff"]).expect_code(1).says("generation 1").says("gone back to");
     assert_eq!(text_at(&server.control.history()[0], "/comment"), "the new one is wrong");
 
     // And forward again, to the newest: that too is a generation that served.

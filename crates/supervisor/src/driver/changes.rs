@@ -118,6 +118,8 @@ impl Driver {
             self.record_generation();
             self.note_end_of_rollback();
         }
+        // Now, so that they are in place before anybody is told that it serves.
+        self.send_facts();
         if self.active().is_none() {
             // Otherwise it is done at the operation's end.
             self.compare();
