@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{JournalError, MAX_FILE_BYTES};
@@ -63,8 +63,9 @@ pub(super) struct DirStore {
     file: File,
     /// The file has its name, and the directory may not have that on disk yet.
     is_new: bool,
-    /// Whether the directory of the objects was made.
-    has_objects: bool,
+    /// The directory of the objects, when it was needed for the first time. Of twenty thousand paths the part before the name
+    /// is most of the work.
+    objects: Option<File>,
     /// Objects that may not be on disk yet, as long as they are few.
     fresh: Vec<File>,
     /// There are more of them.
@@ -100,7 +101,7 @@ impl DirStore {
             path,
             file,
             is_new: false,
-            has_objects: false,
+            objects: None,
             fresh: Vec::new(),
             more_fresh: false,
             _lock: lock,
@@ -118,11 +119,16 @@ impl DirStore {
     }
 
     fn make_objects(&mut self) -> io::Result<()> {
-        if !self.has_objects {
-            DirBuilder::new().recursive(true).mode(0o700).create(self.objects())?;
-            sync_directory(&self.dir)?;
-            self.has_objects = true;
-        }
+        let objects = match self.objects.take() {
+            // Somebody may have removed it.
+            Some(objects) if objects.metadata()?.nlink() > 0 => objects,
+            _ => {
+                DirBuilder::new().recursive(true).mode(0o700).create(self.objects())?;
+                sync_directory(&self.dir)?;
+                File::open(self.objects())?
+            }
+        };
+        self.objects = Some(objects);
         Ok(())
     }
 }
@@ -210,22 +216,22 @@ impl Store for DirStore {
 
     fn put(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.make_objects()?;
-        let (objects, temporary) = (self.objects(), self.objects().join(TEMPORARY_NAME));
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::CLOEXEC).bits().cast_signed())
-            .open(&temporary)
+        let Some(objects) = &self.objects else { return Err(io::ErrorKind::NotFound.into()) };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let written = rustix::fs::openat(objects, TEMPORARY_NAME, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(io::Error::from)
+            .map(File::from)
             .and_then(|mut file| file.write_all(bytes).map(|()| file))
-            .and_then(|file| fs::rename(&temporary, objects.join(name)).map(|()| file));
+            .and_then(|file| {
+                rustix::fs::renameat(objects, TEMPORARY_NAME, objects, name)?;
+                Ok(file)
+            });
         match written {
             Ok(file) if self.fresh.len() < SYNCED_ONE_BY_ONE => self.fresh.push(file),
             Ok(_) => self.more_fresh = true,
             Err(error) => {
                 // On a full disk its room is needed.
-                let _ = fs::remove_file(&temporary);
+                let _ = rustix::fs::unlinkat(objects, TEMPORARY_NAME, AtFlags::empty());
                 return Err(error);
             }
         }
@@ -233,8 +239,13 @@ impl Store for DirStore {
     }
 
     fn length(&self, name: &str) -> Option<u64> {
-        let meta = fs::symlink_metadata(self.objects().join(name)).ok()?;
-        meta.is_file().then_some(meta.len())
+        let Some(objects) = &self.objects else {
+            let meta = fs::symlink_metadata(self.objects().join(name)).ok()?;
+            return meta.is_file().then_some(meta.len());
+        };
+        let meta = rustix::fs::statat(objects, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let is_file = FileType::from_raw_mode(meta.st_mode).is_file();
+        u64::try_from(meta.st_size).ok().filter(|_| is_file)
     }
 
     fn get(&self, name: &str) -> io::Result<Vec<u8>> {
