@@ -27,6 +27,7 @@ pub mod bundle;
 pub mod channel;
 pub mod inherit;
 pub mod memfd;
+pub mod memory;
 pub mod peer;
 pub mod process;
 #[cfg(feature = "tokio")]

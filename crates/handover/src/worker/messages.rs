@@ -242,6 +242,7 @@ impl Control {
         if let Some(given) = given {
             self.carry(given.to_vec());
         }
+        give_memory_back();
         tracing::debug!(generation, "serving");
     }
 
@@ -251,6 +252,11 @@ impl Control {
             pending.abandon();
         }
     }
+}
+
+/// The generation before may have been large. Nobody waits for this, and if it cannot be done nothing is lost.
+fn give_memory_back() {
+    let _ = std::thread::Builder::new().name("memory".to_owned()).spawn(handover_handoff::memory::give_back);
 }
 
 fn broken_promise(spec: &ListenerSpec, what: &str) -> BindError {

@@ -193,6 +193,8 @@ impl Driver {
         let wanted: Vec<GenerationNumber> = self.candidates.values().map(|c| c.generation).collect();
         self.loaded.retain(|number, _| *number == serving.generation || wanted.contains(number));
         self.metrics.confirmed(serving.generation.0);
+        // The bytes of the generation before may have been many; the journal's thread has time for it.
+        self.parts.scribe.later(|_journal| handover_handoff::memory::give_back());
     }
 
     /// Gives the worker the sockets that it must keep for the next supervisor, or takes them from it.
