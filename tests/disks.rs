@@ -1,4 +1,4 @@
-//! Full disks and read-only ones, during every kind of change: refused in plain words, or carried out, and what serves is
+//! Full disks, and directories that take nothing, during every kind of change: refused in plain words, or carried out, and what serves is
 //! left alone. Each server here has a state directory on a small file system of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -49,15 +49,13 @@ impl Small {
         self.server.beside(&["rm", &format!("{}/filler", self.state())]).expect_code(0);
     }
 
-    /// Lets nothing be made or written below the state directory; what is open stays so.
-    fn make_read_only(&self) {
-        let state = self.state();
-        let script = format!("mount --bind '{state}' '{state}' && mount -o remount,bind,ro '{state}'");
-        self.server.beside(&["sh", "-c", &script]).expect_code(0);
+    /// Lets nothing be made or removed among the generations' bytes; the journal itself is open, and stays so.
+    fn freeze(&self) {
+        self.server.beside(&["chattr", "+i", &format!("{}/handover/objects", self.state())]).expect_code(0);
     }
 
-    fn make_writable(&self) {
-        self.server.beside(&["umount", &self.state()]).expect_code(0);
+    fn thaw(&self) {
+        self.server.beside(&["chattr", "-i", &format!("{}/handover/objects", self.state())]).expect_code(0);
     }
 
     /// A change with a comment that no page with room to spare takes.
@@ -98,7 +96,7 @@ fn every_kind_of_change(break_it: fn(&Small), mend_it: fn(&Small), reason: &str)
     small.write("three");
     break_it(&small);
     for words in
-        [&["reload"][..], &["reload", "--certs"], &["reload", "--confirm-within", "10m"], &["rollback"]]
+        [&["reload"][..], &["reload", "--certs"], &["reload", "--confirm-within", "10m"], &["rollback", "1"]]
     {
         let output = small.change(words);
         let after = if words[0] == "rollback" { "one" } else { "three" };
@@ -135,13 +133,13 @@ fn on_a_full_disk_every_kind_of_change_is_refused_or_done_and_what_is_said_is_tr
 }
 
 #[test]
-fn in_a_read_only_state_directory_every_kind_of_change_is_refused_or_done_and_what_is_said_is_true() {
+fn where_nothing_can_be_made_every_kind_of_change_is_refused_or_done_and_what_is_said_is_true() {
     if !can_mount(
-        "in_a_read_only_state_directory_every_kind_of_change_is_refused_or_done_and_what_is_said_is_true",
+        "where_nothing_can_be_made_every_kind_of_change_is_refused_or_done_and_what_is_said_is_true",
     ) {
         return;
     }
-    every_kind_of_change(Small::make_read_only, Small::make_writable, "Read-only file system");
+    every_kind_of_change(Small::freeze, Small::thaw, "Operation not permitted");
 }
 
 /// What nobody has confirmed goes back, whether or not it can be written down.

@@ -6,7 +6,7 @@
 //!                  └─ says what follows, in this order, each with its length and BLAKE3
 //! ```
 //!
-//! [`write`] makes one from what serves, [`read`] takes one apart and believes nothing of it: every entry must be
+//! [`write()`] makes one from what serves, [`read()`] takes one apart and believes nothing of it: every entry must be
 //! the one that the manifest names next, of the length and digest that it names. Entries' names mean nothing but
 //! that; the files' paths are in the manifest. What is read is bounded in memory and time whatever the archive says.
 //!
