@@ -11,6 +11,7 @@
 //!      ├─ changes   Change    what is served differently now
 //!      ├─ errors    Problem   what was wrong, with file, line, column
 //!      ├─ losses    Losses    connections that had to be cut, by kind
+//!      ├─ upgrade   Upgrade   from which binary to which, and what moved
 //!      └─ steps     Step      what took how long
 //! ```
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -38,6 +39,7 @@ mod sentence_change_tests;
 mod sentence_tests;
 mod status;
 mod text;
+mod upgrade;
 
 pub use actor::{Actor, ActorKind};
 pub use certificate::{Certificate, certificate_changes, days_until};
@@ -57,3 +59,4 @@ pub use problem_details::{PROBLEM_CONTENT_TYPE, ProblemDetails};
 pub use refused::Refused;
 pub use sentence::{human_ms, human_time};
 pub use status::{JournalStatus, ListenerStatus, Status, WorkerStatus};
+pub use upgrade::{Binary, Upgrade, WorkerRole};

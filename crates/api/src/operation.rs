@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::outcome::{CauseSchema, KindSchema, OutcomeSchema};
-use crate::{Actor, Cause, Change, GoesBack, Kind, Losses, Outcome, Problem, Refused};
+use crate::{Actor, Cause, Change, GoesBack, Kind, Losses, Outcome, Problem, Refused, Upgrade};
 
 /// Whether an operation still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -76,6 +76,9 @@ pub struct Operation {
     /// Connections that were cut, by kind.
     #[serde(default, skip_serializing_if = "Losses::is_empty")]
     pub losses: Losses,
+    /// From which binary to which, and what moved: of an upgrade, and of an operation that takes one back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Box<Upgrade>>,
     /// What took how long, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
@@ -131,6 +134,7 @@ impl Operation {
             warnings: Vec::new(),
             left_out: 0,
             losses: Losses::default(),
+            upgrade: None,
             steps: Vec::new(),
             started_at: started_at.into(),
             ms: 0.0,

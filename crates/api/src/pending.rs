@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Actor, human_time};
+use crate::{Actor, Upgrade, human_time};
 
 /// What becomes of a change if nobody confirms it: in the operation that made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -43,6 +43,9 @@ pub struct Pending {
     pub until: String,
     /// The time left when this was answered, in milliseconds.
     pub left_ms: u64,
+    /// If what awaits confirmation is an upgrade: from which binary to which. The generation is the same in both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Box<Upgrade>>,
 }
 
 impl Pending {

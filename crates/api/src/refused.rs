@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::{ExitCode, Kind, ProblemDetails, human_time};
+use crate::{ExitCode, Kind, ProblemDetails, Upgrade, human_time};
 
 /// Why a request was refused. Nothing was changed by it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -31,6 +31,8 @@ pub enum Refused {
         back_to: u64,
         /// The time left.
         left: Duration,
+        /// If it is an upgrade: from which binary to which.
+        upgrade: Option<Box<Upgrade>>,
     },
     /// `confirm` or `cancel`, and there is nothing to confirm or to cancel.
     #[error("nothing awaits confirmation")]
@@ -46,6 +48,9 @@ pub enum Refused {
         /// Those whose bytes are kept, in order.
         kept: Vec<u64>,
     },
+    /// `rollback --binary`, and there is no binary to go back to, or it is not what it was; this says so.
+    #[error("{0}")]
+    NoPreviousBinary(String),
     /// The archive of a restore cannot be used.
     #[error("{0}")]
     Archive(String),
@@ -134,6 +139,7 @@ impl Refused {
             Self::NothingPending => "nothing_pending",
             Self::TakenBack => "taken_back",
             Self::NoSuchGeneration { .. } => "no_such_generation",
+            Self::NoPreviousBinary(_) => "no_previous_binary",
             Self::Archive(_) => "archive",
             Self::Drained => "drained",
             Self::Stopping => "stopping",
@@ -162,7 +168,7 @@ impl Refused {
             | Self::NoWorker => 409,
             Self::Stale { .. } => 412,
             Self::Forbidden { .. } => 403,
-            Self::NoSuchAction { .. } | Self::NoSuchGeneration { .. } => 404,
+            Self::NoSuchAction { .. } | Self::NoSuchGeneration { .. } | Self::NoPreviousBinary(_) => 404,
             Self::KeyReused { .. } | Self::Archive(_) => 422,
             Self::Journal(_) => 500,
             Self::Unavailable(_) => 503,
@@ -178,6 +184,7 @@ impl Refused {
             Self::NothingPending => "Nothing awaits confirmation",
             Self::TakenBack => "What it waited for was taken back",
             Self::NoSuchGeneration { .. } => "No such generation",
+            Self::NoPreviousBinary(_) => "No binary to go back to",
             Self::Archive(_) => "The archive cannot be used",
             Self::Drained => "The server is drained",
             Self::Stopping => "The server is shutting down",

@@ -137,7 +137,8 @@ fn a_store_that_cannot_be_reached_at_the_start_is_told() {
 #[test]
 fn what_comes_while_a_change_awaits_confirmation_is_refused_at_the_wrong_time_and_names_it() {
     let left = Duration::from_secs(570);
-    let why = Refused::Pending { operation: "a-7".to_owned(), generation: 5, back_to: 4, left };
+    let why =
+        Refused::Pending { operation: "a-7".to_owned(), generation: 5, back_to: 4, left, upgrade: None };
     assert_eq!(
         why.to_string(),
         "pending: generation 5 (a-7) awaits confirmation for another 9 min 30 s, then generation 4 serves again; 'handover confirm' keeps it, 'handover cancel' goes back now"
@@ -187,6 +188,7 @@ fn a_pending_change_is_shown_with_the_time_left() {
         comment: None,
         until: "2026-11-22T12:10:03.000Z".to_owned(),
         left_ms: 570_000,
+        upgrade: None,
     };
     assert_eq!(
         pending.sentence(),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::outcome::PhaseSchema;
-use crate::{Certificate, Generation, Operation, Pending, Phase};
+use crate::{Binary, Certificate, Generation, Operation, Pending, Phase, WorkerRole};
 
 /// One listening address that the supervisor holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -18,7 +18,7 @@ pub struct ListenerStatus {
     pub inherited: bool,
 }
 
-/// The process that serves.
+/// A worker process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerStatus {
     /// Its number, counted from 1.
@@ -29,6 +29,12 @@ pub struct WorkerStatus {
     pub started_at: String,
     /// Its program's version.
     pub version: String,
+    /// SHA-256 of the binary that it runs, 64 hexadecimal digits; absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// What it is there for.
+    #[serde(default)]
+    pub role: WorkerRole,
 }
 
 /// How the journal fares.
@@ -87,6 +93,15 @@ pub struct Status {
     /// The worker that serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerStatus>,
+    /// All workers, the one that serves first: an upgrade has two of them, and so has one that awaits confirmation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workers: Vec<WorkerStatus>,
+    /// The binary that the supervisor runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<Binary>,
+    /// The binary that served before the last upgrade, which is kept: `handover rollback --binary` goes back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_binary: Option<Binary>,
     /// How often a dead worker was replaced.
     #[serde(default)]
     pub respawns: u64,

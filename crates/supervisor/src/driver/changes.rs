@@ -312,6 +312,7 @@ impl Driver {
             comment: probation.comment.clone(),
             until: probation.until.clone(),
             left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            upgrade: None,
         })
     }
 

@@ -83,6 +83,7 @@ impl Driver {
                 generation: generation.0,
                 back_to: back_to.0,
                 left,
+                upgrade: None,
             },
             Refusal::TakenBack => Refused::TakenBack,
             Refusal::NothingPending => Refused::NothingPending,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_api::{Generation, JournalStatus, Operation, Status, WorkerStatus};
+use handover_api::{Generation, JournalStatus, Operation, Status, WorkerRole, WorkerStatus};
 use handover_handoff::Bundle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -83,7 +83,12 @@ impl Driver {
                 pid: worker.process.pid(),
                 started_at: worker.started_at.clone(),
                 version: worker.version.clone(),
+                sha256: None,
+                role: WorkerRole::Serving,
             }),
+            workers: Vec::new(),
+            binary: None,
+            previous_binary: None,
             respawns: view.restarts,
             connections: self.connections,
             listeners: self.parts.listeners.status(),
