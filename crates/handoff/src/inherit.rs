@@ -4,6 +4,8 @@
 //!   (sd_listen_fds(3)). They are for the process with the announced ID only; a child that inherited the
 //!   variables must leave them alone, and must not be given them in the first place.
 //! - [`CHANNEL_VARIABLE`]: a worker's channel to its supervisor.
+//! - [`SAVED_VARIABLE`]: what a supervisor that executed another program in its place has left for it: a sealed memory
+//!   file, in which the numbers of all other descriptors stand.
 //!
 //! Taking ownership of a descriptor by its number is sound only if nobody else in the process owns that
 //! number. So both are to be taken first thing in `main`; each number is given out once; and what is
@@ -23,9 +25,16 @@ use rustix::net::SocketType;
 pub const CHANNEL_VARIABLE: &str = "HANDOVER_CHANNEL";
 /// Environment variable with the path at which a worker, once its supervisor is gone, is found by the next one.
 pub const SUCCESSION_VARIABLE: &str = "HANDOVER_SUCCESSION";
+/// Environment variable with the number of the memory file that a supervisor has left for the program in its place, or for
+/// the one that rehearses to take that place.
+pub const SAVED_VARIABLE: &str = "HANDOVER_SAVED";
+/// Environment variable that asks a program to say which versions it speaks, and to end.
+pub const PREFLIGHT_VARIABLE: &str = "HANDOVER_PREFLIGHT";
+/// Environment variable with the number of descriptors that a worker should make room for before it starts threads.
+pub const DESCRIPTORS_VARIABLE: &str = "HANDOVER_DESCRIPTORS";
 
 /// Variables that mean this process and nobody else: never passed on to a child, unless set for it anew.
-pub const PRIVATE_VARIABLES: [&str; 10] = [
+pub const PRIVATE_VARIABLES: [&str; 13] = [
     "LISTEN_PID",
     "LISTEN_PIDFDID",
     "LISTEN_FDS",
@@ -36,6 +45,9 @@ pub const PRIVATE_VARIABLES: [&str; 10] = [
     "FDSTORE",
     CHANNEL_VARIABLE,
     SUCCESSION_VARIABLE,
+    SAVED_VARIABLE,
+    PREFLIGHT_VARIABLE,
+    DESCRIPTORS_VARIABLE,
 ];
 
 /// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
@@ -114,6 +126,54 @@ pub fn channel() -> Result<Option<OwnedFd>, InheritError> {
     Ok(take(fd))
 }
 
+/// The memory file that [`SAVED_VARIABLE`] announces; `None` if it announces none, or it was taken already. Call it first
+/// thing in `main`.
+///
+/// # Errors
+/// The variable does not hold the number of a sealed memory file.
+pub fn saved() -> Result<Option<OwnedFd>, InheritError> {
+    let variable = SAVED_VARIABLE;
+    let Ok(value) = env::var(variable) else { return Ok(None) };
+    let Some(fd) = value.parse::<RawFd>().ok().filter(|fd| *fd >= LISTEN_FDS_START) else {
+        return Err(InheritError::Variable { variable, value, problem: "is not a descriptor's number" });
+    };
+    check(fd, variable, is_sealed)?;
+    Ok(take(fd))
+}
+
+/// What a descriptor must be that is taken by a number out of [`saved`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// A listening or resting socket: of the kind that [`std::net::TcpListener`] and its like are made of.
+    Socket,
+    /// A connected `SOCK_SEQPACKET` socket.
+    Channel,
+    /// A sealed memory file.
+    MemoryFile,
+    /// Any other: a lock, an executable, a process.
+    Other,
+}
+
+/// The descriptor with this number, which stood in what [`saved`] gave. Each is given out once.
+///
+/// # Errors
+/// It is not open, not what it should be, or was given out already.
+pub fn take_saved(fd: RawFd, expected: Expected) -> Result<OwnedFd, InheritError> {
+    let variable = SAVED_VARIABLE;
+    let problem = |problem: &str| InheritError::Descriptor { variable, fd, problem: problem.to_owned() };
+    if fd < LISTEN_FDS_START {
+        return Err(problem("is a standard stream"));
+    }
+    let fits = match expected {
+        Expected::Socket => is_socket,
+        Expected::Channel => is_channel,
+        Expected::MemoryFile => is_sealed,
+        Expected::Other => is_open,
+    };
+    check(fd, variable, fits)?;
+    take(fd).ok_or_else(|| problem("stands there twice"))
+}
+
 /// What the three variables say: the names of descriptors 3, 4 …
 fn announced(
     own_pid: u32,
@@ -177,6 +237,20 @@ fn is_channel(fd: BorrowedFd<'_>) -> io::Result<Result<(), &'static str>> {
     } else {
         Err("is not a connected SOCK_SEQPACKET socket")
     })
+}
+
+fn is_sealed(fd: BorrowedFd<'_>) -> io::Result<Result<(), &'static str>> {
+    Ok(if crate::memfd::is_sealed(fd) { Ok(()) } else { Err("is not a sealed memory file") })
+}
+
+fn is_socket(fd: BorrowedFd<'_>) -> io::Result<Result<(), &'static str>> {
+    rustix::net::sockopt::socket_type(fd)?;
+    Ok(Ok(()))
+}
+
+fn is_open(fd: BorrowedFd<'_>) -> io::Result<Result<(), &'static str>> {
+    rustix::io::fcntl_getfd(fd)?;
+    Ok(Ok(()))
 }
 
 fn take(fd: RawFd) -> Option<OwnedFd> {

@@ -9,8 +9,10 @@
 //! |---|---|
 //! | [`channel`] | typed messages with descriptors over a `SOCK_SEQPACKET` socket |
 //! | [`memfd`] | bytes in a sealed memory file: what was checked cannot change afterwards |
+//! | [`companion`] | another process, held so that it can be ended and its end be seen |
 //! | [`bundle`] | the bytes of every file that a generation names, in one memory file |
 //! | [`inherit`] | `LISTEN_FDS` and other descriptors that arrive by number |
+//! | [`own`] | what a process does to itself: no dumps, a large descriptor table, another program in its place |
 //! | [`peer`] | who is at the other end of a Unix socket |
 //! | [`process`] | kept executables, child processes, pidfds, subreaper |
 //! | `reactor` | channels and processes in tokio's event loop (feature `tokio`) |
@@ -25,9 +27,11 @@
 
 pub mod bundle;
 pub mod channel;
+pub mod companion;
 pub mod inherit;
 pub mod memfd;
 pub mod memory;
+pub mod own;
 pub mod peer;
 pub mod process;
 #[cfg(feature = "tokio")]
@@ -38,3 +42,4 @@ pub mod succession;
 
 pub use bundle::Bundle;
 pub use channel::{Channel, ChannelError};
+pub use companion::Companion;

@@ -68,6 +68,11 @@ pub fn read_sealed(file: impl AsFd, limit: usize) -> Result<Vec<u8>, MemfdError>
     sealed.read(0, sealed.length)
 }
 
+/// Whether a descriptor is that of a sealed memory file.
+pub(crate) fn is_sealed(file: impl AsFd) -> bool {
+    rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
+}
+
 /// A sealed memory file that is read piece by piece.
 #[derive(Debug)]
 pub(crate) struct Sealed {
@@ -80,8 +85,7 @@ impl Sealed {
     /// Checks that it is sealed and not longer than `limit` bytes.
     pub(crate) fn of(file: impl AsFd, limit: usize) -> Result<Self, MemfdError> {
         let file = file.as_fd();
-        let seals = rustix::fs::fcntl_get_seals(file).map_err(|_not_a_memfd| MemfdError::NotSealed)?;
-        if !seals.contains(SEALS) {
+        if !is_sealed(file) {
             return Err(MemfdError::NotSealed);
         }
         let file = file.try_clone_to_owned().map(File::from).map_err(failed("read a memory file"))?;

@@ -41,6 +41,12 @@ impl Executable {
         Ok(Executable { file: open_executable(path)?, path: path.to_owned() })
     }
 
+    /// The one that `descriptor` is open for, whether for reading or as a mere path (`O_PATH`). `path` is where it was found.
+    #[must_use]
+    pub fn from_descriptor(descriptor: OwnedFd, path: PathBuf) -> Self {
+        Executable { file: descriptor, path }
+    }
+
     /// Where it was found.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -61,6 +67,12 @@ impl Executable {
 
     fn by_descriptor(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+impl AsFd for Executable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -129,7 +141,7 @@ impl Spawn<'_> {
 
 /// Sets everything but the standard streams close-on-exec, also what this process got from its own parent without
 /// knowing. A kernel that cannot (before 5.11) leaves the latter as it is.
-fn close_others_on_exec() {
+pub(crate) fn close_others_on_exec() {
     const FIRST: libc::c_uint = 3;
     // SAFETY: needed because no safe call does it. Sound: the call (close_range(2)) takes three integers and, with
     // this flag, closes nothing now; descriptors of this process's parent are not touched, since it runs in the child.

@@ -65,15 +65,22 @@ pub struct Outgoing<'fd> {
     fds: Vec<BorrowedFd<'fd>>,
 }
 
+/// Two connected ends of a channel that other processes will talk over, both close-on-exec.
+///
+/// # Errors
+/// socketpair(2) failed: the process or the system is out of descriptors.
+pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), ChannelError> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| ChannelError::io("create a socket pair", errno))
+}
+
 impl<In, Out> Channel<In, Out> {
     /// Two connected ends, both close-on-exec.
     ///
     /// # Errors
     /// socketpair(2) failed: the process or the system is out of descriptors.
     pub fn pair() -> Result<Pair<In, Out>, ChannelError> {
-        let (a, b) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| ChannelError::io("create a socket pair", errno))?;
+        let (a, b) = socket_pair()?;
         Ok((Channel::wrap(a), Channel::wrap(b)))
     }
 
