@@ -22,6 +22,7 @@ mod files;
 pub mod guard;
 mod host;
 pub mod logging;
+pub mod moving;
 mod prepare;
 mod server;
 mod service;

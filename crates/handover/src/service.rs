@@ -12,6 +12,7 @@
 //! ```
 
 use crate::drain::Drain;
+use crate::moving::Moving;
 use crate::prepare::Prepare;
 use crate::types::{Change, Figures, Losses, Problem, Settings};
 use crate::watch::Watch;
@@ -98,6 +99,12 @@ pub trait Service: Send + Sync + 'static {
     /// The sentence that says why it did not work; answered with status 500.
     fn action(&self, name: &str, _body: &str, _files: &mut Prepare) -> Result<String, String> {
         Err(format!("there is no action named {name:?}"))
+    }
+
+    /// How its live connections move to another worker; `None` if they cannot, and then the new worker accepts while
+    /// this one drains.
+    fn moving(&self) -> Option<&dyn Moving> {
+        None
     }
 
     /// Called once, before anything else, with a handle to the worker that hosts this service.
