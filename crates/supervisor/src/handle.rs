@@ -3,6 +3,7 @@
 //! A [`DriverHandle`] can be cloned and sent anywhere. Everything that is asked goes through one queue to
 //! the driver, which alone knows and changes the state.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,18 @@ pub struct Terms {
     pub confirm_within: Option<Duration>,
     /// Whether it is watched at first, and taken back if it fares badly.
     pub guard: Guarding,
+}
+
+/// Which binary an upgrade is to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum WhichBinary {
+    /// What lies now where the running program was started from.
+    #[default]
+    Default,
+    /// This file; absolute.
+    Path(PathBuf),
+    /// The kept copy of the binary that served before.
+    Previous,
 }
 
 /// Whether a change is guarded.
@@ -82,7 +95,8 @@ pub enum Ask {
     Validate,
     /// Serve the bytes of a generation that served before.
     Rollback {
-        /// Its number; the last one that served before the one that serves now if `None`.
+        /// Its number; the last one that served before the one that serves now if `None`. While an upgrade awaits
+        /// confirmation, `None` takes that back.
         to: Option<u64>,
         /// Under which terms.
         terms: Terms,
@@ -92,6 +106,17 @@ pub enum Ask {
         /// What it holds.
         restored: Arc<Restored>,
         /// Check only, and say what would change.
+        dry_run: bool,
+        /// Under which terms.
+        terms: Terms,
+    },
+    /// Run another binary.
+    Upgrade {
+        /// Which.
+        binary: WhichBinary,
+        /// The SHA-256 digest that it must have: 64 lower-case hexadecimal digits.
+        sha256: Option<String>,
+        /// Check and rehearse only: what serves is not touched.
         dry_run: bool,
         /// Under which terms.
         terms: Terms,
@@ -128,6 +153,13 @@ impl Ask {
     #[must_use]
     pub fn reload() -> Self {
         Ask::Reload { certs_only: false, terms: Terms::default() }
+    }
+
+    /// An upgrade to what lies where the running program was started from, under the usual terms.
+    #[must_use]
+    pub fn upgrade() -> Self {
+        let (binary, terms) = (WhichBinary::Default, Terms::default());
+        Ask::Upgrade { binary, sha256: None, dry_run: false, terms }
     }
 }
 

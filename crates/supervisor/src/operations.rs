@@ -309,6 +309,8 @@ pub(crate) fn kind_of(ask: &Ask) -> Kind {
         Ask::Validate | Ask::Restore { dry_run: true, .. } => Kind::DryRun,
         Ask::Rollback { .. } => Kind::Rollback,
         Ask::Restore { .. } => Kind::Restore,
+        // Until the machine knows upgrades.
+        Ask::Upgrade { .. } => Kind::Reload,
         Ask::Confirm => Kind::Confirm,
         Ask::Cancel => Kind::Cancel,
         Ask::Action { .. } => Kind::Action,

@@ -20,6 +20,24 @@
 //!       │ ── Hold ────────────────────────────────────▶ │   + sockets: kept for the next supervisor
 //! ```
 //!
+//! An upgrade has two workers, which talk to each other over a socket that the supervisor gives to both:
+//!
+//! ```text
+//!   old worker                    supervisor                         new worker
+//!       │                              │ ── Welcome, Prepare … Bound ─────▶ │   as above; its Welcome says `candidate`
+//!       │                              │ ── Commit (accept: false) ───────▶ │
+//!       │                              │ ◀────────────────────── Committed ─│   it stands by
+//!       │                              │ ── Probe ────────────────────────▶ │   + a listening socket
+//!       │                              │ ◀───────────────────────── Probed ─│
+//!       │ ◀──────────────── HandOver ──│ ── TakeOver ─────────────────────▶ │   + socket, pidfd of the other; + stderr
+//!       │ ═══════════════════════ sockets and states ════════════════════▶  │
+//!       │                              │ ◀─────────────────────── TookOver ─│   it serves
+//!       │ ── HandedOver ─────────────▶ │                                    │   it drains; late ones move on
+//!       │ ── Drained ────────────────▶ │                                    │   it stands by, or is told to stop
+//! ```
+//!
+//! Going back is the same with the roles exchanged, or `Resume` to the old one if the new one is dead.
+//!
 //! A candidate that needs no listener may skip `Need`. `Abort` may come at any time and is not answered;
 //! what the worker says about an aborted candidate afterwards is ignored. `Drain`, `Resume`, `Action`, `Report`,
 //! `Guard`, `Ask` and `Ping` carry a number that the answer repeats.
@@ -30,8 +48,10 @@
 //! **When the channel ends** without a `Stop`, the supervisor is gone. The worker then drops a candidate that
 //! was not told to commit, ends no drain, goes on serving, and accepts one connection at the socket that
 //! [`handover_handoff::inherit::SUCCESSION_VARIABLE`] names (a [`handover_handoff::succession::Door`]). That
-//! connection is the channel to the next supervisor, which speaks first.
+//! connection is the channel to the next supervisor, which speaks first. Of two workers only the one that serves does so: a
+//! handoff that has begun is carried to its end first; one that stands by, or drains after it, ends by itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,8 +61,21 @@ use handover_api::{Change, Losses, Problem};
 use handover_handoff::Channel;
 use serde::{Deserialize, Serialize};
 
-/// The version of these messages. A worker that speaks another one is refused with a reason.
-pub const PROTOCOL_VERSION: u16 = 2;
+/// The newest version of these messages that this program speaks. `Welcome` and `Hello` say which ones each side
+/// speaks; from then on both use the newest that both know ([`common_version`]).
+pub const PROTOCOL_VERSION: u16 = 3;
+/// The oldest version of these messages that this program speaks.
+pub const OLDEST_PROTOCOL_VERSION: u16 = 3;
+
+/// The newest version that this program and its peer both speak: the peer speaks those from `oldest` to `newest`. `None`
+/// if there is none: then neither understands the other, and nothing more is said. (A peer that does not say its oldest
+/// version speaks one alone; it says 0.)
+#[must_use]
+pub fn common_version(oldest: u16, newest: u16) -> Option<u16> {
+    let oldest = if oldest == 0 { newest } else { oldest };
+    let common = newest.min(PROTOCOL_VERSION);
+    (common >= oldest && common >= OLDEST_PROTOCOL_VERSION).then_some(common)
+}
 
 /// The most bytes of carried state; more of it counts as a broken protocol.
 pub const MAX_CARRIED_BYTES: usize = 1024 * 1024;
@@ -52,19 +85,30 @@ pub type WorkerChannel = Channel<ToWorker, ToSupervisor>;
 /// The supervisor's end of the channel.
 pub type SupervisorChannel = Channel<ToSupervisor, ToWorker>;
 
+fn yes() -> bool {
+    true
+}
+
 /// From the supervisor to its worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum ToWorker {
-    /// The first message.
+    /// The first message. It reads the same in every version, as `Hello` does.
     Welcome {
         /// [`PROTOCOL_VERSION`] of the supervisor.
         protocol: u16,
+        /// [`OLDEST_PROTOCOL_VERSION`] of the supervisor.
+        #[serde(default)]
+        oldest: u16,
         /// The worker's key: it says it again to a later supervisor.
         worker: u64,
         /// Whether carried state comes with it: that of the worker that this one replaces. A worker that has some
         /// already (it outlived a supervisor) is never sent any.
         carried: bool,
+        /// Whether it is the candidate of an upgrade: another worker serves until connections were handed over. Such a
+        /// worker ends at once if its supervisor goes before a `TakeOver`.
+        #[serde(default)]
+        candidate: bool,
     },
     /// Build a candidate. Answered by `Need`, then `Prepared` or `Rejected`.
     Prepare {
@@ -97,6 +141,41 @@ pub enum ToWorker {
     Commit {
         /// The candidate.
         candidate: u64,
+        /// Whether it accepts connections too. If not, it stands by: it has published the generation and has the
+        /// listeners, and accepts nothing until a `TakeOver` or `Resume`.
+        #[serde(default = "yes")]
+        accept: bool,
+    },
+    /// Prove that you would serve: every data thread accepts one connection from the socket that comes with it, through the
+    /// path on which it accepts all others, and writes a [`ProbeAnswer`] as one line of JSON. Answered by `Probed` when all
+    /// of them have; the socket is closed then.
+    Probe {
+        /// Repeated in the answer.
+        call: u64,
+        /// What the answers on the connections must repeat.
+        nonce: String,
+    },
+    /// Hand all that is open to the worker at the other end of the socket that comes with it, then drain. With it come, in
+    /// this order: the socket, and the other worker's pidfd. Answered by `HandedOver` or, with everything as it was
+    /// before and the other worker dead, by `HandoffFailed`. After `HandedOver`, what could not be moved ends here, for
+    /// `limit`, and is handed over late as soon as it can be: `DrainProgress` and `Drained` as for a drain. From then on
+    /// it stands by, until `Stop`, `TakeOver` or `Resume`.
+    HandOver {
+        /// Repeated in the answers, of `Drained` too.
+        call: u64,
+        /// What is left after this long is cut.
+        limit: Duration,
+        /// The other worker's process.
+        peer_pid: u32,
+    },
+    /// Take what the worker at the other end hands over, and serve. With it come, in this order: the socket, the other
+    /// worker's pidfd, and the standard error stream that is this worker's from now on. Answered by `TookOver` or by
+    /// `HandoffFailed` (it never serves after the latter, and is ended).
+    TakeOver {
+        /// Repeated in the answer.
+        call: u64,
+        /// The other worker's process.
+        peer_pid: u32,
     },
     /// Drop it.
     Abort {
@@ -188,17 +267,61 @@ pub enum ToWorker {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum ToSupervisor {
-    /// The answer to `Welcome`. With `serving`, the descriptors are: the bundle, then `serving.listeners` in order, then
+    /// The answer to `Welcome`. It reads the same in every version. With `serving`, the descriptors are: the bundle, then `serving.listeners` in order, then
     /// `serving.held` in order, then carried state if `serving.carried` says so.
     Hello {
         /// [`PROTOCOL_VERSION`] of the worker.
         protocol: u16,
+        /// [`OLDEST_PROTOCOL_VERSION`] of the worker.
+        #[serde(default)]
+        oldest: u16,
         /// The program's version, for `status`.
         version: String,
         /// Names of its actions.
         actions: Vec<String>,
         /// What it serves, if an earlier supervisor made it serve something.
         serving: Option<Box<Serving>>,
+        /// The oldest and the newest format of connection states that it reads and writes.
+        #[serde(default)]
+        formats: [u16; 2],
+        /// Its data threads: each answers a `Probe` once.
+        #[serde(default)]
+        threads: u32,
+        /// Whether it can hand over live connections. If not, they drain at an upgrade.
+        #[serde(default)]
+        movable: bool,
+    },
+    /// Every data thread has answered on a connection of its own.
+    Probed {
+        /// The probe's call.
+        call: u64,
+    },
+    /// It serves, with what was handed over to it.
+    TookOver {
+        /// The call of `TakeOver`.
+        call: u64,
+        /// What was moved, by kind (`idle`, `request`, `tunnel` …).
+        moved: BTreeMap<String, u64>,
+        /// What was lost on the way, if the giver died in the middle of it.
+        losses: Losses,
+        /// For how long nothing was served.
+        freeze: Duration,
+    },
+    /// The other worker serves; this one drains what is left.
+    HandedOver {
+        /// The call of `HandOver`.
+        call: u64,
+        /// What was moved, by kind.
+        moved: BTreeMap<String, u64>,
+        /// For how long nothing was served.
+        freeze: Duration,
+    },
+    /// Nothing was handed over. The giver says so when it serves again as before, the other worker being dead.
+    HandoffFailed {
+        /// The call of `HandOver` or `TakeOver`.
+        call: u64,
+        /// One sentence.
+        why: String,
     },
     /// All listeners of the generation that is being prepared, those that did not change too.
     Need {
@@ -267,10 +390,16 @@ pub enum ToSupervisor {
     },
     /// Nothing is accepted, nothing is open.
     Drained {
-        /// The drain.
+        /// The drain, or the `HandOver`.
         call: u64,
         /// What had to be cut.
         losses: Losses,
+        /// After `HandOver`: what was handed over late, by kind.
+        #[serde(default)]
+        late: BTreeMap<String, u64>,
+        /// How many connections came to their own end.
+        #[serde(default)]
+        ended: u64,
     },
     /// It accepts again.
     Resumed {
@@ -331,6 +460,20 @@ pub struct Serving {
     #[serde(default)]
     pub carried: bool,
 }
+
+/// What a data thread writes into the connection of a `Probe`, as one line of JSON, at most [`MAX_PROBE_BYTES`] long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeAnswer {
+    /// The key that `Welcome` gave to the worker.
+    pub worker: u64,
+    /// The probe's nonce.
+    pub nonce: String,
+    /// Which thread, counted from 0.
+    pub thread: u32,
+}
+
+/// The most bytes of a [`ProbeAnswer`], line feed included.
+pub const MAX_PROBE_BYTES: usize = 1024;
 
 /// Where a candidate's files come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -517,6 +660,23 @@ pub struct Settings {
     pub drain_limit: Option<Duration>,
     /// How the supervisor logs; as before if not given.
     pub log: Option<LogSettings>,
+    /// Which binaries an upgrade may run.
+    pub upgrade: UpgradeRules,
+}
+
+/// Which binaries an upgrade may run. Every rule that is given must be kept, beside those that always hold: nobody but
+/// its owner, who is root or the user that runs the server, may be able to change it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpgradeRules {
+    /// It must lie in one of these directories or below (absolute); anywhere if there are none.
+    pub directories: Vec<PathBuf>,
+    /// The user that it must belong to.
+    pub owner: Option<u32>,
+    /// Its SHA-256 digest, 64 lower-case hexadecimal digits.
+    pub sha256: Option<String>,
+    /// The minisign public key (the second line of a `.pub` file) for which `PATH.minisig` must be its signature.
+    pub public_key: Option<String>,
 }
 
 /// How a process logs.

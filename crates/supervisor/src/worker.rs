@@ -25,7 +25,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::protocol::{PROTOCOL_VERSION, Serving, SupervisorChannel, ToSupervisor, ToWorker};
+use crate::protocol::{
+    OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Serving, SupervisorChannel, ToSupervisor, ToWorker,
+    common_version,
+};
 
 /// Messages that may wait for a worker that does not read; one more, and it counts as lost.
 const OUTBOX: usize = 256;
@@ -167,8 +170,13 @@ impl Start<'_> {
         let process = spawn.start()?;
         drop(theirs);
         let worker = Worker::new(self.number, process, ours, self.succession, report)?;
-        let welcome =
-            ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: key.0, carried: self.carried.is_some() };
+        let welcome = ToWorker::Welcome {
+            protocol: PROTOCOL_VERSION,
+            oldest: OLDEST_PROTOCOL_VERSION,
+            worker: key.0,
+            carried: self.carried.is_some(),
+            candidate: false,
+        };
         worker.send(welcome, self.carried.into_iter().collect());
         Ok(worker)
     }
@@ -234,7 +242,7 @@ impl Found {
             Err(error) => return Err(fail(error.to_string())),
         };
         let (serving, version, actions) = match hello {
-            ToSupervisor::Hello { protocol, .. } if protocol != PROTOCOL_VERSION => {
+            ToSupervisor::Hello { protocol, oldest, .. } if common_version(oldest, protocol).is_none() => {
                 return Err(fail(format!(
                     "it speaks version {protocol} of the protocol, this program version {PROTOCOL_VERSION}"
                 )));
@@ -287,7 +295,13 @@ impl Found {
 /// Asks a worker who it is. An answer, or a channel that stays open without one, proves that the process which its ID
 /// meant when it was taken hold of is the worker.
 fn greet(channel: &SupervisorChannel) -> Result<(ToSupervisor, Vec<OwnedFd>), ChannelError> {
-    let welcome = ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 0, carried: false };
+    let welcome = ToWorker::Welcome {
+        protocol: PROTOCOL_VERSION,
+        oldest: OLDEST_PROTOCOL_VERSION,
+        worker: 0,
+        carried: false,
+        candidate: false,
+    };
     channel.send(&welcome, &[], HELLO_LIMIT)?;
     channel.recv(Some(HELLO_LIMIT))
 }

@@ -274,7 +274,7 @@ impl Control {
             return self.leave(&losses);
         }
         if let Some(call) = todo.drained {
-            self.send(&ToSupervisor::Drained { call, losses }, &[]);
+            self.send(&ToSupervisor::Drained { call, losses, late: Default::default(), ended: 0 }, &[]);
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use handover_handoff::{Bundle, memfd};
 use handover_supervisor::protocol::{
-    ListenerSpec, MAX_CARRIED_BYTES, PROTOCOL_VERSION, Serving, ToSupervisor,
+    ListenerSpec, MAX_CARRIED_BYTES, OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Serving, ToSupervisor,
 };
 
 use super::Notice;
@@ -84,7 +84,17 @@ impl Control {
             fds.extend(self.carried.iter().map(|carried| carried.memfd.as_fd()));
         }
         let (version, actions) = (self.version.clone(), self.errands.service.actions());
-        self.send(&ToSupervisor::Hello { protocol: PROTOCOL_VERSION, version, actions, serving }, &fds);
+        let hello = ToSupervisor::Hello {
+            protocol: PROTOCOL_VERSION,
+            oldest: OLDEST_PROTOCOL_VERSION,
+            version,
+            actions,
+            serving,
+            formats: [0, 0],
+            threads: 0,
+            movable: false,
+        };
+        self.send(&hello, &fds);
         self.asks.supervisor_came();
     }
 

@@ -29,7 +29,7 @@ impl Control {
     /// Does what the supervisor says.
     pub(super) fn handle(&mut self, message: ToWorker, fds: Vec<OwnedFd>) {
         match message {
-            ToWorker::Welcome { protocol, worker, carried } => {
+            ToWorker::Welcome { protocol, worker, carried, .. } => {
                 self.welcome(protocol, worker, carried.then(|| fds.into_iter().next()));
             }
             ToWorker::Prepare { candidate, generation, source, dry_run, scope, continues, given_carried } => {
@@ -43,7 +43,7 @@ impl Control {
             ToWorker::Asked { call, done, detail } => self.asks.answered(call, done, &detail),
             ToWorker::Hold { listeners } => self.hold(listeners, fds),
             ToWorker::Bound { candidate, results } => self.bound(candidate, results, fds),
-            ToWorker::Commit { candidate } => self.commit(candidate),
+            ToWorker::Commit { candidate, .. } => self.commit(candidate),
             ToWorker::Abort { candidate } => self.abort(candidate),
             ToWorker::Drain { call, limit } => {
                 let todo = self.drains.drain(Some(call), limit);
@@ -55,6 +55,12 @@ impl Control {
             }
             ToWorker::Action { call, name, body } => self.action(call, name, body),
             ToWorker::Report { call, what } => self.errands.report(self.number(call), what),
+            // Not yet.
+            ToWorker::Probe { .. } => {}
+            ToWorker::HandOver { call, .. } | ToWorker::TakeOver { call, .. } => {
+                let why = "it cannot hand over".to_owned();
+                self.send(&ToSupervisor::HandoffFailed { call, why }, &[]);
+            }
             ToWorker::Ping { call } => self.send(&ToSupervisor::Pong { call }, &[]),
             ToWorker::Facts { metrics } => self.errands.service.facts(metrics),
             ToWorker::ReopenLogs => self.reopen_logs(),

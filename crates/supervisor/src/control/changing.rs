@@ -206,6 +206,7 @@ fn word_for(ask: &Ask) -> String {
         Ask::Reload { .. } => "reload".to_owned(),
         Ask::Rollback { .. } => "rollback".to_owned(),
         Ask::Restore { .. } => "restore".to_owned(),
+        Ask::Upgrade { .. } => "upgrade".to_owned(),
         Ask::Confirm => "confirm".to_owned(),
         Ask::Cancel => "cancel".to_owned(),
         Ask::Drain { .. } => "drain".to_owned(),

@@ -76,6 +76,7 @@ impl Driver {
             Ask::Reload { .. } => Kind::Reload,
             Ask::Rollback { .. } => Kind::Rollback,
             Ask::Restore { .. } => Kind::Restore,
+            Ask::Upgrade { .. } => Kind::Reload,
             Ask::Confirm => Kind::Confirm,
             Ask::Cancel => Kind::Cancel,
             Ask::Validate => Kind::DryRun,

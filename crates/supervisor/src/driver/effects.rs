@@ -85,7 +85,7 @@ impl Driver {
             Message::Prepare { .. } => return self.prepare(key, message),
             Message::Commit { candidate } => {
                 self.hold_beside(key, candidate);
-                ToWorker::Commit { candidate: candidate.0 }
+                ToWorker::Commit { candidate: candidate.0, accept: true }
             }
             Message::Abort { candidate } => ToWorker::Abort { candidate: candidate.0 },
             Message::Guard { call, operation, watch } => self.guard(call, operation, watch),

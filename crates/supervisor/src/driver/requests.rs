@@ -143,6 +143,10 @@ impl Driver {
             Ask::Restore { dry_run, terms: asked, .. } => {
                 Request::Restore { dry_run: *dry_run, terms: terms(asked) }
             }
+            Ask::Upgrade { .. } => {
+                let why = Refused::Unavailable("it cannot upgrade yet".to_owned());
+                return self.refuse_request(&new, why, admission);
+            }
             Ask::Confirm => Request::Confirm,
             Ask::Cancel => Request::Cancel,
             Ask::Validate => Request::VALIDATE,

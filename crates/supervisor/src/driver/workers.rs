@@ -11,7 +11,7 @@ use handover_lifecycle::{CallKey, CandidateKey, Event, Kind, WorkerKey};
 
 use super::{CarriedState, Driver, PINGS_UNANSWERED, Prepared};
 use crate::handle::Carried;
-use crate::protocol::{MAX_CARRIED_BYTES, PROTOCOL_VERSION, ToSupervisor, ToWorker};
+use crate::protocol::{MAX_CARRIED_BYTES, PROTOCOL_VERSION, ToSupervisor, ToWorker, common_version};
 use crate::worker::FromWorker;
 
 impl CarriedState {
@@ -34,8 +34,8 @@ impl Driver {
     fn said(&mut self, key: WorkerKey, message: ToSupervisor, descriptors: Vec<OwnedFd>) {
         tracing::trace!(worker = %key, ?message, "worker says");
         match message {
-            ToSupervisor::Hello { protocol, version, actions, .. } => {
-                self.hello(key, protocol, version, actions)
+            ToSupervisor::Hello { protocol, oldest, version, actions, .. } => {
+                self.hello(key, (oldest, protocol), version, actions)
             }
             ToSupervisor::Need { candidate, listeners } => {
                 let candidate = CandidateKey(candidate);
@@ -59,7 +59,7 @@ impl Driver {
                 self.connections = Some(connections);
                 tracing::debug!(connections, "draining");
             }
-            ToSupervisor::Drained { call, losses } => {
+            ToSupervisor::Drained { call, losses, .. } => {
                 self.connections = Some(0);
                 self.lose_connections(&losses);
                 let (call, clean) = (CallKey(call), losses.is_empty());
@@ -92,15 +92,21 @@ impl Driver {
             }
             ToSupervisor::Carry => self.carry(key, descriptors.into_iter().next()),
             ToSupervisor::Ask { call, why } => self.ask_by_worker(key, call, why),
+            // Not yet.
+            ToSupervisor::Probed { .. }
+            | ToSupervisor::TookOver { .. }
+            | ToSupervisor::HandedOver { .. }
+            | ToSupervisor::HandoffFailed { .. } => {}
             ToSupervisor::Stopping { losses } => self.lose_connections(&losses),
         }
     }
 
-    fn hello(&mut self, key: WorkerKey, protocol: u16, version: String, actions: Vec<String>) {
+    fn hello(&mut self, key: WorkerKey, speaks: (u16, u16), version: String, actions: Vec<String>) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
-        if protocol != PROTOCOL_VERSION {
+        if common_version(speaks.0, speaks.1).is_none() {
             let why = format!(
-                "it speaks version {protocol} of the protocol, this supervisor version {PROTOCOL_VERSION}"
+                "it speaks version {} of the protocol, this supervisor version {PROTOCOL_VERSION}",
+                speaks.1
             );
             return self.lost(key, &why);
         }

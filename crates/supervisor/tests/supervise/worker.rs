@@ -125,14 +125,18 @@ impl Worker {
                 }
             }
             ToWorker::Bound { candidate, results } => self.bound(candidate, &results, fds),
-            ToWorker::Commit { candidate } => self.commit(candidate),
+            ToWorker::Commit { candidate, .. } => self.commit(candidate),
+            ToWorker::Probe { .. } | ToWorker::HandOver { .. } | ToWorker::TakeOver { .. } => {}
             ToWorker::Abort { .. } => self.candidate = None,
             ToWorker::Drain { call, .. } => {
                 self.acceptor = None;
                 if !self.says("drain hang") {
                     let mut losses = Losses::default();
                     losses.add("test", self.value("losses").and_then(|n| n.parse().ok()).unwrap_or(0));
-                    self.say(&ToSupervisor::Drained { call, losses }, &[]);
+                    self.say(
+                        &ToSupervisor::Drained { call, losses, late: Default::default(), ended: 0 },
+                        &[],
+                    );
                 }
             }
             ToWorker::Resume { call } => {
@@ -193,7 +197,19 @@ impl Worker {
         let actions = ["echo", "fail", "die", "orphan", "carry", "carried", "asked", "held"];
         let actions = actions.map(str::to_owned).to_vec();
         let version = "fake".to_owned();
-        self.say(&ToSupervisor::Hello { protocol: PROTOCOL_VERSION, version, actions, serving }, &fds);
+        self.say(
+            &ToSupervisor::Hello {
+                protocol: PROTOCOL_VERSION,
+                oldest: 0,
+                version,
+                actions,
+                serving,
+                formats: [1, 1],
+                threads: 0,
+                movable: false,
+            },
+            &fds,
+        );
     }
 
     fn prepare(&mut self, number: u64, generation: u64, source: Source, dry_run: bool, fds: &[OwnedFd]) {

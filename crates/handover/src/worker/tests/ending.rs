@@ -16,7 +16,7 @@ fn a_drain_tells_its_progress_and_its_losses_and_can_be_taken_back() {
     assert_eq!(worker.happens(), Happened::Resumed);
 
     worker.say(&ToWorker::Drain { call: 3, limit: Duration::ZERO });
-    let ToSupervisor::Drained { call: 3, losses } = worker.hear() else { panic!() };
+    let ToSupervisor::Drained { call: 3, losses, .. } = worker.hear() else { panic!() };
     assert_eq!(losses.total(), 3);
     let (serving, _) = worker.succeed().unwrap();
     assert!(!serving.accepting);

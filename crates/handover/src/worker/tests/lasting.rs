@@ -38,7 +38,7 @@ impl Worker {
     }
 
     fn commit(&mut self, candidate: u64) {
-        self.say(&ToWorker::Commit { candidate });
+        self.say(&ToWorker::Commit { candidate, accept: true });
         assert_eq!(self.happens(), Happened::Committed(candidate));
         assert_eq!(self.hear(), ToSupervisor::Committed { candidate });
     }
@@ -47,7 +47,13 @@ impl Worker {
 #[test]
 fn carried_state_comes_with_the_welcome_and_leaves_whenever_it_changes() {
     let mut worker = Worker::unwelcomed();
-    let welcome = ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 5, carried: true };
+    let welcome = ToWorker::Welcome {
+        protocol: PROTOCOL_VERSION,
+        oldest: 0,
+        worker: 5,
+        carried: true,
+        candidate: false,
+    };
     worker.channel.send(&welcome, &[carried("keys of before").as_fd()], PATIENCE).unwrap();
     assert!(matches!(worker.hear(), ToSupervisor::Hello { serving: None, .. }));
     let (_, state) = worker.read(&order(1, Source::Disk), &[]);

@@ -290,9 +290,17 @@ impl Worker {
 
     /// Introduces a supervisor, and returns what the worker says it serves.
     fn welcome(&mut self) -> Option<(Serving, Vec<OwnedFd>)> {
-        self.say(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 5, carried: false });
+        self.say(&ToWorker::Welcome {
+            protocol: PROTOCOL_VERSION,
+            oldest: 0,
+            worker: 5,
+            carried: false,
+            candidate: false,
+        });
         let (hello, fds) = self.hear_with_fds();
-        let ToSupervisor::Hello { protocol, version, actions, serving } = hello else { panic!("{hello:?}") };
+        let ToSupervisor::Hello { protocol, version, actions, serving, .. } = hello else {
+            panic!("{hello:?}")
+        };
         assert_eq!(
             (protocol, version.as_str(), actions),
             (PROTOCOL_VERSION, "1.2.3", vec!["greet".to_owned()])
@@ -347,7 +355,7 @@ impl Worker {
         let port = listener.local_addr().unwrap().port();
         assert_eq!(self.happens(), Happened::Bound(vec![Ok(port)]));
         assert!(matches!(self.hear(), ToSupervisor::Prepared { .. }));
-        self.say(&ToWorker::Commit { candidate });
+        self.say(&ToWorker::Commit { candidate, accept: true });
         assert_eq!(self.happens(), Happened::Committed(candidate));
         assert_eq!(self.hear(), ToSupervisor::Committed { candidate });
         (listener, file)
@@ -397,7 +405,7 @@ fn a_hanging_prepare_does_not_stop_the_worker_from_answering() {
     // What the first one comes to at last is dropped, and nobody is told of it.
     word.send(()).unwrap();
     assert_eq!(worker.happens(), Happened::Dropped(1));
-    worker.say(&ToWorker::Commit { candidate: 2 });
+    worker.say(&ToWorker::Commit { candidate: 2, accept: true });
     assert_eq!(worker.happens(), Happened::Committed(2));
     assert_eq!(worker.hear(), ToSupervisor::Committed { candidate: 2 });
     worker.ping();
@@ -424,7 +432,7 @@ fn an_aborted_candidate_is_dropped_and_cannot_be_committed() {
     assert!(matches!(worker.hear(), ToSupervisor::Prepared { candidate: 1, .. }));
     worker.say(&ToWorker::Abort { candidate: 1 });
     assert_eq!(worker.happens(), Happened::Dropped(1));
-    worker.say(&ToWorker::Commit { candidate: 1 });
+    worker.say(&ToWorker::Commit { candidate: 1, accept: true });
     worker.ping();
     worker.stop();
 }
@@ -520,7 +528,17 @@ fn nobody_is_let_in_while_the_supervisor_lives() {
     let stranger = knock(&worker.directory.path().join("door")).unwrap();
     let stranger = SupervisorChannel::from_socket(stranger).unwrap();
     stranger
-        .send(&ToWorker::Welcome { protocol: PROTOCOL_VERSION, worker: 9, carried: false }, &[], PATIENCE)
+        .send(
+            &ToWorker::Welcome {
+                protocol: PROTOCOL_VERSION,
+                oldest: 0,
+                worker: 9,
+                carried: false,
+                candidate: false,
+            },
+            &[],
+            PATIENCE,
+        )
         .unwrap();
     worker.ping();
     assert!(stranger.try_recv().unwrap().is_none());
