@@ -93,6 +93,10 @@ pub struct Spawn<'a> {
     pub environment: &'a [(OsString, OsString)],
     /// Descriptors that the process keeps, under the same numbers; all others are close-on-exec.
     pub descriptors: &'a [BorrowedFd<'a>],
+    /// Its standard output; this process's if `None`.
+    pub stdout: Option<BorrowedFd<'a>>,
+    /// Its standard error; this process's if `None`.
+    pub stderr: Option<BorrowedFd<'a>>,
 }
 
 impl Spawn<'_> {
@@ -109,6 +113,12 @@ impl Spawn<'_> {
             None => (self.executable.path().as_os_str().to_owned(), &[][..]),
         };
         command.arg0(name).args(arguments).stdin(Stdio::null()).process_group(0);
+        if let Some(stdout) = self.stdout {
+            command.stdout(stdout.try_clone_to_owned()?);
+        }
+        if let Some(stderr) = self.stderr {
+            command.stderr(stderr.try_clone_to_owned()?);
+        }
         for variable in PRIVATE_VARIABLES {
             command.env_remove(variable);
         }
@@ -336,7 +346,16 @@ mod tests {
     fn shell(script: &str, environment: &[(OsString, OsString)], descriptors: &[BorrowedFd<'_>]) -> Child {
         let executable = Executable::open(Path::new("/bin/sh")).unwrap();
         let arguments = ["sh", "-c", script].map(OsString::from);
-        Spawn { executable: &executable, arguments: &arguments, environment, descriptors }.start().unwrap()
+        Spawn {
+            executable: &executable,
+            arguments: &arguments,
+            environment,
+            descriptors,
+            stdout: None,
+            stderr: None,
+        }
+        .start()
+        .unwrap()
     }
 
     fn end(child: &Child) -> Exit {
@@ -355,7 +374,14 @@ mod tests {
         let digest = executable.digest().unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "not a program").unwrap();
-        let spawn = Spawn { executable: &executable, arguments: &[], environment: &[], descriptors: &[] };
+        let spawn = Spawn {
+            executable: &executable,
+            arguments: &[],
+            environment: &[],
+            descriptors: &[],
+            stdout: None,
+            stderr: None,
+        };
         assert_eq!(end(&spawn.start().unwrap()), Exit::Code(0));
         assert_eq!(executable.digest().unwrap(), digest);
     }
@@ -460,7 +486,14 @@ mod tests {
         let path = directory.path().join("text");
         std::fs::write(&path, "text").unwrap();
         let executable = Executable::open(&path).unwrap();
-        let spawn = Spawn { executable: &executable, arguments: &[], environment: &[], descriptors: &[] };
+        let spawn = Spawn {
+            executable: &executable,
+            arguments: &[],
+            environment: &[],
+            descriptors: &[],
+            stdout: None,
+            stderr: None,
+        };
         assert_eq!(spawn.start().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 }

@@ -166,6 +166,8 @@ impl Start<'_> {
             arguments: self.arguments,
             environment: &environment,
             descriptors: &[theirs.as_fd()],
+            stdout: None,
+            stderr: None,
         };
         let process = spawn.start()?;
         drop(theirs);
