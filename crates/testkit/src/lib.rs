@@ -22,7 +22,9 @@
 #![allow(clippy::print_stderr, reason = "the test runner captures what a helper says about a failure")]
 
 pub mod authority;
+pub mod bad;
 pub mod config;
+pub mod crowd;
 pub mod curl;
 pub mod echo;
 mod ending;
@@ -32,6 +34,7 @@ pub mod notify;
 pub mod origin;
 pub mod pattern;
 pub mod proc;
+pub mod program;
 pub mod tls;
 pub mod tunnel;
 pub mod websocket;
@@ -45,6 +48,7 @@ mod handshakes;
 mod ports;
 mod process;
 mod serving;
+mod signer;
 mod skip;
 mod stream;
 mod workspace;
@@ -59,8 +63,10 @@ pub use handover::{CONFIG, Handover, HandoverBuilder, command};
 pub use handshakes::{Handshakes, Met};
 pub use ports::Port;
 pub use process::{Output, Process, run, signal, wait_for_exit};
+pub use program::{Program, sha256};
 pub use rustix::process::Signal;
 pub use serving::{SITE, Secure, Serving, operation_of, text_at};
+pub use signer::{Signer, signature_of};
 pub use skip::{have, root, skip};
 pub use tls::TlsClient;
 pub use workspace::{Entry, Workspace};
