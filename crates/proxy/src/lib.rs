@@ -13,6 +13,7 @@ mod event_loop;
 mod files;
 mod generation;
 mod metrics;
+mod moving;
 mod reactor;
 pub mod routes;
 mod service;

@@ -461,6 +461,7 @@ impl Candidate for Ready {
             }),
             drain_limit: Some(config.drain.timeout),
             log: Some(log_settings(&config.log)),
+            upgrade: Default::default(),
         }
     }
 

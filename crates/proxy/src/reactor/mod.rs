@@ -22,7 +22,9 @@
 
 mod encrypted;
 mod mailbox;
+mod moved;
 mod secure;
+mod secure_state;
 #[cfg(test)]
 mod tests_secure;
 mod wheel;
@@ -122,6 +124,8 @@ pub(crate) struct Reactor {
     scratch: encrypted::Scratch,
     /// Bytes that sessions hold between two calls.
     held: usize,
+    /// By slot, while connections are being moved: see [`moved`].
+    numbers: Option<Vec<u32>>,
 }
 
 impl Reactor {
@@ -135,6 +139,7 @@ impl Reactor {
             secured: Vec::new(),
             scratch: encrypted::Scratch::default(),
             held: 0,
+            numbers: None,
         }
     }
 
@@ -236,6 +241,9 @@ impl Reactor {
             self.farewell(&io);
             self.unprotect(io.slot);
         }
+        if self.numbers.is_some() {
+            self.end_for_all(&io);
+        }
         self.retire(io.slot);
         drop(io.fd);
     }
@@ -258,6 +266,7 @@ impl Reactor {
             place.flags = 0;
             self.free.push(slot);
         }
+        self.forget_number(slot);
     }
 
     /// Waits for events, at most `limit`; `None` waits without limit. [`Reactor::event`] gives them one by one.

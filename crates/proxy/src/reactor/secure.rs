@@ -154,6 +154,16 @@ impl Secure {
         self.owed = owed;
     }
 
+    /// How many of the caller's bytes are among those that wait.
+    pub(super) fn owed(&self) -> usize {
+        self.owed
+    }
+
+    /// Opened bytes that were not taken.
+    pub(super) fn untaken(&self) -> &[u8] {
+        self.plain.get(self.taken..).unwrap_or_default()
+    }
+
     /// Some of the caller's bytes are among those that wait: it comes again with them.
     pub(super) fn owes(&self) -> bool {
         self.owed > 0

@@ -14,6 +14,7 @@ mod connect;
 mod drive;
 mod error;
 mod established;
+mod facts;
 mod hello;
 mod subject;
 
@@ -30,7 +31,7 @@ use crate::session::Session;
 use crate::suite::{Suite, Version};
 
 /// What was agreed, for logs, metrics and headers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Facts {
     /// The name that the client asked for; for [`Connecting`], the name that was asked for, if it is a DNS name.
     pub sni: Option<Box<str>>,

@@ -1,0 +1,4 @@
+//! Live connections go to another worker, and come from one.
+
+pub(crate) mod bytes;
+pub(crate) mod facts;
