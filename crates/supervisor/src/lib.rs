@@ -17,6 +17,8 @@
 
 pub mod archive;
 mod banner;
+#[allow(dead_code, reason = "used by what is built on it")]
+mod binary;
 pub mod control;
 mod control_socket;
 mod drift;
@@ -29,7 +31,10 @@ mod operations;
 mod options;
 mod passed;
 pub mod paths;
+#[allow(dead_code, reason = "used by what is built on it")]
+pub mod preflight;
 pub mod protocol;
+pub mod reexec;
 mod scribe;
 mod signals;
 mod sockets;
