@@ -37,6 +37,9 @@ mod sentence;
 mod sentence_change_tests;
 #[cfg(test)]
 mod sentence_tests;
+mod sentence_upgrade;
+#[cfg(test)]
+mod sentence_upgrade_tests;
 mod status;
 mod text;
 mod upgrade;

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::sentence_upgrade::grouped;
+
 /// Connections that were cut at a deadline, by kind: `websocket`, `tcp`, `http request` …
 ///
 /// An idle keep-alive connection that was closed between two requests is no loss.
@@ -49,9 +51,9 @@ impl fmt::Display for Losses {
         if total == 0 {
             return f.write_str("no connection cut");
         }
-        write!(f, "{total} {} cut (", if total == 1 { "connection" } else { "connections" })?;
+        write!(f, "{} {} cut (", grouped(total), if total == 1 { "connection" } else { "connections" })?;
         for (i, (kind, count)) in self.0.iter().filter(|(_, count)| **count > 0).enumerate() {
-            write!(f, "{}{count} {kind}", if i == 0 { "" } else { ", " })?;
+            write!(f, "{}{} {kind}", if i == 0 { "" } else { ", " }, grouped(*count))?;
         }
         f.write_str(")")
     }

@@ -17,6 +17,7 @@ pub(crate) enum KindSchema {
     DryRun,
     Rollback,
     Restore,
+    Upgrade,
     Confirm,
     Cancel,
     Action,
@@ -69,6 +70,13 @@ pub(crate) enum CauseSchema {
     Pending,
     Extended,
     Unreachable,
+    BinaryRefused,
+    BinaryUnfit,
+    CandidateDied,
+    CandidateSilent,
+    ProbeFailed,
+    HandoffFailed,
+    NotReexecuted,
 }
 
 /// What the server as a whole is doing.
@@ -98,6 +106,7 @@ mod tests {
             Kind::DryRun => KindSchema::DryRun,
             Kind::Rollback => KindSchema::Rollback,
             Kind::Restore => KindSchema::Restore,
+            Kind::Upgrade => KindSchema::Upgrade,
             Kind::Confirm => KindSchema::Confirm,
             Kind::Cancel => KindSchema::Cancel,
             Kind::Action => KindSchema::Action,
@@ -144,6 +153,13 @@ mod tests {
             Cause::Pending => CauseSchema::Pending,
             Cause::Extended => CauseSchema::Extended,
             Cause::Unreachable => CauseSchema::Unreachable,
+            Cause::BinaryRefused => CauseSchema::BinaryRefused,
+            Cause::BinaryUnfit => CauseSchema::BinaryUnfit,
+            Cause::CandidateDied => CauseSchema::CandidateDied,
+            Cause::CandidateSilent => CauseSchema::CandidateSilent,
+            Cause::ProbeFailed => CauseSchema::ProbeFailed,
+            Cause::HandoffFailed => CauseSchema::HandoffFailed,
+            Cause::NotReexecuted => CauseSchema::NotReexecuted,
         }
     }
 

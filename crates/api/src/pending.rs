@@ -52,15 +52,22 @@ impl Pending {
     /// `generation 5 awaits confirmation: it goes back to generation 4 at 12:10:03 UTC (in 9 min 30 s) …`.
     #[must_use]
     pub fn sentence(&self) -> String {
+        let (change, back_to) = names(self.upgrade.as_deref(), self.generation, self.back_to);
         format!(
-            "generation {} awaits confirmation: it goes back to generation {} at {} (in {}) unless 'handover confirm' comes; asked for by {} in {}",
-            self.generation,
-            self.back_to,
+            "{change} awaits confirmation: it goes back to {back_to} at {} (in {}) unless 'handover confirm' comes; asked for by {} in {}",
             clock(&self.until),
             human_time(Duration::from_millis(self.left_ms)),
             self.actor,
             self.operation_id,
         )
+    }
+}
+
+/// What awaits confirmation, and what serves again without one.
+pub(crate) fn names(upgrade: Option<&Upgrade>, generation: u64, back_to: u64) -> (String, String) {
+    match upgrade {
+        Some(Upgrade { from, to, .. }) => (format!("the upgrade to {to}"), from.to_string()),
+        None => (format!("generation {generation}"), format!("generation {back_to}")),
     }
 }
 

@@ -23,7 +23,7 @@ pub struct ProblemDetails {
     /// The operation that this is about, or, for `busy`, the one that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation_id: Option<String>,
-    /// How far it got: the name of its last step.
+    /// How far it got: the name of the step that it had come to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// The generation that serves.
@@ -52,7 +52,7 @@ impl Operation {
         };
         ProblemDetails {
             operation_id: Some(self.id.clone()),
-            phase: self.steps.last().map(|step| step.name.clone()),
+            phase: self.furthest_step().map(|step| step.name.clone()),
             serving_generation: self.serving_generation,
             errors: self.errors.clone(),
             operation: Some(self.clone()),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::pending::names;
 use crate::{ExitCode, Kind, ProblemDetails, Upgrade, human_time};
 
 /// Why a request was refused. Nothing was changed by it.
@@ -18,10 +19,7 @@ pub enum Refused {
         kind: Kind,
     },
     /// A change awaits confirmation, and this would change what is judged.
-    #[error(
-        "pending: generation {generation} ({operation}) awaits confirmation for another {}, then generation {back_to} serves again; 'handover confirm' keeps it, 'handover cancel' goes back now",
-        human_time(*left)
-    )]
+    #[error("{}", pending(operation, *left, &names(upgrade.as_deref(), *generation, *back_to)))]
     Pending {
         /// ID of the operation that made the change.
         operation: String,
@@ -111,6 +109,13 @@ pub enum Refused {
     /// The supervisor did not answer in time, or is gone.
     #[error("the supervisor does not answer: {0}")]
     Unavailable(String),
+}
+
+fn pending(operation: &str, left: Duration, (change, back_to): &(String, String)) -> String {
+    format!(
+        "pending: {change} ({operation}) awaits confirmation for another {}, then {back_to} serves again; 'handover confirm' keeps it, 'handover cancel' goes back now",
+        human_time(left)
+    )
 }
 
 /// Numbers of generations named in a sentence before it says "and n more".

@@ -12,6 +12,11 @@ impl Operation {
     #[must_use]
     pub fn sentence(&self) -> String {
         let Some(outcome) = self.outcome else { return self.running_sentence() };
+        if let Some(upgrade) = self.upgrade.as_ref().filter(|_| self.refused.is_none())
+            && let Some(sentence) = self.upgrade_sentence(upgrade, outcome)
+        {
+            return sentence;
+        }
         match outcome {
             Outcome::Applied => self.applied("applied"),
             Outcome::AppliedWithLosses => self.applied("applied with losses"),
@@ -71,6 +76,7 @@ impl Operation {
                 self.what_changed(),
                 self.unless_confirmed()
             ),
+            Kind::Upgrade => format!("{word}: upgraded, {serves}, {}, in {took}", self.losses),
             Kind::Confirm => {
                 format!("{word}: generation {} is confirmed and stays, in {took}", self.confirmed())
             }
@@ -148,7 +154,7 @@ impl Operation {
                 let (took, back) = (human_ms(self.ms), self.unless_confirmed());
                 return format!("unchanged: adopted the worker that was running, {serves}, in {took}{back}");
             }
-            Kind::Start | Kind::Confirm | Kind::Cancel | Kind::Resume | Kind::Stop => {
+            Kind::Start | Kind::Upgrade | Kind::Confirm | Kind::Cancel | Kind::Resume | Kind::Stop => {
                 return format!("unchanged: {} had nothing to do; {serves}", self.title());
             }
         };
@@ -197,7 +203,7 @@ impl Operation {
     }
 
     /// The first mistake and how many there are, or else the cause.
-    fn why(&self) -> String {
+    pub(crate) fn why(&self) -> String {
         match self.errors.as_slice() {
             [] => self.cause.map_or_else(|| "no reason is known".to_owned(), |cause| cause.to_string()),
             [only] => only.to_string(),
@@ -212,10 +218,16 @@ impl Operation {
         }
     }
 
-    /// The sentence, then every problem with its place and excerpt, then every warning: what a person reads.
+    /// The sentence, then every problem with its place and excerpt, then every warning, then the last lines of a new
+    /// binary that failed: what a person reads.
     #[must_use]
     pub fn report(&self) -> String {
-        report(&self.message, &self.errors, &self.warnings)
+        let mut text = report(&self.message, &self.errors, &self.warnings);
+        if let Some(lines) = self.upgrade.as_ref().and_then(|upgrade| upgrade.last_words()) {
+            text.push_str("\n\n");
+            text.push_str(&lines);
+        }
+        text
     }
 
     /// The HTTP status of this operation's answer (202 while it runs).
@@ -264,14 +276,16 @@ pub fn human_time(time: Duration) -> String {
     }
 }
 
-/// A duration for people: `0.4 ms`, `3.1 ms`, `312 ms`, `4.2 s`, `3 min 5 s`.
+/// A duration for people: `0.4 ms`, `3.1 ms`, `312 ms`, `1.23 s`, `12.3 s`, `3 min 5 s`.
 #[must_use]
 pub fn human_ms(ms: f64) -> String {
     let ms = if ms.is_finite() { ms.max(0.0) } else { 0.0 };
     if ms < 99.95 {
         format!("{ms:.1} ms")
-    } else if ms < 9_999.5 {
+    } else if ms < 999.5 {
         format!("{ms:.0} ms")
+    } else if ms < 9_995.0 {
+        format!("{:.2} s", ms / 1_000.0)
     } else if ms < 99_950.0 {
         format!("{:.1} s", ms / 1_000.0)
     } else {

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::{
-    Certificate, Diff, Event, Generation, Operation, OperationState, Phase, ProblemDetails, Status, human_ms,
-    sentence,
+    Binary, Certificate, Diff, Event, Generation, Operation, OperationState, Phase, ProblemDetails, Status,
+    Step, WorkerRole, human_ms, sentence,
 };
 
 impl Status {
@@ -32,14 +32,37 @@ impl Status {
         if let Some(connections) = self.connections {
             line("connections", &connections.to_string());
         }
-        line("supervisor", &format!("pid {}, version {}, since {}", self.pid, self.version, self.started_at));
-        if let Some(worker) = &self.worker {
+        let runs = |version: &str, sha256: Option<&String>| {
+            let sha256 = sha256.cloned();
+            Binary { version: Some(version.to_owned()), sha256, path: String::new() }.to_string()
+        };
+        let sha256 = self.binary.as_ref().and_then(|binary| binary.sha256.as_ref());
+        let binary = runs(&self.version, sha256);
+        line("supervisor", &format!("pid {}, version {binary}, since {}", self.pid, self.started_at));
+        let several = self.workers.as_slice();
+        let one = self.worker.as_slice();
+        for worker in if several.is_empty() { one } else { several } {
+            let own = runs(&worker.version, worker.sha256.as_ref());
+            let version = if own == binary { String::new() } else { format!(", version {own}") };
             let respawns = match self.respawns {
+                _ if worker.role != WorkerRole::Serving => String::new(),
                 0 => String::new(),
                 1 => ", replaced once".to_owned(),
                 n => format!(", replaced {n} times"),
             };
-            line("worker", &format!("pid {}, since {}{respawns}", worker.pid, worker.started_at));
+            let role = match worker.role {
+                WorkerRole::Serving => "",
+                WorkerRole::Candidate => ", a candidate",
+                WorkerRole::Draining => ", draining",
+                WorkerRole::Warm => ", kept warm until the upgrade is confirmed",
+            };
+            line(
+                "worker",
+                &format!("pid {}{version}, since {}{respawns}{role}", worker.pid, worker.started_at),
+            );
+        }
+        if let Some(previous) = &self.previous_binary {
+            line("previous", &format!("{previous} is kept: 'handover rollback --binary' goes back to it"));
         }
         line("control", &self.control);
         if !self.actions.is_empty() {
@@ -144,14 +167,22 @@ impl Operation {
         if let Some(guard) = &self.guard {
             line("guard", guard);
         }
+        if let Some(upgrade) = &self.upgrade {
+            line("from", &upgrade.from.in_full());
+            line("to", &upgrade.to.in_full());
+        }
         for change in &self.changes {
             line("change", &change.line());
         }
         if self.left_out > 0 {
             line("", &format!("and {} more that the journal left out", self.left_out));
         }
+        let name = |step: &Step| match self.upgrade {
+            Some(_) => step.word(),
+            None => step.name.clone(),
+        };
         let steps: Vec<String> =
-            self.steps.iter().map(|step| format!("{} {}", step.name, human_ms(step.ms))).collect();
+            self.steps.iter().map(|step| format!("{} {}", name(step), human_ms(step.ms))).collect();
         if !steps.is_empty() {
             line("steps", &steps.join(", "));
         }

@@ -40,6 +40,16 @@ impl Binary {
         Self { version: None, sha256: None, path: path.into() }
     }
 
+    /// `0.2.0, sha256 1a2b…, /usr/bin/handover`: all that is known.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.version.clone());
+        parts.extend(self.sha256.as_ref().map(|sha256| format!("sha256 {sha256}")));
+        parts.push(self.path.clone());
+        parts.join(", ")
+    }
+
     /// The first digits of its digest.
     #[must_use]
     pub fn short_digest(&self) -> Option<&str> {
