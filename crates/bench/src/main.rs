@@ -3,9 +3,11 @@
 //! - `origin`: the server behind all of them;
 //! - `load`: a mix of clients against any address;
 //! - `compare`: requests per second and CPU per request, alternating between the proxies;
-//! - `reloads`: failures of any kind while each proxy is reloaded once a second under the mix;
+//! - `reloads`: failures of any kind while each proxy is reloaded (or upgraded) once a second under the mix;
 //! - `latency`: from asking for a reload to the first new answer, and old answers after it;
 //! - `renewals`: one certificate of many renewed: from asking to a handshake that shows it, and memory afterwards;
+//! - `moves`: upgrades with many idle connections: how long they stand still, when the old process is gone;
+//! - `pauses`: how much longer answers take during an upgrade, at half the capacity;
 //! - `memory`: memory and processes during reloads with WebSockets held.
 //!
 //! The proxies' configurations are in `bench/peers/`.
@@ -18,7 +20,9 @@ mod failure;
 mod latency;
 mod load;
 mod memory;
+mod moves;
 mod origin;
+mod pauses;
 mod peers;
 mod reloads;
 mod renewals;
@@ -56,6 +60,10 @@ enum What {
     Latency(latency::Options),
     /// Renew one certificate of many, and measure the time until a handshake shows it.
     Renewals(renewals::Options),
+    /// Upgrade the binary while many connections are idle.
+    Moves(moves::Options),
+    /// Measure how much longer answers take while the binary is upgraded, at half the capacity.
+    Pauses(pauses::Options),
     /// Watch memory and processes during reloads with WebSockets held.
     Memory(memory::Options),
 }
@@ -92,6 +100,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         What::Reloads(options) => reloads::run(options, arguments.json),
         What::Latency(options) => latency::run(options, arguments.json),
         What::Renewals(options) => renewals::run(options, arguments.json),
+        What::Moves(options) => moves::run(options, arguments.json),
+        What::Pauses(options) => pauses::run(options, arguments.json),
         What::Memory(options) => memory::run(options, arguments.json),
     }
 }

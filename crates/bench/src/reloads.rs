@@ -1,4 +1,4 @@
-//! Reloads under load: what the clients notice.
+//! Reloads, or upgrades, under load: what the clients notice.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// Speak TLS (all but the raw TCP), and change certificate and key from each reload to the next.
     #[arg(long)]
     tls: bool,
+    /// Upgrade the binary (with the same one) instead of reloading.
+    #[arg(long)]
+    upgrade: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -48,6 +51,8 @@ struct Line {
     reloads: u64,
     /// Reloads that were answered; only handover answers.
     answered: u64,
+    /// Upgrades that were not taken.
+    refused: u64,
     /// What handover said each took.
     answer_ms: Vec<f64>,
     failures: BTreeMap<&'static str, u64>,
@@ -76,12 +81,14 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
     if json {
         return print_json(&lines);
     }
-    println!("| proxy | reloads | exchanges | failures | idle connections closed |");
-    println!("|---|---:|---:|---|---:|");
+    let what = if options.upgrade { "upgrades" } else { "reloads" };
+    println!("| proxy | {what} | not taken | exchanges | failures | idle connections closed |");
+    println!("|---|---:|---:|---:|---|---:|");
     for line in &lines {
         let closed: u64 = line.load.parts.values().map(|part| part.closed_idle).sum();
         let failures = counts(&line.failures);
-        println!("| {} | {} | {} | {failures} | {closed} |", line.proxy, line.reloads, line.load.ok());
+        let Line { proxy, reloads, refused, load, .. } = line;
+        println!("| {proxy} | {reloads} | {refused} | {} | {failures} | {closed} |", load.ok());
     }
     Ok(())
 }
@@ -117,11 +124,24 @@ fn one(options: &Options, pairs: &[Pair], peer: &mut Peer) -> Result<Line> {
     let began = Instant::now();
     let running = load::start(&mix);
     let first = began + Duration::from_secs_f64(options.margin);
-    let (mut answered, mut answer_ms) = (0, Vec::new());
+    let (mut answered, mut refused, mut answer_ms) = (0, 0, Vec::new());
     for number in 1..=options.count {
         let due = first + every * u32::try_from(number - 1).unwrap_or(u32::MAX);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         peer.settle();
+        if options.upgrade {
+            match peer.upgrade() {
+                Ok(operation) => {
+                    answered += u64::from(operation.is_some());
+                    answer_ms.extend(operation.and_then(|operation| operation.get("ms")?.as_f64()));
+                }
+                Err(error) => {
+                    refused += 1;
+                    eprintln!("{}: upgrade {number}: {error}", peer.name);
+                }
+            }
+            continue;
+        }
         peer.write(number + 1)?;
         if let Some(pair) = pairs.iter().cycle().nth(usize::try_from(number % 2)?) {
             peer.put(0, pair)?;
@@ -132,11 +152,12 @@ fn one(options: &Options, pairs: &[Pair], peer: &mut Peer) -> Result<Line> {
         }
     }
     let report = running.finish()?;
-    peer.wait_for_version(options.count + 1)?;
+    peer.wait_for_version(if options.upgrade { 1 } else { options.count + 1 })?;
     Ok(Line {
         proxy: peer.name.clone(),
         reloads: options.count,
         answered,
+        refused,
         answer_ms,
         failures: report.failures(),
         load: report,

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use handover_testkit::{pattern, websocket};
@@ -62,6 +63,11 @@ impl Shared {
         self.body.as_deref().map_or(Expect::Any, Expect::Bytes)
     }
 
+    fn succeeded(&self, took: Duration, bytes: u64) {
+        let marked = self.mix.mark.load(Ordering::Relaxed);
+        self.tally.borrow_mut().success(took, bytes, marked);
+    }
+
     fn failed(&self, failure: Failure) {
         self.tally.borrow_mut().failure(failure);
     }
@@ -87,7 +93,7 @@ impl Shared {
     async fn ask(&self, client: &mut Client, due: Instant) -> bool {
         match client.exchange(&self.request, self.expect()).await {
             Ok(answer) => {
-                self.tally.borrow_mut().success(due.elapsed(), answer.bytes);
+                self.succeeded(due.elapsed(), answer.bytes);
                 !answer.closes
             }
             Err(failure) => {
@@ -231,7 +237,7 @@ async fn hold(shared: &Shared, client: &mut Client, message: &[u8], back: &[u8])
         match client.echo(message, back).await {
             Ok(()) => {
                 let bytes = u64::try_from(back.len()).unwrap_or_default();
-                shared.tally.borrow_mut().success(began.elapsed(), bytes);
+                shared.succeeded(began.elapsed(), bytes);
             }
             Err(failure) => return shared.failed(failure),
         }
@@ -252,7 +258,7 @@ async fn download(shared: Rc<Shared>) {
             let began = Instant::now();
             match client.exchange(request.as_bytes(), Expect::Bytes(&body)).await {
                 Ok(answer) => {
-                    shared.tally.borrow_mut().success(began.elapsed(), answer.bytes);
+                    shared.succeeded(began.elapsed(), answer.bytes);
                     open = !answer.closes;
                 }
                 Err(failure) => {
@@ -276,7 +282,7 @@ async fn upload(shared: Rc<Shared>) {
             let began = Instant::now();
             open = match one_upload(&mut client, head.as_bytes(), &body, expected.as_bytes()).await {
                 Ok(closes) => {
-                    shared.tally.borrow_mut().success(began.elapsed(), 0);
+                    shared.succeeded(began.elapsed(), 0);
                     !closes
                 }
                 Err(failure) => {

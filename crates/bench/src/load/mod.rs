@@ -29,15 +29,17 @@ mod wire;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub(crate) use client::{Client, Expect};
 #[cfg(test)]
 use report::Part;
 pub(crate) use report::{Report, counts};
 use tally::Tally;
-pub(crate) use wire::Suite;
-use wire::Tls;
+pub(crate) use wire::{Suite, Tls};
 
 /// What to do, and for how long.
 #[derive(Debug, Clone, clap::Args)]
@@ -102,6 +104,9 @@ pub(crate) struct Mix {
     /// Threads.
     #[arg(long, default_value_t = 1)]
     pub(crate) threads: usize,
+    /// While it is set, exchanges that end are also counted apart.
+    #[arg(skip)]
+    pub(crate) mark: Arc<AtomicBool>,
 }
 
 impl Mix {
@@ -128,6 +133,7 @@ impl Mix {
             seconds,
             limit_ms: 5000,
             threads: 1,
+            mark: Arc::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::tally::Tally;
@@ -17,6 +18,13 @@ pub(crate) struct Latency {
     pub(crate) max: u64,
 }
 
+impl Latency {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: histogram.max() }
+    }
+}
+
 /// The result of one kind of load.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Part {
@@ -26,6 +34,9 @@ pub(crate) struct Part {
     pub(crate) connects: u64,
     pub(crate) bytes: u64,
     pub(crate) latency_us: Latency,
+    /// Of the exchanges that ended while the mark was set, if it ever was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) marked_us: Option<Latency>,
 }
 
 /// The result of a whole mix.
@@ -63,20 +74,14 @@ impl Report {
 }
 
 fn part(tally: &Tally) -> Part {
-    let at = |quantile| tally.latency.value_at_quantile(quantile);
     Part {
         ok: tally.ok,
         failures: tally.failures().map(|(kind, count)| (kind.name(), count)).collect(),
         closed_idle: tally.closed_idle,
         connects: tally.connects,
         bytes: tally.bytes,
-        latency_us: Latency {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: tally.latency.max(),
-        },
+        latency_us: Latency::of(&tally.latency),
+        marked_us: (!tally.marked.is_empty()).then(|| Latency::of(&tally.marked)),
     }
 }
 

@@ -26,35 +26,39 @@ pub(crate) struct Tally {
     pub(crate) bytes: u64,
     /// Time from when a request was due until its response was whole, in microseconds.
     pub(crate) latency: Histogram<u64>,
+    /// The same, of exchanges that ended while the mark was set.
+    pub(crate) marked: Histogram<u64>,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        let latency = Histogram::new_with_max(LONGEST_US, DIGITS);
         Self {
             ok: 0,
             failures: Default::default(),
             closed_idle: 0,
             connects: 0,
             bytes: 0,
-            // Its arguments are constants; the other constructor takes fewer of them.
-            latency: latency.unwrap_or_else(|_| auto_histogram()),
+            latency: histogram(),
+            marked: histogram(),
         }
     }
 }
 
-#[allow(clippy::expect_used, reason = "three digits are always allowed")]
-fn auto_histogram() -> Histogram<u64> {
-    Histogram::new(DIGITS).expect("three digits")
+#[allow(clippy::expect_used, reason = "its arguments are constants that are allowed")]
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_max(LONGEST_US, DIGITS).expect("bounds")
 }
 
 impl Tally {
     /// Counts an exchange that went well.
-    pub(crate) fn success(&mut self, took: Duration, bytes: u64) {
+    pub(crate) fn success(&mut self, took: Duration, bytes: u64, marked: bool) {
         self.ok += 1;
         self.bytes += bytes;
         let us = u64::try_from(took.as_micros()).unwrap_or(LONGEST_US);
         self.latency.saturating_record(us);
+        if marked {
+            self.marked.saturating_record(us);
+        }
     }
 
     /// Counts a failure.
@@ -80,5 +84,6 @@ impl Tally {
         }
         // Both have the same bounds, so that nothing can fail to fit.
         let _ = self.latency.add(&other.latency);
+        let _ = self.marked.add(&other.marked);
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod certificates;
 mod config;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -237,8 +238,8 @@ impl Peer {
                 Ok(Some(operation))
             }
             (Running::Other(process), Kind::Haproxy) => signal_haproxy(process).map(|()| None),
-            (Running::Other(process), _) => {
-                process.signal(Signal::HUP);
+            (Running::Other(_), _) => {
+                handover_testkit::signal(self.pid(), Signal::HUP);
                 Ok(None)
             }
         }
@@ -249,8 +250,8 @@ impl Peer {
         self.kind == Kind::Handover
     }
 
-    /// Waits until it is able to take a reload: HAProxy's master forgets a signal that comes before it has said that
-    /// the worker before is up, or within a moment after.
+    /// Waits until it is able to take a reload or an upgrade: HAProxy's master forgets a signal that comes before it has
+    /// said that the worker before is up, or within a moment after; nginx, see `nginx_in_background`.
     pub(crate) fn settle(&self) {
         if let (Running::Other(process), Kind::Haproxy) = (&self.process, self.kind) {
             handover_testkit::until("HAProxy says that its worker is up", || {
@@ -259,6 +260,10 @@ impl Peer {
             });
             // Nothing tells when that moment is over.
             std::thread::sleep(HAPROXY_DEAF);
+        }
+        if let (Running::Other(process), Kind::Nginx) = (&self.process, self.kind) {
+            let alone = || (proc::tree(process.pid()).len() == 1).then_some(());
+            handover_testkit::until("nginx's first parent has gone", alone);
         }
     }
 
@@ -303,7 +308,7 @@ impl Peer {
     fn pid(&self) -> u32 {
         match &self.process {
             Running::Handover(handover) => handover.pid(),
-            Running::Other(process) => process.pid(),
+            Running::Other(process) => self.nginx_master().unwrap_or_else(|| process.pid()),
         }
     }
 
@@ -359,6 +364,16 @@ impl Kind {
         config::can_be_tuned(self)
     }
 
+    /// How many connections its configuration here lets it hold.
+    pub(crate) fn most_connections(self) -> usize {
+        match self {
+            Self::Handover => usize::MAX,
+            // 8192 for each worker, which do not share evenly.
+            Self::Nginx => 8000,
+            Self::Haproxy => 7900,
+        }
+    }
+
     fn file(self) -> &'static str {
         match self {
             Self::Handover => handover_testkit::CONFIG,
@@ -368,13 +383,15 @@ impl Kind {
     }
 
     fn command(self, file: &Path) -> Command {
-        let mut command = Command::new(self.name());
         match self {
-            Self::Nginx => command.arg("-c").arg(file),
+            Self::Nginx => upgrade::nginx_in_background(file),
             // Master and worker, in the foreground.
-            _ => command.args(["-W", "-db", "-f"]).arg(file),
-        };
-        command
+            _ => {
+                let mut command = Command::new(self.name());
+                command.args(["-W", "-db", "-f"]).arg(file);
+                command
+            }
+        }
     }
 }
 
