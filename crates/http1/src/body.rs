@@ -12,14 +12,12 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
-
 use crate::chunked::Chunked;
 use crate::message::BodyKind;
 use crate::refusal::Refusal;
 
 /// Which side a body comes from: decides between 400, 413, 431 and 502.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// A client's request.
     Request,
@@ -28,15 +26,15 @@ pub enum Side {
 }
 
 /// Reads one body from the bytes after a head, in pieces of any size. Plain data: it can be stored and moved to
-/// another process between any two calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// another process between any two calls: see [`BodyReader::write`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyReader {
-    side: Side,
-    progress: Progress,
+    pub(crate) side: Side,
+    pub(crate) progress: Progress,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Progress {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
     Length { left: u64 },
     Chunked(Chunked),
     UntilClose,

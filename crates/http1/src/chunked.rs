@@ -11,25 +11,23 @@
 //! Anything that does not fit is refused. In particular: no digit, a sign, `0x`, whitespace before or after the size,
 //! a bare CR or LF anywhere, and extensions beyond a bound. Extensions are checked for harmful bytes and dropped.
 
-use serde::{Deserialize, Serialize};
-
 use crate::body::{BodyState, Step, TOO_LARGE};
 use crate::limits::{MAX_BODY_EXTENSION_BYTES, MAX_CHUNK_EXTENSION_BYTES, MAX_CHUNK_SIZE_DIGITS};
 use crate::refusal::Refusal;
 use crate::trailers::{Section, read_section};
 
 /// Where in the coding the stream stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunked {
-    place: Place,
+    pub(crate) place: Place,
     /// Data bytes that may still come.
-    limit_left: u64,
+    pub(crate) limit_left: u64,
     /// Bytes of extensions seen in the whole body.
-    extension_bytes: u16,
+    pub(crate) extension_bytes: u16,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Place {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
     Size { size: u64, digits: u8 },
     Extension { size: u64, bytes: u16 },
     SizeLf { size: u64 },

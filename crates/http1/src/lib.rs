@@ -33,6 +33,7 @@ mod scan;
 mod status;
 mod target;
 mod trailers;
+mod written;
 
 pub use body::{BodyReader, BodyState, Side, Step};
 pub use date::DateText;

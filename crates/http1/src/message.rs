@@ -1,7 +1,5 @@
 //! What requests and responses have in common: version, framing, and when a head is worth parsing.
 
-use serde::{Deserialize, Serialize};
-
 use crate::limits::HeadLimits;
 
 /// The outcome of looking for a head in a buffer.
@@ -14,7 +12,7 @@ pub enum Parsed<T> {
 }
 
 /// The two versions that are spoken; others are refused with 505 (or 502).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// HTTP/1.0
     Http10,
@@ -33,7 +31,7 @@ impl Version {
 }
 
 /// How a message's body is delimited (RFC 9112 §6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyKind {
     /// No body, and no length was stated.
     None,
