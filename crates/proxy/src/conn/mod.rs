@@ -23,6 +23,7 @@ mod linger;
 mod patience;
 mod proxy;
 mod shown;
+pub(crate) mod state;
 mod tunnel;
 
 use std::os::fd::OwnedFd;
