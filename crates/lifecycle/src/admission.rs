@@ -57,6 +57,14 @@ pub enum Request {
         /// Under which terms it stays.
         terms: Terms,
     },
+    /// Have another binary serve: a worker of it takes over from the one that serves, then the supervisor becomes it too.
+    /// The driver knows which.
+    Upgrade {
+        /// Examine the binary, let a worker of it prepare what serves, and that is all.
+        dry_run: bool,
+        /// Under which terms it stays.
+        terms: Terms,
+    },
     /// The change that awaits confirmation, or is guarded, stays.
     Confirm,
     /// The change that awaits confirmation, or is guarded, is taken back.
@@ -96,12 +104,14 @@ pub enum Kind {
     Start,
     /// A reload.
     Reload,
-    /// A reload, rollback or restore that changes nothing (`validate`).
+    /// A reload, rollback, restore or upgrade that changes nothing (`validate`).
     DryRun,
     /// A generation that served before; also the supervisor's own when nobody confirms a change.
     Rollback,
     /// The bundle of an archive.
     Restore,
+    /// Another binary.
+    Upgrade,
     /// A confirmation.
     Confirm,
     /// A cancellation.
@@ -131,6 +141,7 @@ impl Kind {
             Self::DryRun => "dry_run",
             Self::Rollback => "rollback",
             Self::Restore => "restore",
+            Self::Upgrade => "upgrade",
             Self::Confirm => "confirm",
             Self::Cancel => "cancel",
             Self::Action => "action",
@@ -153,10 +164,12 @@ impl Request {
         match self {
             Self::Reload { dry_run: true, .. }
             | Self::Rollback { dry_run: true, .. }
-            | Self::Restore { dry_run: true, .. } => Kind::DryRun,
+            | Self::Restore { dry_run: true, .. }
+            | Self::Upgrade { dry_run: true, .. } => Kind::DryRun,
             Self::Reload { .. } => Kind::Reload,
             Self::Rollback { .. } => Kind::Rollback,
             Self::Restore { .. } => Kind::Restore,
+            Self::Upgrade { .. } => Kind::Upgrade,
             Self::Confirm => Kind::Confirm,
             Self::Cancel => Kind::Cancel,
             Self::Action => Kind::Action,
@@ -260,12 +273,16 @@ pub enum Refusal {
         kind: Kind,
     },
     /// Another change awaits confirmation.
-    #[error("pending: {generation} awaits confirmation for another {} s, then {back_to} serves again", left.as_secs())]
+    #[error("pending: {} awaits confirmation for another {} s, then {} serves again",
+        if *upgrade { "the new binary".to_owned() } else { generation.to_string() }, left.as_secs(),
+        if *upgrade { "the binary before".to_owned() } else { back_to.to_string() })]
     Pending {
         /// The generation on probation.
         generation: GenerationNumber,
-        /// The generation that serves again if nobody confirms.
+        /// The generation that serves again if nobody confirms; the same if it is a binary that is on probation.
         back_to: GenerationNumber,
+        /// Whether it is a binary that is on probation.
+        upgrade: bool,
         /// The time left.
         left: Duration,
     },
@@ -326,6 +343,7 @@ pub fn admit(now: &Situation, asked: &Asked) -> Admission {
             admit_change(now, now.pending.filter(|_| !again))
         }
         Request::Restore { terms, .. } => admit_change(now, now.pending.filter(|_| terms.confirm.is_none())),
+        Request::Upgrade { .. } => admit_upgrade(now),
         Request::Confirm | Request::Cancel => admit_verdict(now, asked.request.kind()),
         Request::Action => match (now.active, now.pending) {
             (None, Some(pending)) => Admission::Refuse(pending.into()),
@@ -374,6 +392,14 @@ fn admit_change(now: &Situation, pending: Option<Pending>) -> Admission {
     }
 }
 
+/// It takes over from a worker that serves. Its dry run rehearses just that, so the same holds for it.
+fn admit_upgrade(now: &Situation) -> Admission {
+    match (admit_change(now, now.pending), now.worker) {
+        (Admission::Start, WorkerState::Absent) => Admission::Refuse(Refusal::NoWorker),
+        (admission, _) => admission,
+    }
+}
+
 /// Somebody decides whether a change stays.
 fn admit_verdict(now: &Situation, kind: Kind) -> Admission {
     // An outcome that is only being written changes nothing any more: who decides in time need not wait for it.
@@ -418,8 +444,8 @@ fn admit_resume(now: &Situation) -> Admission {
 
 impl From<Pending> for Refusal {
     fn from(pending: Pending) -> Self {
-        let Pending { generation, back_to, left } = pending;
-        Self::Pending { generation, back_to, left }
+        let Pending { generation, back_to, upgrade, left } = pending;
+        Self::Pending { generation, back_to, upgrade: upgrade.is_some(), left }
     }
 }
 

@@ -23,6 +23,9 @@ pub enum Event {
         /// or not at all.
         pending: Option<Pending>,
     },
+    /// Begin where [`crate::Machine::save`] left off: this process is the same, its binary another one. The first event of
+    /// a machine made by [`crate::Machine::resume`].
+    Reexecuted,
     /// Begin with a worker that an earlier supervisor left behind, and that serves. It has dropped any
     /// candidate that it was not told to commit, and finished the commit that it was told. An orphan that does not
     /// answer, or serves nothing yet, is killed and reaped before [`Event::Start`] instead.
@@ -36,7 +39,7 @@ pub enum Event {
         /// Whether it accepts connections; if not (it was drained), it is told to resume.
         accepting: bool,
         /// The change that was not confirmed when the supervisor before this one ended. Looked at only if this worker
-        /// serves it: then the time goes on, and if it is over, the server goes back at once.
+        /// serves it (of an upgrade: is the very worker that took over): then the time goes on, and if it is over, the server goes back at once.
         pending: Option<Pending>,
     },
     /// Somebody asks for something. Answered in the same step by exactly one of
@@ -119,11 +122,51 @@ pub enum Event {
         /// Whether the new generation does as well as the one before.
         passed: bool,
     },
+    /// What [`Effect::Examine`] asked for is known.
+    Examined {
+        /// Whose.
+        operation: OperationKey,
+        /// Which.
+        exam: Exam,
+        /// What came out.
+        finding: Finding,
+    },
+    /// The worker has taken over and accepts: it was told to commit by the one before, or that one is dead. It says so
+    /// only when it is certain that the one before accepts nothing any more.
+    TookOver {
+        /// Which worker: the [`Effect::HandOver`]'s `to`.
+        worker: WorkerKey,
+        /// Which handoff.
+        call: CallKey,
+        /// Whether it got everything that the one before had; not so if that one died on the way.
+        clean: bool,
+    },
+    /// The worker has handed over: it accepts nothing more, has let go of what moved, and lets the rest end within the
+    /// limit, which [`Event::Drained`] with the same call reports.
+    HandedOver {
+        /// Which worker: the [`Effect::HandOver`]'s `from`.
+        worker: WorkerKey,
+        /// Which handoff.
+        call: CallKey,
+    },
+    /// The worker has not handed over and serves as before. The one that was to take over is dead: it has made sure of
+    /// that before it went on.
+    HandoffFailed {
+        /// Which worker: the [`Effect::HandOver`]'s `from`.
+        worker: WorkerKey,
+        /// Which handoff.
+        call: CallKey,
+    },
+    /// The supervisor could not become the new binary, and goes on as it is.
+    ReexecFailed {
+        /// Whose.
+        operation: OperationKey,
+    },
     /// The worker accepts nothing and has no connection left.
     Drained {
         /// Which worker.
         worker: WorkerKey,
-        /// Which drain.
+        /// Which drain, or which handoff.
         call: CallKey,
         /// Whether no connection had to be cut.
         clean: bool,
@@ -144,7 +187,8 @@ pub enum Event {
         /// Whether it says that it succeeded.
         ok: bool,
     },
-    /// What [`Effect::WriteIntent`], [`Effect::Pending`] or [`Effect::WriteConfirm`] asked for is written. Not synced:
+    /// What [`Effect::WriteIntent`], [`Effect::WriteUpgrade`], [`Effect::Pending`] or [`Effect::WriteConfirm`] asked for is
+    /// written. Not synced:
     /// a crash of the process loses nothing of it, a crash of the system may lose it together with what follows.
     IntentWritten {
         /// Whose.
@@ -215,11 +259,27 @@ pub enum Effect {
         /// What it does now.
         step: StepName,
     },
-    /// Start a process from the kept executable. Leads to `WorkerReady`, or `WorkerNotStarted`, or
+    /// Find this out, then report [`Event::Examined`].
+    Examine {
+        /// Whose.
+        operation: OperationKey,
+        /// What.
+        exam: Exam,
+    },
+    /// Nobody waits for this exam any more: end what it has started.
+    CallOff {
+        /// Whose.
+        operation: OperationKey,
+        /// What.
+        exam: Exam,
+    },
+    /// Start a process from this kept executable. Leads to `WorkerReady`, or `WorkerNotStarted`, or
     /// `WorkerExited`.
     StartWorker {
         /// The key that it gets.
         worker: WorkerKey,
+        /// Of which binary.
+        binary: Binary,
     },
     /// Send this to a worker. If it cannot be sent, report [`Event::ChannelLost`].
     Send {
@@ -260,6 +320,52 @@ pub enum Effect {
         /// should the supervisor die before [`Effect::Pending`], that is the deadline.
         confirm: Option<Duration>,
     },
+    /// Write down that this worker, of another binary, is to take over (the outcome is what is synced), then report
+    /// `IntentWritten` or `IntentFailed` with the generation that the server is held to.
+    WriteUpgrade {
+        /// Whose.
+        operation: OperationKey,
+        /// The worker that is to take over: who adopts it knows that the upgrade was made.
+        worker: WorkerKey,
+        /// As in [`Effect::WriteIntent`].
+        confirm: Option<Duration>,
+    },
+    /// Make a socket pair and give each of the two one end and the other's pidfd: everything that `from` serves moves to
+    /// `to`. Leads to `TookOver` and `HandedOver`, in either order, then to `Drained` of `from`; or to `HandoffFailed`. If
+    /// one of the two cannot be told, report [`Event::ChannelLost`] of it.
+    HandOver {
+        /// Whose.
+        operation: OperationKey,
+        /// Repeated in the answers.
+        call: CallKey,
+        /// The worker that serves.
+        from: WorkerKey,
+        /// The worker that stands by.
+        to: WorkerKey,
+        /// How long `from` may take until it has handed over; after that it calls the handoff off by itself.
+        within: Duration,
+        /// How long connections that cannot move may take to end on `from`, once it has handed over.
+        limit: Duration,
+    },
+    /// This worker serves now, in place of another: reports ask it, and its executable is [`Binary::Serving`]. The one
+    /// that was is [`Binary::Previous`] from now on, unless this worker was started from it: then what served is.
+    Switch {
+        /// The worker.
+        worker: WorkerKey,
+        /// Whose.
+        operation: OperationKey,
+    },
+    /// This binary is not needed any more. Of the previous one a copy is kept on disk if this ends an upgrade.
+    Forget {
+        /// Which; never the one that serves.
+        binary: Binary,
+    },
+    /// Execute [`Binary::Serving`] in this process, with what [`crate::Machine::save`] says, in this very turn: nothing
+    /// comes in between. If it fails, report [`Event::ReexecFailed`]; else the first event is [`Event::Reexecuted`].
+    Reexec {
+        /// Whose.
+        operation: OperationKey,
+    },
     /// From now on this change awaits confirmation (or does so for longer than before). Write it down, with the wall
     /// clock's time at which it is over, then report `IntentWritten` or `IntentFailed`; and show it.
     Pending {
@@ -269,6 +375,9 @@ pub enum Effect {
         generation: GenerationNumber,
         /// The generation that serves again if nobody confirms.
         back_to: GenerationNumber,
+        /// If it is an upgrade: the worker that took over. The binary before must be kept on disk from now on, for the
+        /// supervisor after this one; both generations are the same.
+        upgrade: Option<WorkerKey>,
         /// The time left, from now.
         left: Duration,
     },
@@ -284,6 +393,8 @@ pub enum Effect {
     PendingOver {
         /// The generation that was on probation.
         generation: GenerationNumber,
+        /// If it was an upgrade: the worker that took over.
+        upgrade: Option<WorkerKey>,
         /// What became of it.
         how: PendingEnd,
     },
@@ -350,6 +461,9 @@ pub enum Message {
     Commit {
         /// Which.
         candidate: CandidateKey,
+        /// Whether the worker accepts connections from now on. If not, it stands by: it holds the listeners and accepts
+        /// nothing until it takes over.
+        accept: bool,
     },
     /// Throw the candidate away.
     Abort {
@@ -410,6 +524,46 @@ pub enum Source {
     Given,
 }
 
+/// What is to be found out about a new binary, or by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exam {
+    /// Whether it may be run at all: the file, its owner and mode, its digest, its signature. It is kept open from then on,
+    /// as [`Binary::Candidate`].
+    Admission,
+    /// Whether it runs, and says that it speaks our channel and can read what we save.
+    Preflight,
+    /// Whether every thread of this worker, which stands by, answers through its own accept path.
+    Probe {
+        /// Which.
+        worker: WorkerKey,
+    },
+    /// Whether the binary that is to be executed ([`Binary::Candidate`] in a dry run, else [`Binary::Serving`]) can go on
+    /// with what [`crate::Machine::save`] says now.
+    Rehearsal,
+}
+
+/// What came out of an exam.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Finding {
+    /// It is well.
+    Passed,
+    /// A rule of the operator forbids it.
+    Refused,
+    /// It is broken, or did not answer.
+    Failed,
+}
+
+/// Which of the kept executables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Binary {
+    /// That of the worker that serves.
+    Serving,
+    /// The one that is examined.
+    Candidate,
+    /// The one that served before, until it is forgotten.
+    Previous,
+}
+
 /// A change that awaits confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
@@ -417,6 +571,8 @@ pub struct Pending {
     pub generation: GenerationNumber,
     /// The generation that serves again if nobody confirms.
     pub back_to: GenerationNumber,
+    /// If it is an upgrade: the worker that took over. Then both generations are the same.
+    pub upgrade: Option<WorkerKey>,
     /// The time left. Zero if it is over.
     pub left: Duration,
 }
@@ -441,6 +597,16 @@ pub enum PendingEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepName {
+    /// The new binary's file is looked at.
+    Admission,
+    /// The new binary is run and asked what it can do.
+    Preflight,
+    /// The new worker answers through its own accept path.
+    Probe,
+    /// Everything that is served moves to another worker.
+    HandOver,
+    /// The supervisor becomes the new binary.
+    Supervisor,
     /// Waiting for a worker to be started.
     StartWorker,
     /// The worker reads, checks and builds.

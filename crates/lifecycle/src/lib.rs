@@ -18,15 +18,19 @@ mod limits;
 mod machine;
 mod outcome;
 mod recovery;
+mod saved;
 mod view;
 
 pub use admission::{
     Active, Admission, Asked, Caller, Kind, Refusal, Request, Situation, Terms, WorkerState, admit,
 };
-pub use event::{Effect, Event, Exit, Message, Notice, Pending, PendingEnd, Source, StepName};
+pub use event::{
+    Binary, Effect, Event, Exam, Exit, Finding, Message, Notice, Pending, PendingEnd, Source, StepName,
+};
 pub use ids::{CallKey, CandidateKey, GenerationNumber, OperationKey, WorkerKey};
 pub use limits::Limits;
 pub use machine::Machine;
 pub use outcome::{Cause, Outcome, Verdict};
 pub use recovery::{Recovered, Unfinished};
+pub use saved::{CannotResume, Saved, SavedOperation, SavedReload, SavedWorker};
 pub use view::{OperationView, PendingView, Phase, Role, Stage, View, WorkerView};

@@ -25,6 +25,17 @@ pub struct Limits {
     pub stop_now: Duration,
     /// From killing a worker until it has been reaped; after that it is given up.
     pub kill: Duration,
+    /// How long the admission, the preflight or the rehearsal of a binary may take, each.
+    pub examine: Duration,
+    /// From asking for a probe until every thread of the new worker has answered.
+    pub probe: Duration,
+    /// How long a worker may take until it has handed over; after that it calls the handoff off by itself.
+    pub handoff: Duration,
+    /// How much later than that the two may answer before one of them counts as hung: a handoff that is called off waits
+    /// for the other's death.
+    pub handoff_grace: Duration,
+    /// From asking the supervisor to execute the new binary until that must have happened; then it counts as failed.
+    pub reexec: Duration,
     /// From asking a worker to resume until it says that it accepts again.
     pub resume: Duration,
     /// How long an embedder's own action may take.
@@ -64,6 +75,11 @@ impl Limits {
         stop: Duration::from_secs(5),
         stop_now: Duration::from_secs(1),
         kill: Duration::from_secs(5),
+        examine: Duration::from_secs(15),
+        probe: Duration::from_secs(5),
+        handoff: Duration::from_secs(10),
+        handoff_grace: Duration::from_secs(7),
+        reexec: Duration::from_secs(10),
         resume: Duration::from_secs(5),
         action: Duration::from_secs(30),
         confirm_longest: Duration::from_secs(7 * 24 * 60 * 60),
@@ -93,6 +109,11 @@ impl Limits {
             stop: bounded(self.stop),
             stop_now: bounded(self.stop_now),
             kill: bounded(self.kill),
+            examine: bounded(self.examine),
+            probe: bounded(self.probe),
+            handoff: bounded(self.handoff),
+            handoff_grace: bounded(self.handoff_grace),
+            reexec: bounded(self.reexec),
             resume: bounded(self.resume),
             action: bounded(self.action),
             confirm_longest: bounded(self.confirm_longest),

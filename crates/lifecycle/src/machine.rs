@@ -107,6 +107,7 @@ mod pending;
 mod start;
 mod table;
 mod time;
+mod upgrade;
 mod workers;
 
 use std::time::Duration;
@@ -212,6 +213,7 @@ impl Machine {
             Event::Adopted { operation, worker, generation, accepting, pending } => {
                 self.begin_adopted(operation, worker, generation, accepting, pending);
             }
+            Event::Reexecuted => self.reexecuted(),
             Event::Request { operation, asked } => self.request(operation, &asked),
             Event::Tick => {}
             Event::WorkerReady { worker } => self.worker_ready(worker),
@@ -225,6 +227,11 @@ impl Machine {
                 self.rejected(worker, candidate, unreachable);
             }
             Event::Committed { worker, candidate } => self.committed(worker, candidate),
+            Event::Examined { operation, exam, finding } => self.examined(operation, exam, finding),
+            Event::TookOver { worker, call, clean } => self.took_over(worker, call, clean),
+            Event::HandedOver { worker, call } => self.handed_over(worker, call),
+            Event::HandoffFailed { worker, call } => self.handoff_failed(worker, call),
+            Event::ReexecFailed { operation } => self.reexec_failed(operation),
             Event::GuardEnded { worker, call, passed } => self.guard_ended(worker, call, passed),
             Event::Drained { worker, call, clean } => self.drained(worker, call, clean),
             Event::Resumed { worker, call } => self.resumed(worker, call),
@@ -322,6 +329,7 @@ impl Machine {
         View {
             phase: self.phase,
             serving: main.filter(|worker| worker.is_usable()).and_then(|worker| worker.generation),
+            handing_over: None,
             committing: main
                 .and_then(|worker| worker.load)
                 .filter(|load| load.step == LoadStep::Committing)
@@ -331,6 +339,7 @@ impl Machine {
             pending: self.pending.map(|pending| PendingView {
                 generation: pending.generation,
                 back_to: pending.back_to,
+                upgrade: pending.upgrade,
                 until: pending.by,
             }),
             workers: self

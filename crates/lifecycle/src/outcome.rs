@@ -128,6 +128,20 @@ pub enum Cause {
     Extended,
     /// The store that has the configuration could not be reached.
     Unreachable,
+    /// A rule of the operator forbids the binary.
+    BinaryRefused,
+    /// The binary is broken, does not run, or does not speak our versions.
+    BinaryUnfit,
+    /// The new worker died before it had taken over, or its process could not be started.
+    CandidateDied,
+    /// The new worker did not say hello in time.
+    CandidateSilent,
+    /// The new worker did not answer the probe through its own accept path.
+    ProbeFailed,
+    /// The handoff was called off; the worker that served goes on.
+    HandoffFailed,
+    /// The new binary serves, but the supervisor could not become it and goes on as it was.
+    NotReexecuted,
 }
 
 impl fmt::Display for Cause {
@@ -156,6 +170,13 @@ impl fmt::Display for Cause {
             Self::Pending => "another change awaits confirmation, and what is on the disk is not that one",
             Self::Extended => "the deadline for the confirmation was moved",
             Self::Unreachable => "the store that has the configuration could not be reached",
+            Self::BinaryRefused => "a rule forbids this binary",
+            Self::BinaryUnfit => "the binary cannot be used",
+            Self::CandidateDied => "the new worker died before it had taken over",
+            Self::CandidateSilent => "the new worker did not say hello in time",
+            Self::ProbeFailed => "the new worker did not answer through its own listener",
+            Self::HandoffFailed => "the handoff was called off",
+            Self::NotReexecuted => "the supervisor could not become the new binary and goes on as it was",
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What a supervisor knows from the journal of the one before it.
 
-use crate::{Cause, GenerationNumber, Kind, OperationKey, Outcome, Verdict};
+use crate::{Cause, GenerationNumber, Kind, OperationKey, Outcome, Verdict, WorkerKey};
 
 /// What the journal says when the supervisor starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,17 +26,22 @@ pub struct Unfinished {
     pub kind: Kind,
     /// The generation that it meant to serve, or confirmed, if that was written down.
     pub intent: Option<GenerationNumber>,
+    /// Of an upgrade, and of what takes one back: the worker that the upgrade's intent names.
+    pub upgrade: Option<WorkerKey>,
 }
 
 impl Unfinished {
     /// How it ended, seen from afterwards.
     ///
-    /// `adopted` is the generation of the worker that lived on, if one did. A commit is sent only after
+    /// `adopted` is the worker that lived on, if one did, and its generation. A commit is sent only after
     /// the intent is in the journal, so that without an intent nothing was changed; and with one the
     /// living worker tells. If none lives, nobody knows whether it was served for a moment.
     #[must_use]
-    pub fn verdict(&self, adopted: Option<GenerationNumber>) -> Verdict {
+    pub fn verdict(&self, adopted: Option<(WorkerKey, GenerationNumber)>) -> Verdict {
+        let (worker, adopted) =
+            (adopted.map(|(worker, _)| worker), adopted.map(|(_, generation)| generation));
         let outcome = match (self.kind, self.intent, adopted) {
+            _ if self.upgrade.is_some() && self.kind != Kind::Confirm => self.upgrade_outcome(worker),
             (
                 Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel,
                 Some(intent),
@@ -45,11 +50,25 @@ impl Unfinished {
             (Kind::Confirm, Some(_), _) => Outcome::Applied,
             (Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore, Some(_), None) => Outcome::Unknown,
             (Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore, _, _)
-            | (Kind::DryRun | Kind::Confirm | Kind::Cancel, _, _) => Outcome::NotReady,
+            | (Kind::DryRun | Kind::Upgrade | Kind::Confirm | Kind::Cancel, _, _) => Outcome::NotReady,
             (Kind::Drain | Kind::Stop, _, Some(_)) => Outcome::RolledBack,
             (Kind::Drain | Kind::Stop, _, None) | (Kind::Action | Kind::Resume, _, _) => Outcome::Unknown,
         };
         let made = if outcome == Outcome::Applied { self.intent } else { None };
+        let made = made.filter(|_| self.upgrade.is_none());
         Verdict { outcome, cause: Cause::SupervisorDied, made, serving: adopted, held_to: adopted }
+    }
+
+    /// Keys of workers only grow: the one that took over, an older one, or another one since.
+    fn upgrade_outcome(&self, adopted: Option<WorkerKey>) -> Outcome {
+        let (Some(upgrade), Some(adopted)) = (self.upgrade, adopted) else { return Outcome::Unknown };
+        let made = adopted == upgrade;
+        match self.kind {
+            _ if adopted > upgrade => Outcome::Unknown,
+            Kind::Upgrade if made => Outcome::Applied,
+            Kind::Upgrade => Outcome::NotReady,
+            _ if made => Outcome::NotReady,
+            _ => Outcome::Applied,
+        }
     }
 }

@@ -52,6 +52,8 @@ pub enum Role {
     Candidate,
     /// Served before; its connections end.
     Draining,
+    /// Served before, and would again at once if what serves now does not stay.
+    Warm,
 }
 
 /// How far a worker's process is.
@@ -62,6 +64,8 @@ pub enum Stage {
     Starting,
     /// Said hello; has no generation yet.
     Loading,
+    /// Has its generation and the listeners, and accepts nothing until it takes over.
+    StandingBy,
     /// Serves its generation.
     Serving,
     /// Lets its connections end.
@@ -105,6 +109,8 @@ pub struct PendingView {
     pub generation: GenerationNumber,
     /// The generation that serves again if nobody confirms.
     pub back_to: GenerationNumber,
+    /// If it is an upgrade: the worker that took over.
+    pub upgrade: Option<WorkerKey>,
     /// When that is, on the machine's clock (the `now` of [`crate::Machine::step`]). Past while it goes back.
     pub until: Duration,
 }
@@ -117,6 +123,8 @@ pub struct View {
     /// The generation that a living worker serves. None while there is no such worker: connections wait
     /// in the accept queue.
     pub serving: Option<GenerationNumber>,
+    /// While everything that is served moves from one worker to another: the two.
+    pub handing_over: Option<(WorkerKey, WorkerKey)>,
     /// While a commit is under way: the generation that may serve already.
     pub committing: Option<GenerationNumber>,
     /// The generation that the server is held to: what a restarted worker gets.

@@ -179,8 +179,12 @@ stopping, stop                | reload, expects 2   -> refuse: stopping
 
 const RUNNING: OperationKey = OperationKey(1);
 const REMEMBERED: OperationKey = OperationKey(2);
-const PENDING: Pending =
-    Pending { generation: GenerationNumber(3), back_to: GenerationNumber(2), left: Duration::from_secs(90) };
+const PENDING: Pending = Pending {
+    generation: GenerationNumber(3),
+    back_to: GenerationNumber(2),
+    upgrade: None,
+    left: Duration::from_secs(90),
+};
 
 fn situation(text: &str) -> Situation {
     let mut situation = Situation {
@@ -279,8 +283,8 @@ fn answer(admission: Admission) -> String {
         Admission::Refuse(refusal) => format!(
             "refuse: {}",
             match refusal {
-                Refusal::Pending { generation, back_to, left } => {
-                    assert_eq!(Pending { generation, back_to, left }, PENDING);
+                Refusal::Pending { generation, back_to, left, .. } => {
+                    assert_eq!(Pending { generation, back_to, upgrade: None, left }, PENDING);
                     "pending".to_owned()
                 }
                 Refusal::NothingPending => "nothing pending".to_owned(),

@@ -32,7 +32,7 @@ impl Known {
     fn learn(&mut self, effects: &[Effect]) {
         for effect in effects {
             match *effect {
-                Effect::StartWorker { worker } => self.workers.push(worker),
+                Effect::StartWorker { worker, .. } => self.workers.push(worker),
                 Effect::Send { message: Message::Prepare { candidate, .. }, .. } => {
                     self.candidates.push(candidate)
                 }
@@ -98,7 +98,7 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
 fn some_pending(rng: &mut Rng) -> Option<Pending> {
     let (generation, back_to) = (GenerationNumber(rng.below(6)), GenerationNumber(rng.below(6)));
     let left = if rng.chance(300) { Duration::ZERO } else { rng.millis(0, 100_000) };
-    rng.chance(500).then_some(Pending { generation, back_to, left })
+    rng.chance(500).then_some(Pending { generation, back_to, upgrade: None, left })
 }
 
 fn some_request(rng: &mut Rng, yes: bool) -> Request {

@@ -232,6 +232,7 @@ fn recovered(journal: &Journal, operations: &mut Operations) -> Recovered {
         operation: operations.own(unfinished.operation.clone()),
         kind: unfinished.operation.kind,
         intent: unfinished.intent.map(GenerationNumber),
+        upgrade: None,
     });
     let unfinished = unfinished.collect();
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

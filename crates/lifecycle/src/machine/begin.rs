@@ -36,7 +36,7 @@ impl Machine {
         self.next_key = self.next_key.max(worker.0.saturating_add(1));
         self.last_generation = self.last_generation.max(generation);
         self.held_to = Some(generation);
-        self.record_unfinished(Some(generation));
+        self.record_unfinished(Some((worker, generation)));
         self.workers.push(Worker {
             key: worker,
             role: Role::Serving,
@@ -61,8 +61,8 @@ impl Machine {
     }
 
     fn probation(&self, pending: Pending) -> Probation {
-        let Pending { generation, back_to, left } = pending;
-        Probation { generation, back_to, by: self.after(left), failures: self.restart.failures }
+        let Pending { generation, back_to, upgrade, left } = pending;
+        Probation { generation, back_to, upgrade, by: self.after(left), failures: self.restart.failures }
     }
 
     pub(super) fn request(&mut self, operation: OperationKey, asked: &Asked) {
@@ -106,6 +106,7 @@ impl Machine {
             Request::Reload { .. } => self.begin_change(operation, request, Source::Disk),
             Request::Rollback { to, .. } => self.begin_change(operation, request, Source::Generation(to)),
             Request::Restore { .. } => self.begin_change(operation, request, Source::Given),
+            Request::Upgrade { .. } => self.begin_upgrade(operation, request),
             Request::Confirm => self.begin_confirm(operation),
             Request::Cancel => self.begin_cancel(operation),
             Request::Action => self.begin_action(operation),
@@ -263,7 +264,7 @@ impl Machine {
                     self.progress(operation, StepName::Drain);
                     self.drain(worker, limit);
                 }
-                Stage::Drained => self.stop_worker(worker, now),
+                Stage::Drained | Stage::StandingBy => self.stop_worker(worker, now),
                 Stage::Starting | Stage::Loading => self.kill(worker, Cause::ShuttingDown),
                 Stage::Serving | Stage::Draining | Stage::Stopping | Stage::Killed => {}
             }

@@ -62,7 +62,7 @@ impl Machine {
         self.emit(Effect::WriteOutcome { operation, verdict });
     }
 
-    pub(super) fn record_unfinished(&mut self, adopted: Option<GenerationNumber>) {
+    pub(super) fn record_unfinished(&mut self, adopted: Option<(WorkerKey, GenerationNumber)>) {
         for unfinished in std::mem::take(&mut self.recovered.unfinished) {
             self.write(unfinished.operation, unfinished.kind, unfinished.verdict(adopted), 1);
         }
@@ -96,7 +96,7 @@ impl Machine {
         // A process manager waits for READY after every reload, failed ones too.
         let tells = match kind {
             Kind::Start => verdict.outcome.is_success() || verdict.outcome == Outcome::RolledBack,
-            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel => true,
+            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Upgrade | Kind::Cancel => true,
             _ => false,
         };
         let earlier = verdict.cause == Cause::SupervisorDied;

@@ -204,7 +204,7 @@ impl Machine {
         if let Some(operation) = owner {
             self.progress(operation, StepName::Commit);
         }
-        self.emit(Effect::Send { worker, message: Message::Commit { candidate } });
+        self.emit(Effect::Send { worker, message: Message::Commit { candidate, accept: true } });
     }
 
     pub(super) fn committed(&mut self, worker: WorkerKey, candidate: CandidateKey) {

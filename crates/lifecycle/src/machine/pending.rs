@@ -30,8 +30,8 @@ use crate::{
 impl Machine {
     /// The change on probation, with the time left.
     pub(super) fn pending_now(&self) -> Option<Pending> {
-        let Probation { generation, back_to, by, .. } = self.pending?;
-        Some(Pending { generation, back_to, left: by.saturating_sub(self.now) })
+        let Probation { generation, back_to, upgrade, by, .. } = self.pending?;
+        Some(Pending { generation, back_to, upgrade, left: by.saturating_sub(self.now) })
     }
 
     /// The time in which the operation's change must be confirmed, from now.
@@ -50,8 +50,9 @@ impl Machine {
         let (Some(generation), Some(back_to)) = (self.held_to, operation.back_to) else { return };
         let Some(left) = self.probation_of(&operation) else { return };
         let by = self.after(left);
-        self.pending = Some(Probation { generation, back_to, by, failures: self.restart.failures });
-        self.emit(Effect::Pending { operation: operation.key, generation, back_to, left });
+        let (upgrade, failures) = (None, self.restart.failures);
+        self.pending = Some(Probation { generation, back_to, upgrade, by, failures });
+        self.emit(Effect::Pending { operation: operation.key, generation, back_to, upgrade, left });
         self.tell_that_it_may_take_long();
     }
 
@@ -62,9 +63,9 @@ impl Machine {
         let (Some(pending), Some(left)) = (self.pending, within) else {
             return self.decide(Outcome::Unchanged, Cause::AlreadySo);
         };
-        let Probation { generation, back_to, .. } = pending;
+        let Probation { generation, back_to, upgrade, .. } = pending;
         self.begin_noting(Note::Extend(self.after(left)));
-        self.emit(Effect::Pending { operation: operation.key, generation, back_to, left });
+        self.emit(Effect::Pending { operation: operation.key, generation, back_to, upgrade, left });
     }
 
     pub(super) fn begin_confirm(&mut self, operation: OperationKey) {
@@ -132,8 +133,8 @@ impl Machine {
             }
             // What is written last counts: the deadline stays what it was.
             (_, None) => {
-                if let Some(Pending { generation, back_to, left }) = self.pending_now() {
-                    self.emit(Effect::Pending { operation, generation, back_to, left });
+                if let Some(Pending { generation, back_to, upgrade, left }) = self.pending_now() {
+                    self.emit(Effect::Pending { operation, generation, back_to, upgrade, left });
                 }
             }
             (_, Some(false)) => {}
@@ -284,8 +285,8 @@ impl Machine {
     }
 
     fn end_probation(&mut self, how: PendingEnd) {
-        if let Some(Probation { generation, .. }) = self.pending.take() {
-            self.emit(Effect::PendingOver { generation, how });
+        if let Some(Probation { generation, upgrade, .. }) = self.pending.take() {
+            self.emit(Effect::PendingOver { generation, upgrade, how });
         }
     }
 }

@@ -81,11 +81,11 @@ impl Machine {
             None if self.active.is_some_and(|active| active.back_to.is_some()) => self.begin_probation(),
             None => {
                 let how = PendingEnd::Replaced;
-                self.emit(Effect::PendingOver { generation: unconfirmed.generation, how });
+                self.emit(Effect::PendingOver { generation: unconfirmed.generation, upgrade: None, how });
             }
             Some(Cause::NotConfirmed) => {
                 let how = PendingEnd::NotConfirmed;
-                self.emit(Effect::PendingOver { generation: unconfirmed.generation, how });
+                self.emit(Effect::PendingOver { generation: unconfirmed.generation, upgrade: None, how });
             }
             // It stays unconfirmed, for the next start too.
             Some(_) => {}

@@ -150,6 +150,8 @@ pub(super) enum Note {
 pub(super) struct Probation {
     pub(super) generation: GenerationNumber,
     pub(super) back_to: GenerationNumber,
+    /// If it is an upgrade: the worker that took over.
+    pub(super) upgrade: Option<WorkerKey>,
     /// When its time is over.
     pub(super) by: Duration,
     /// How many workers in a row had died before it served: what they died of is not its fault.
@@ -193,7 +195,8 @@ impl Operation {
             Some(
                 Request::Reload { terms, .. }
                 | Request::Rollback { terms, .. }
-                | Request::Restore { terms, .. },
+                | Request::Restore { terms, .. }
+                | Request::Upgrade { terms, .. },
             ) => terms,
             _ => Terms::NONE,
         }

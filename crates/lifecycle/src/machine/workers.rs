@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Machine;
 use super::table::{Awaited, Operation, Step, Worker};
 use crate::{
-    CallKey, Cause, Effect, Kind, Message, Outcome, Phase, Role, Source, Stage, StepName, WorkerKey,
+    Binary, CallKey, Cause, Effect, Kind, Message, Outcome, Phase, Role, Source, Stage, StepName, WorkerKey,
 };
 
 impl Machine {
@@ -53,7 +53,7 @@ impl Machine {
             generation: None,
             load: None,
         });
-        self.emit(Effect::StartWorker { worker });
+        self.emit(Effect::StartWorker { worker, binary: Binary::Serving });
     }
 
     /// The pause before the next restart: it doubles with each worker that died without having served
@@ -225,7 +225,7 @@ impl Machine {
             Stage::Draining | Stage::Stopping => self.kill(worker, Cause::NoAnswer),
             // It cannot be reaped. It is given up: nothing may wait for it for ever.
             Stage::Killed => self.workers.retain(|w| w.key != worker),
-            Stage::Loading | Stage::Serving | Stage::Drained => {}
+            Stage::Loading | Stage::StandingBy | Stage::Serving | Stage::Drained => {}
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn lets_go(effects: &[Effect]) -> bool {
 
 fn over(effects: &[Effect], how: PendingEnd) -> bool {
     let generation = GenerationNumber(2);
-    has(effects, |effect| *effect == Effect::PendingOver { generation, how })
+    has(effects, |effect| *effect == Effect::PendingOver { generation, upgrade: None, how })
 }
 
 fn guard_ends(server: &mut Server, passed: bool) -> Vec<Effect> {
@@ -150,7 +150,7 @@ fn another_change_is_refused_with_the_time_that_is_left() {
     let mut server = Server::on_probation();
     server.now += Duration::from_secs(570);
     let (generation, back_to) = (GenerationNumber(2), GenerationNumber(1));
-    let pending = Refusal::Pending { generation, back_to, left: Duration::from_secs(30) };
+    let pending = Refusal::Pending { generation, back_to, upgrade: false, left: Duration::from_secs(30) };
     let to = GenerationNumber(1);
     let rollback = Request::Rollback { to, dry_run: false, terms: Terms::NONE };
     let another = Request::Rollback { to, dry_run: false, terms: CONFIRM };

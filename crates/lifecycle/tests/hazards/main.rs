@@ -23,7 +23,7 @@ fn hazard_2_the_outcome_is_in_the_journal_before_it_is_answered() {
     server.prepared(false);
     assert!(!sends(
         &server.said,
-        |message| matches!(message, Message::Commit { candidate } if *candidate == server.candidate())
+        |message| matches!(message, Message::Commit { candidate, .. } if *candidate == server.candidate())
     ));
     let effects = server.journal(true);
     assert!(sends(&effects, |message| matches!(message, Message::Commit { .. })), "after its intent");
@@ -497,7 +497,8 @@ fn a_stop_waits_for_a_commit_that_is_on_its_way() {
 
 #[test]
 fn an_orphaned_worker_is_adopted_and_what_was_unfinished_gets_its_outcome() {
-    let reload = |key, intent| Unfinished { operation: OperationKey(key), kind: Kind::Reload, intent };
+    let (kind, upgrade) = (Kind::Reload, None);
+    let reload = |key, intent| Unfinished { operation: OperationKey(key), kind, intent, upgrade };
     let unfinished =
         vec![reload(91, Some(GenerationNumber(4))), reload(92, Some(GenerationNumber(5))), reload(93, None)];
     let recovered =

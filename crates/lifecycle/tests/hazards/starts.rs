@@ -15,7 +15,7 @@ fn started(left: Duration, unchanged: bool) -> Server {
     let last_generation = GenerationNumber(5);
     let recovered = Recovered { last_generation, keys_from: 100, ..Recovered::default() };
     let mut server = Server::recovered(recovered);
-    let pending = Pending { generation: last_generation, back_to: GenerationNumber(4), left };
+    let pending = Pending { generation: last_generation, back_to: GenerationNumber(4), upgrade: None, left };
     server.tell(Event::Start { operation: OperationKey(0), source: Source::Disk, pending: Some(pending) });
     assert_eq!(server.machine.view().compared_with, Some(last_generation));
     server.start_worker();
@@ -60,7 +60,7 @@ fn a_start_serves_what_is_new_on_the_disk_whatever_was_not_confirmed() {
     server.journal(true);
     let effects = server.committed();
     let generation = GenerationNumber(5);
-    let replaced = Effect::PendingOver { generation, how: PendingEnd::Replaced };
+    let replaced = Effect::PendingOver { generation, upgrade: None, how: PendingEnd::Replaced };
     assert!(has(&effects, |effect| *effect == replaced));
     server.journal(true);
     assert_eq!((server.answered(0), server.serves()), (Some(Outcome::Applied), Some(6)));
@@ -77,7 +77,7 @@ fn hazard_32_an_adopted_change_goes_on_waiting_or_goes_back_at_once() {
             worker: WorkerKey(7),
             generation: GenerationNumber(serves),
             accepting: true,
-            pending: Some(Pending { generation, back_to, left }),
+            pending: Some(Pending { generation, back_to, upgrade: None, left }),
         });
         (server, effects)
     };

@@ -160,7 +160,7 @@ impl World {
             Effect::Refuse { request, refusal } => self.op_refused(request, refusal),
             Effect::Answer { operation, verdict, recorded } => self.op_answered(operation, verdict, recorded),
             Effect::Progress { .. } => {}
-            Effect::StartWorker { worker } => self.spawn(worker),
+            Effect::StartWorker { worker, .. } => self.spawn(worker),
             Effect::Send { worker, message } => self.send(worker, message),
             Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
             Effect::KillWorker { worker } => self.kill(worker),
@@ -169,6 +169,13 @@ impl World {
             | Effect::WriteConfirm { .. }
             | Effect::PendingOver { .. }
             | Effect::WriteOutcome { .. } => self.write(effect),
+            Effect::Examine { .. }
+            | Effect::CallOff { .. }
+            | Effect::WriteUpgrade { .. }
+            | Effect::HandOver { .. }
+            | Effect::Switch { .. }
+            | Effect::Forget { .. }
+            | Effect::Reexec { .. } => {}
             Effect::Own { operation, kind } => self.op_own(operation, kind),
             Effect::Serve { candidate, generation, worker } => self.serve(candidate, generation, worker),
             Effect::LetGo | Effect::Release { .. } | Effect::CloseListeners => self.let_go(effect),
@@ -197,12 +204,12 @@ impl World {
                 let until = confirm.map(|within| self.wall_clock() + within);
                 Write::Intent { operation, generation, content, back_to, until }
             }
-            Effect::Pending { operation, generation, back_to, left } => {
+            Effect::Pending { operation, generation, back_to, left, .. } => {
                 let until = self.wall_clock() + left;
                 Write::Pending { operation, generation, back_to, until }
             }
             Effect::WriteConfirm { operation, generation } => Write::Confirm { operation, generation },
-            Effect::PendingOver { generation, how } if how != PendingEnd::Confirmed => {
+            Effect::PendingOver { generation, how, .. } if how != PendingEnd::Confirmed => {
                 Write::Over { generation, how }
             }
             Effect::WriteOutcome { operation, verdict } => {
@@ -382,7 +389,7 @@ impl World {
                 replace + load + load + (replace + load) * 2 + guard + go_back
             }
             Kind::Confirm => l.journal,
-            Kind::Cancel => go_back,
+            Kind::Cancel | Kind::Upgrade => go_back,
             Kind::Action => l.action,
             Kind::Drain => drain + end,
             // What it overtakes may still be switching.

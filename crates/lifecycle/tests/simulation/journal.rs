@@ -202,7 +202,7 @@ impl Journal {
                     }
                     _ => None,
                 });
-                Unfinished { operation, kind, intent: intent.or(brings_back) }
+                Unfinished { operation, kind, intent: intent.or(brings_back), upgrade: None }
             })
             .collect();
         let numbers = self.log.iter().filter_map(|(_, write)| match *write {

@@ -48,12 +48,12 @@ impl World {
     /// What the journal says of the time before, for the machine.
     pub(crate) fn pending_of(&self, known: Unconfirmed) -> Pending {
         let left = known.until.saturating_sub(self.wall_clock());
-        Pending { generation: known.generation, back_to: known.back_to, left }
+        Pending { generation: known.generation, back_to: known.back_to, upgrade: None, left }
     }
 
     pub(crate) fn track(&mut self, pending: Option<Pending>) {
         let now = self.machine_time();
-        self.tracked = pending.map(|Pending { generation, back_to, left }| Tracked {
+        self.tracked = pending.map(|Pending { generation, back_to, left, .. }| Tracked {
             generation,
             back_to,
             by: now + left,
@@ -91,7 +91,7 @@ impl World {
     /// The effects that say something about changes on probation.
     pub(crate) fn check_probation(&mut self, effect: &Effect) {
         match *effect {
-            Effect::Pending { operation, generation, back_to, left } => {
+            Effect::Pending { operation, generation, back_to, left, .. } => {
                 let by = self.machine_time() + left;
                 match &mut self.tracked {
                     Some(tracked) if tracked.generation == generation => {
@@ -109,7 +109,7 @@ impl World {
                 }
                 self.meddle_with_change(left);
             }
-            Effect::PendingOver { generation, how } => self.check_over(generation, how),
+            Effect::PendingOver { generation, how, .. } => self.check_over(generation, how),
             Effect::Send { message: Message::Guard { call, operation, watch }, .. } => {
                 let by = self.machine_time() + watch + self.limits.guard_grace;
                 let (passed, cancelled, open) = (None, false, true);

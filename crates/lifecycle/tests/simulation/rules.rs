@@ -148,7 +148,7 @@ impl World {
                     self.break_rule(4, format!("{worker} served well and is killed"));
                 }
             }
-            Effect::StartWorker { worker } => {
+            Effect::StartWorker { worker, .. } => {
                 // One that cannot be reaped is given up after a while; until then it may still be seen to accept.
                 let now = self.machine_time();
                 let kill = self.limits.kill;
@@ -225,7 +225,7 @@ impl World {
                     self.break_rule(4, format!("{candidate} is aborted after its commit"));
                 }
             }
-            Message::Commit { candidate } => self.check_commit(worker, candidate),
+            Message::Commit { candidate, .. } => self.check_commit(worker, candidate),
             Message::Drain { .. } | Message::Stop { .. } => {
                 if !matches!(phase, Phase::Draining | Phase::Stopping) {
                     self.break_rule(4, format!("{worker} is sent away while {phase:?}"));

@@ -157,12 +157,12 @@ impl World {
                 spoilt.push(Effect::Send { worker, message });
             }
             (Sabotage::CommitsDryRuns, Message::Abort { candidate }) if self.is_dry_run(candidate) => {
-                spoilt.push(Effect::Send { worker, message: Message::Commit { candidate } });
+                spoilt.push(Effect::Send { worker, message: Message::Commit { candidate, accept: true } });
             }
             (Sabotage::KillsTheServingWorker, Message::Abort { .. }) => {
                 spoilt.extend([Effect::KillWorker { worker }, said]);
             }
-            (Sabotage::LetsGoTooEarly, Message::Commit { candidate }) => {
+            (Sabotage::LetsGoTooEarly, Message::Commit { candidate, .. }) => {
                 spoilt.push(said);
                 let generation = self.driver.as_ref().and_then(|driver| driver.view.committing);
                 spoilt.extend(generation.map(|generation| Effect::Serve { worker, candidate, generation }));

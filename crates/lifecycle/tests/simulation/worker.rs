@@ -192,7 +192,7 @@ impl World {
             Message::Prepare { candidate, generation, source, .. } => {
                 self.receive_prepare(key, candidate, generation, source);
             }
-            Message::Commit { candidate } => self.receive_commit(key, candidate),
+            Message::Commit { candidate, .. } => self.receive_commit(key, candidate),
             Message::Abort { candidate } => {
                 let Some(worker) = self.worker(key) else { return };
                 worker.candidate = worker.candidate.filter(|known| known.key != candidate);

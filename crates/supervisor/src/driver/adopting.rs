@@ -68,6 +68,7 @@ impl Before {
         Some(Pending {
             generation: GenerationNumber(unconfirmed.generation),
             back_to: GenerationNumber(unconfirmed.back_to),
+            upgrade: None,
             left: unconfirmed.left(Timestamp::now()),
         })
     }

@@ -18,7 +18,7 @@ impl Driver {
             Effect::Deferred { request } => self.deferred(request),
             Effect::Refuse { request, refusal } => self.refuse_by_machine(request, refusal),
             Effect::Progress { operation, step } => self.progress(operation, step),
-            Effect::StartWorker { worker } => self.start_worker(worker),
+            Effect::StartWorker { worker, .. } => self.start_worker(worker),
             Effect::Send { worker, message } => self.send(worker, message),
             Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
             Effect::KillWorker { worker } => self.kill_worker(worker),
@@ -26,16 +26,24 @@ impl Driver {
                 self.write_intent(Intended { operation, candidate, generation, back_to, confirm });
             }
             Effect::Own { operation, kind } => self.own(operation, kind),
-            Effect::Pending { operation, generation, back_to, left } => {
+            Effect::Pending { operation, generation, back_to, left, .. } => {
                 self.await_confirmation(operation, generation, back_to, left);
             }
             Effect::WriteConfirm { operation, generation } => self.write_confirm(operation, generation),
-            Effect::PendingOver { generation, how } => self.confirmation_over(generation, how),
+            Effect::PendingOver { generation, how, .. } => self.confirmation_over(generation, how),
             Effect::LetGo => self.let_go(),
             Effect::WriteOutcome { operation, verdict } => self.write_outcome(operation, verdict),
             Effect::Answer { operation, recorded, .. } => self.answer(operation, recorded),
             Effect::Serve { worker, candidate, generation } => self.serve(worker, candidate, generation),
             Effect::Release { candidate } => self.release(candidate),
+            // Upgrades: not yet.
+            Effect::Examine { .. }
+            | Effect::CallOff { .. }
+            | Effect::WriteUpgrade { .. }
+            | Effect::HandOver { .. }
+            | Effect::Switch { .. }
+            | Effect::Forget { .. }
+            | Effect::Reexec { .. } => {}
             Effect::CloseListeners => self.close_listeners(),
             Effect::Notify(notice) => self.notify(notice),
             Effect::Exit(exit) => self.exit = Some(exit),
@@ -83,7 +91,7 @@ impl Driver {
     fn send(&mut self, key: WorkerKey, message: Message) {
         let message = match message {
             Message::Prepare { .. } => return self.prepare(key, message),
-            Message::Commit { candidate } => {
+            Message::Commit { candidate, .. } => {
                 self.hold_beside(key, candidate);
                 ToWorker::Commit { candidate: candidate.0, accept: true }
             }

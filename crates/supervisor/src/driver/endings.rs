@@ -78,7 +78,7 @@ impl Driver {
                 running: self.operations.get(running).map(|e| e.operation.id.clone()).unwrap_or_default(),
                 kind,
             },
-            Refusal::Pending { generation, back_to, left } => Refused::Pending {
+            Refusal::Pending { generation, back_to, left, .. } => Refused::Pending {
                 operation: self.probation.as_ref().map(|p| p.operation_id.clone()).unwrap_or_default(),
                 generation: generation.0,
                 back_to: back_to.0,
