@@ -62,4 +62,4 @@ pub use problem_details::{PROBLEM_CONTENT_TYPE, ProblemDetails};
 pub use refused::Refused;
 pub use sentence::{human_ms, human_time};
 pub use status::{JournalStatus, ListenerStatus, Status, WorkerStatus};
-pub use upgrade::{Binary, Upgrade, WorkerRole};
+pub use upgrade::{Binary, Upgrade, WorkerRole, parse_sha256};

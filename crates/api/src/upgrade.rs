@@ -137,6 +137,27 @@ impl Upgrade {
     }
 }
 
+/// Hexadecimal digits of a SHA-256 digest.
+const SHA256_DIGITS: usize = 64;
+
+/// Reads a SHA-256 digest as `sha256sum` prints it, in lower-case digits.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn parse_sha256(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    if digits.len() == SHA256_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(digits.to_ascii_lowercase());
+    }
+    let what = if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        format!("it has {} digits", digits.len())
+    } else {
+        format!("{text:?} is none")
+    };
+    Err(format!("a SHA-256 digest has {SHA256_DIGITS} hexadecimal digits, as sha256sum prints them: {what}"))
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn is_zero(value: &u64) -> bool {
     *value == 0

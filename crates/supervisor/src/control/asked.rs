@@ -1,6 +1,7 @@
 //! Query and headers of a request, parsed once. What is not understood is refused, not ignored: a misspelt
 //! `dry_run` must not become a real reload.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Query};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::IntoParams;
 
 use super::answer::Answer;
-use crate::handle::{Guarding, Terms};
+use crate::handle::{Guarding, Terms, WhichBinary};
 
 /// How long an answer is waited for if the request does not say: as long as operations may take.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60 * 60);
@@ -34,7 +35,7 @@ pub(super) struct ChangeQuery {
     pub(super) detach: bool,
     /// Why, in a few words; kept in the journal.
     pub(super) comment: Option<String>,
-    /// Only check (`reload`).
+    /// Only check (`reload`, `restore`, `upgrade`).
     #[serde(default, deserialize_with = "flag")]
     pub(super) dry_run: bool,
     /// Read only certificates and their keys anew (`reload`).
@@ -42,12 +43,23 @@ pub(super) struct ChangeQuery {
     pub(super) certs: bool,
     /// The generation to go back to (`rollback`); the one that served before this one if not given.
     pub(super) to: Option<u64>,
-    /// Go back after this time, e.g. `10m`, unless a confirm comes (`reload`, `rollback`, `restore`).
+    /// The binary to upgrade to: an absolute path (`upgrade`); the one that is installed where the running one was started
+    /// from if not given. For `rollback`: `true` goes back to the binary that served before the last upgrade.
+    #[param(value_type = Option<String>, example = "/usr/local/bin/handover")]
+    #[serde(default, deserialize_with = "binary")]
+    pub(super) binary: Option<BinaryAsked>,
+    /// The SHA-256 digest that the binary must have, as `sha256sum` prints it (`upgrade`).
+    #[serde(default, deserialize_with = "sha256")]
+    pub(super) sha256: Option<String>,
+    /// Upgrade to the binary that served before the last upgrade, which is kept (`upgrade`).
+    #[serde(default, deserialize_with = "flag")]
+    pub(super) previous: bool,
+    /// Go back after this time, e.g. `10m`, unless a confirm comes (`reload`, `rollback`, `restore`, `upgrade`).
     #[param(value_type = Option<String>, example = "10m")]
     #[serde(default, deserialize_with = "positive_duration")]
     pub(super) confirm_within: Option<Duration>,
     /// Watch the change at first and go back if it fares worse: `true`, `false`, or for how long, e.g. `30s`; as the
-    /// configuration says if not given (`reload`, `rollback`, `restore`).
+    /// configuration says if not given (`reload`, `rollback`, `restore`, `upgrade`).
     #[param(value_type = Option<String>, example = "30s")]
     #[serde(default, deserialize_with = "guarding")]
     pub(super) guard: Guarding,
@@ -99,15 +111,77 @@ fn guarding<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Guarding, D::E
     }
 }
 
+/// What `binary` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum BinaryAsked {
+    /// `binary=/usr/bin/handover`.
+    At(PathBuf),
+    /// `binary`, `binary=true`.
+    Yes,
+    /// `binary=false`.
+    No,
+}
+
+/// The longest path (`PATH_MAX`, limits.h).
+const MAX_PATH_BYTES: usize = 4096;
+
+/// A path, or present for yes: which of the two an endpoint takes is its own matter.
+fn binary<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BinaryAsked>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(Some(match text.as_str() {
+        "" | "1" | "true" | "yes" => BinaryAsked::Yes,
+        "0" | "false" | "no" => BinaryAsked::No,
+        path if path.len() >= MAX_PATH_BYTES || path.contains('\0') => {
+            return Err(serde::de::Error::custom("this is no path"));
+        }
+        path if path.starts_with('/') => BinaryAsked::At(PathBuf::from(path)),
+        path => return Err(serde::de::Error::custom(format!("{path:?} is no absolute path"))),
+    }))
+}
+
+fn sha256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    handover_api::parse_sha256(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 impl ChangeQuery {
+    /// Which binary an upgrade is to.
+    pub(super) fn which_binary(&self) -> Result<WhichBinary, Answer> {
+        match (&self.binary, self.previous) {
+            (None, false) => Ok(WhichBinary::Default),
+            (None, true) => Ok(WhichBinary::Previous),
+            (Some(BinaryAsked::At(path)), false) => Ok(WhichBinary::Path(path.clone())),
+            (Some(BinaryAsked::At(_)), true) => {
+                Err(Answer::bad_request("binary names one, and previous another: ask for one of the two"))
+            }
+            (Some(BinaryAsked::Yes | BinaryAsked::No), _) => {
+                Err(Answer::bad_request("binary must be an absolute path to upgrade to"))
+            }
+        }
+    }
+
+    /// Whether a rollback is to the binary that served before.
+    pub(super) fn goes_back_to_binary(&self) -> Result<bool, Answer> {
+        match &self.binary {
+            None | Some(BinaryAsked::No) => Ok(false),
+            Some(BinaryAsked::Yes) if self.to.is_some() => {
+                Err(Answer::bad_request("a rollback is to a generation or to a binary, not to both"))
+            }
+            Some(BinaryAsked::Yes) => Ok(true),
+            Some(BinaryAsked::At(_)) => Err(Answer::bad_request(
+                "a rollback is to the binary that served before, and to no other: binary is true or false",
+            )),
+        }
+    }
+
     /// Under which terms the change is made.
     pub(super) fn terms(&self) -> Terms {
         Terms { confirm_within: self.confirm_within, guard: self.guard }
     }
 }
 
-/// The paths of changes that make another generation serve.
-const GENERATION_CHANGES: [&str; 3] = ["/v1/reload", "/v1/rollback", "/v1/restore"];
+/// The paths of changes that make another generation or another binary serve.
+const CHANGES_UNDER_TERMS: [&str; 4] = ["/v1/reload", "/v1/rollback", "/v1/restore", "/v1/upgrade"];
 
 /// What a request to change something says about how it wants to be handled.
 #[derive(Debug)]
@@ -133,11 +207,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Change {
             }
             Ok(())
         };
-        only_for(query.dry_run, "dry_run", &["/v1/reload", "/v1/validate", "/v1/restore"])?;
+        only_for(query.dry_run, "dry_run", &["/v1/reload", "/v1/validate", "/v1/restore", "/v1/upgrade"])?;
         only_for(query.certs, "certs", &["/v1/reload"])?;
         only_for(query.to.is_some(), "to", &["/v1/rollback"])?;
-        only_for(query.confirm_within.is_some(), "confirm_within", &GENERATION_CHANGES)?;
-        only_for(query.guard != Guarding::default(), "guard", &GENERATION_CHANGES)?;
+        only_for(query.binary.is_some(), "binary", &["/v1/upgrade", "/v1/rollback"])?;
+        only_for(query.sha256.is_some(), "sha256", &["/v1/upgrade"])?;
+        only_for(query.previous, "previous", &["/v1/upgrade"])?;
+        only_for(query.confirm_within.is_some(), "confirm_within", &CHANGES_UNDER_TERMS)?;
+        only_for(query.guard != Guarding::default(), "guard", &CHANGES_UNDER_TERMS)?;
         if query.dry_run && (query.certs || query.terms() != Terms::default()) {
             return Err(Answer::bad_request(
                 "dry_run checks everything and changes nothing: certs, confirm_within and guard mean nothing to it",

@@ -14,7 +14,7 @@ use super::asked::{Change, ChangeQuery};
 use super::looking::Asker;
 use super::role::Role;
 use super::server::App;
-use crate::handle::{Ask, NewOperation};
+use crate::handle::{Ask, NewOperation, WhichBinary};
 
 /// The longest body of an action.
 pub(super) const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -28,6 +28,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/confirm", post(confirm))
         .route("/v1/cancel", post(cancel))
         .route("/v1/rollback", post(rollback))
+        .route("/v1/upgrade", post(upgrade))
         .route("/v1/drain", post(drain))
         .route("/v1/resume", post(resume))
         .route("/v1/stop", post(stop))
@@ -85,18 +86,48 @@ pub(super) async fn cancel(State(app): State<App>, asker: Asker, change: Change)
     perform(&app, &asker, change, Ask::Cancel, Role::Operate).await
 }
 
-/// Serve a generation that served before, byte for byte. The files on disk stay as they are.
+/// Serve a generation that served before, byte for byte; the files on disk stay as they are. While an upgrade awaits
+/// confirmation and nothing else is asked for, that is taken back. With `binary`, upgrade to the binary that served before.
 #[utoipa::path(post, path = "/v1/rollback", tag = "change", params(ChangeQuery), responses(
     (status = 200, description = "It serves again, or does already", body = Operation),
     (status = 202, description = "It runs", body = Operation),
-    (status = 404, description = "Its bytes are not kept, or none served before", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 404, description = "Its bytes (or the binary) are not kept, or none served before", body = ProblemDetails, content_type = "application/problem+json"),
     (status = 409, description = "Another operation runs, or a change awaits confirmation: operation_id names it", body = ProblemDetails, content_type = "application/problem+json"),
     (status = 422, description = "It can no longer be served, and why", body = ProblemDetails, content_type = "application/problem+json"),
     (status = 500, description = "It was not ready, or a guard took it back", body = ProblemDetails, content_type = "application/problem+json"),
 ))]
 pub(super) async fn rollback(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
-    let ask = Ask::Rollback { to: change.query.to, terms: change.query.terms() };
+    let terms = change.query.terms();
+    if change.query.goes_back_to_binary()? {
+        let ask = Ask::Upgrade { binary: WhichBinary::Previous, sha256: None, dry_run: false, terms };
+        return perform(&app, &asker, change, ask, Role::Admin).await;
+    }
+    let ask = Ask::Rollback { to: change.query.to, terms };
     perform(&app, &asker, change, ask, Role::Operate).await
+}
+
+/// Run another binary, or the same one anew: a worker of it takes over listeners and connections, then the supervisor
+/// becomes it. Waits until all that is done, or until it awaits confirmation.
+#[utoipa::path(post, path = "/v1/upgrade", tag = "change",
+    params(ChangeQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "The operation's ID: the same key again gets the same operation's answer"),
+        ("If-Match" = Option<String>, Header, description = "Only if this generation serves"),
+        ("Prefer" = Option<String>, Header, description = "`wait=SECONDS`, `respond-async` (RFC 7240)")),
+    responses(
+        (status = 200, description = "Applied; `upgrade` says from which binary to which, and what moved. Or, for a dry run, it could be", body = Operation),
+        (status = 202, description = "It runs; Location says where to ask", body = Operation),
+        (status = 403, description = "The role `admin` is needed", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 404, description = "No binary served before this one, or its copy is gone (`previous`)", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 409, description = "Another operation runs or a change awaits confirmation (its ID is in operation_id), or it is drained, starting or stopping", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 412, description = "Another generation serves than If-Match names", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 422, description = "Rejected: which rule forbids this binary", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 500, description = "It was not ready (`phase` says in which step, `operation.upgrade.last_lines` what it said), or it was rolled back", body = ProblemDetails, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn upgrade(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
+    let query = &change.query;
+    let (binary, sha256) = (query.which_binary()?, query.sha256.clone());
+    let ask = Ask::Upgrade { binary, sha256, dry_run: query.dry_run, terms: query.terms() };
+    perform(&app, &asker, change, ask, Role::Admin).await
 }
 
 /// Let what is in flight end; listeners are held, new connections wait.

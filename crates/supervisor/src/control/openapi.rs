@@ -39,6 +39,7 @@ use super::{archiving, changing, events, looking};
         changing::confirm,
         changing::cancel,
         changing::rollback,
+        changing::upgrade,
         archiving::restore,
         changing::drain,
         changing::resume,

@@ -19,7 +19,7 @@ pub enum Role {
     Read,
     /// See the configuration, reload, confirm, cancel, roll back, validate, drain, resume, run actions.
     Operate,
-    /// Stop the server, and take or restore a backup, which has its private keys.
+    /// Upgrade and stop the server, and take or restore a backup, which has its private keys.
     Admin,
 }
 

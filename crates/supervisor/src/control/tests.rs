@@ -24,6 +24,7 @@ use crate::protocol::Settings;
 mod archives;
 mod changes;
 mod permissions;
+mod upgrades;
 
 /// No test waits longer for anything.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -76,7 +77,8 @@ impl Driver {
             Ask::Reload { .. } => Kind::Reload,
             Ask::Rollback { .. } => Kind::Rollback,
             Ask::Restore { .. } => Kind::Restore,
-            Ask::Upgrade { .. } => Kind::Reload,
+            Ask::Upgrade { dry_run: true, .. } => Kind::DryRun,
+            Ask::Upgrade { .. } => Kind::Upgrade,
             Ask::Confirm => Kind::Confirm,
             Ask::Cancel => Kind::Cancel,
             Ask::Validate => Kind::DryRun,

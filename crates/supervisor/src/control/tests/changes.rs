@@ -66,7 +66,8 @@ async fn terms_that_make_no_sense_change_nothing() {
 async fn what_is_pending_is_named_with_the_time_left() {
     let mut server = server();
     let left = Duration::from_secs(90);
-    let pending = || Refused::Pending { operation: "a-7".to_owned(), generation: 2, back_to: 1, left, upgrade: None };
+    let pending =
+        || Refused::Pending { operation: "a-7".to_owned(), generation: 2, back_to: 1, left, upgrade: None };
     for (refused, status, word) in [
         (pending(), 409, "pending"),
         (Refused::NothingPending, 409, "nothing_pending"),

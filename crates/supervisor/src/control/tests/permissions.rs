@@ -69,6 +69,8 @@ async fn each_endpoint_asks_for_its_role() {
         ("POST", "/v1/resume", Role::Operate),
         ("POST", "/v1/actions/a", Role::Operate),
         ("POST", "/v1/stop", Role::Admin),
+        ("POST", "/v1/upgrade", Role::Admin),
+        ("POST", "/v1/rollback?binary", Role::Admin),
         ("GET", "/v1/backup", Role::Admin),
         ("POST", "/v1/restore", Role::Admin),
     ];
@@ -116,7 +118,7 @@ fn docs_openapi_json_is_what_the_server_describes() {
 async fn every_described_endpoint_is_served_and_has_a_description() {
     let description: serde_json::Value = serde_json::from_str(&description()).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert!(paths.len() >= 23, "{}", paths.len());
+    assert!(paths.len() >= 24, "{}", paths.len());
     for (path, methods) in paths {
         for (method, endpoint) in methods.as_object().unwrap() {
             assert!(!endpoint["summary"].as_str().unwrap_or_default().is_empty(), "{method} {path}");
