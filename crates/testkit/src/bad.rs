@@ -1,4 +1,4 @@
-//! Files that are no good as the next version of a program, and programs that turn out to be none.
+//! What is no good as the next version of a program: [`File`]s that cannot be run, and [`Candidate`]s that can.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -100,6 +100,97 @@ impl File {
             }
         }
         path
+    }
+}
+
+/// What a program does that turns out to be no good as the next version. It is `examples/bad_candidate.rs` of this package,
+/// which finds the word for it at its own end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Candidate {
+    /// It writes [`LAST_WORDS`] to stderr and exits.
+    Exits,
+    /// A signal ends it.
+    Crashes,
+    /// It does nothing.
+    Hangs,
+    /// What it says of itself is no JSON.
+    SaysRubbish,
+    /// It says nothing of itself, and exits with 0.
+    SaysNothing,
+    /// It never stops speaking.
+    NeverEnds,
+    /// It exits, and leaves a process behind that holds its streams open.
+    LeavesAChild,
+    /// It is well when it is asked about itself, and exits when it is started as a worker.
+    WorkerExits,
+    /// The same, and does nothing as a worker.
+    WorkerHangs,
+    /// The same, and what it says as a worker is nothing that anybody understands.
+    WorkerSaysRubbish,
+    /// The same, and it speaks another version of the channel as a worker.
+    WorkerSpeaksAnother,
+    /// It refuses the configuration that serves.
+    RefusesConfiguration,
+    /// It never ends preparing it.
+    PrepareHangs,
+    /// It dies of preparing it.
+    PrepareDies,
+    /// It dies when it is to stand by.
+    CommitDies,
+    /// It does not answer when it is to prove that it would serve.
+    ProbeHangs,
+    /// It dies instead of answering.
+    ProbeDies,
+    /// It refuses what is handed over to it.
+    RefusesStates,
+    /// It dies when it gets what is handed over to it.
+    AdoptDies,
+    /// It never ends looking at what is handed over to it.
+    AdoptHangs,
+}
+
+/// What a candidate that exits writes to stderr before.
+pub const LAST_WORDS: [&str; 2] = ["bad_candidate: the stars are not right", "bad_candidate: giving up"];
+
+impl Candidate {
+    /// Those that show themselves when they are asked about themselves.
+    pub const IN_PREFLIGHT: [Self; 7] = [
+        Self::Exits,
+        Self::Crashes,
+        Self::Hangs,
+        Self::SaysRubbish,
+        Self::SaysNothing,
+        Self::NeverEnds,
+        Self::LeavesAChild,
+    ];
+    /// Those that show themselves as a worker, before anything is handed over to them.
+    pub const AS_WORKER: [Self; 10] = [
+        Self::WorkerExits,
+        Self::WorkerHangs,
+        Self::WorkerSaysRubbish,
+        Self::WorkerSpeaksAnother,
+        Self::RefusesConfiguration,
+        Self::PrepareHangs,
+        Self::PrepareDies,
+        Self::CommitDies,
+        Self::ProbeHangs,
+        Self::ProbeDies,
+    ];
+    /// Those that show themselves in the middle of the move.
+    pub const IN_THE_MOVE: [Self; 3] = [Self::RefusesStates, Self::AdoptDies, Self::AdoptHangs];
+
+    /// Makes such a program and puts it beside `program`; `binary` is the program under test (see [`crate::example()`]).
+    #[must_use]
+    pub fn make(self, program: &Program, binary: &str) -> PathBuf {
+        let bad = crate::example::example_of("handover-testkit", binary, "bad_candidate");
+        program.other(&format!("bad-{self:?}"), &bad, &format!("\n{self:?}"))
+    }
+
+    /// The one whose word stands at the end of a program.
+    #[must_use]
+    pub fn at_the_end_of(program: &[u8]) -> Option<Self> {
+        let all = Self::IN_PREFLIGHT.iter().chain(&Self::AS_WORKER).chain(&Self::IN_THE_MOVE);
+        all.copied().find(|one| program.ends_with(format!("\n{one:?}").as_bytes()))
     }
 }
 

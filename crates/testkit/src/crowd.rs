@@ -182,7 +182,6 @@ impl Keys {
 
 /// Whoever asks for one thing after the other over one connection; `keys` says whether its keys are to be changed now and
 /// then (TLS 1.3 only).
-#[must_use]
 pub fn keep_alive(mut connection: Connection, keys: bool) -> impl FnMut() -> io::Result<()> + Send {
     let (mut keys, mut length) = (Keys::of(keys), 0);
     move || {
@@ -199,7 +198,6 @@ pub fn keep_alive(mut connection: Connection, keys: bool) -> impl FnMut() -> io:
 }
 
 /// Who connects, asks for one thing, and leaves.
-#[must_use]
 pub fn fresh(address: SocketAddr, tls: Option<TlsClient>) -> impl FnMut() -> io::Result<()> + Send {
     move || {
         let mut connection = match &tls {
@@ -217,7 +215,6 @@ pub fn fresh(address: SocketAddr, tls: Option<TlsClient>) -> impl FnMut() -> io:
 }
 
 /// Who talks over a WebSocket (`/ws`), in messages of up to 60 KB.
-#[must_use]
 pub fn websocket(connection: Connection, keys: bool) -> impl FnMut() -> io::Result<()> + Send {
     let (mut socket, mut keys, mut length) = (WebSocket::upgrade(connection, "/ws"), Keys::of(keys), 0);
     move || {
@@ -232,7 +229,6 @@ pub fn websocket(connection: Connection, keys: bool) -> impl FnMut() -> io::Resu
 }
 
 /// Who talks through a tunnel to something that sends back what it gets, up to 900 KB at a time.
-#[must_use]
 pub fn tunnel(mut connection: Connection, keys: bool) -> impl FnMut() -> io::Result<()> + Send {
     let (mut keys, mut length) = (Keys::of(keys), 0);
     move || {
@@ -251,7 +247,6 @@ pub fn tunnel(mut connection: Connection, keys: bool) -> impl FnMut() -> io::Res
 }
 
 /// Who downloads something long, piece by piece, and then the same once more.
-#[must_use]
 pub fn download(mut connection: Connection, keys: bool) -> impl FnMut() -> io::Result<()> + Send {
     let (mut keys, mut check, mut begun) = (Keys::of(keys), pattern::Check::default(), false);
     move || {
@@ -275,7 +270,6 @@ pub fn download(mut connection: Connection, keys: bool) -> impl FnMut() -> io::R
 }
 
 /// Who uploads something, piece by piece, compares what comes back, and does the same once more.
-#[must_use]
 pub fn upload(mut connection: Connection, keys: bool) -> impl FnMut() -> io::Result<()> + Send {
     let (mut keys, mut sent, body) = (Keys::of(keys), 0, pattern::bytes(UPLOAD_BYTES));
     move || {

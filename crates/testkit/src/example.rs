@@ -10,13 +10,18 @@ const BUILT: &str = "HANDOVER_EXAMPLES_BUILT";
 /// lies in the same target directory, built with the same profile.
 #[must_use]
 pub fn example(binary: &str, name: &str) -> PathBuf {
+    example_of("handover", binary, name)
+}
+
+/// The same for an example of another package.
+pub(crate) fn example_of(package: &str, binary: &str, name: &str) -> PathBuf {
     let profile = Path::new(binary).parent().expect("directory of the binary");
     let path = profile.join("examples").join(name);
     if std::env::var_os(BUILT).is_some() && path.exists() {
         return path;
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "handover", "--example", name]);
+    cargo.args(["build", "--quiet", "--package", package, "--example", name]);
     match profile.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => {}
         Some(profile) => drop(cargo.args(["--profile", profile])),

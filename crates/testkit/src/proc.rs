@@ -113,6 +113,21 @@ pub fn descriptors(pid: u32) -> BTreeMap<u32, String> {
         .collect()
 }
 
+/// How many descriptors of each kind a process has open: what differs from one file of a kind to the next, as a socket's
+/// inode, is left out.
+#[must_use]
+pub fn descriptor_kinds(pid: u32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for what in descriptors(pid).into_values() {
+        let kind = match what.split_once(":[") {
+            Some((kind @ ("socket" | "pipe"), _)) => kind.to_owned(),
+            _ => what,
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
+}
+
 /// The memory of one process; zero if it is gone.
 #[must_use]
 pub fn memory(pid: u32) -> Memory {
