@@ -165,6 +165,20 @@ impl HttpConn {
         matches!(self.phase, Phase::Head { .. }) && self.client.side.inbuf.is_empty()
     }
 
+    /// See [`super::Conn::sockets`].
+    pub(crate) fn sockets(&self) -> (&Io, Option<&Io>) {
+        let endpoint = match &self.phase {
+            Phase::Proxy(proxy) => proxy.dial().io(),
+            _ => None,
+        };
+        (&self.client.side.io, endpoint)
+    }
+
+    /// See [`super::Conn::is_at_rest`].
+    pub(crate) fn is_at_rest(&self, cx: &Cx) -> bool {
+        self.is_idle() && !self.unsaid && !cx.reactor.is_readable(&self.client.side.io)
+    }
+
     /// A request is in progress: cutting the connection loses it.
     pub(crate) fn is_busy(&self) -> bool {
         match self.phase {

@@ -217,6 +217,20 @@ impl Conn {
         }
     }
 
+    /// The client's socket, and the one to an endpoint if there is one; nothing while it shakes hands.
+    pub(crate) fn sockets(&self) -> Option<(&Io, Option<&Io>)> {
+        match self {
+            Self::Http(http) => Some(http.sockets()),
+            Self::Tunnel(tunnel) => Some(tunnel.sockets()),
+            Self::Handshake(_) => None,
+        }
+    }
+
+    /// It waits for a request, nothing has come, and nothing is to be sent: a run would do nothing.
+    pub(crate) fn is_at_rest(&self, cx: &Cx) -> bool {
+        matches!(self, Self::Http(http) if http.is_at_rest(cx))
+    }
+
     /// Its listener goes, or the server drains: it should end by itself. If nothing is in progress, at `idle_until`; whatever it
     /// does, at `cut_at`.
     pub(crate) fn retire(&mut self, idle_until: u64, cut_at: Option<u64>) {

@@ -166,6 +166,11 @@ impl Tunnel {
         self.listener
     }
 
+    /// See [`super::Conn::sockets`].
+    pub(crate) fn sockets(&self) -> (&Io, Option<&Io>) {
+        (&self.client.io, self.dial.io())
+    }
+
     pub(crate) fn deadline(&self) -> u64 {
         self.cut_at.map_or(self.deadline, |cut| cut.min(self.deadline))
     }
