@@ -147,8 +147,9 @@ pub enum ToWorker {
         accept: bool,
     },
     /// Prove that you would serve: every data thread accepts one connection from the socket that comes with it, through the
-    /// path on which it accepts all others, and writes a [`ProbeAnswer`] as one line of JSON. Answered by `Probed` when all
-    /// of them have; the socket is closed then.
+    /// path on which it accepts all others, writes a [`ProbeAnswer`] as one line of JSON, and closes it. The supervisor makes
+    /// as many connections as `Hello` has said threads (at least one), and knows by whom each answer was written: the kernel
+    /// tells it (SO_PASSCRED, unix(7)). Answered by `Probed` when all of them have; the socket is closed then.
     Probe {
         /// Repeated in the answer.
         call: u64,
@@ -163,6 +164,8 @@ pub enum ToWorker {
     HandOver {
         /// Repeated in the answers, of `Drained` too.
         call: u64,
+        /// How long it may take until `HandedOver`; after that it calls the handoff off by itself.
+        within: Duration,
         /// What is left after this long is cut.
         limit: Duration,
         /// The other worker's process.
@@ -268,7 +271,8 @@ pub enum ToWorker {
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum ToSupervisor {
     /// The answer to `Welcome`. It reads the same in every version. With `serving`, the descriptors are: the bundle, then `serving.listeners` in order, then
-    /// `serving.held` in order, then carried state if `serving.carried` says so.
+    /// `serving.held` in order, then carried state if `serving.carried` says so, then the executable if
+    /// `serving.executable` says so.
     Hello {
         /// [`PROTOCOL_VERSION`] of the worker.
         protocol: u16,
@@ -459,6 +463,10 @@ pub struct Serving {
     /// Whether it has carried state.
     #[serde(default)]
     pub carried: bool,
+    /// Whether it passes the executable that it runs, as the last descriptor: workers that replace it are started from that.
+    /// (Nobody else can find out: it keeps its memory, and with it `/proc/PID/exe`, from other processes.)
+    #[serde(default)]
+    pub executable: bool,
 }
 
 /// What a data thread writes into the connection of a `Probe`, as one line of JSON, at most [`MAX_PROBE_BYTES`] long.

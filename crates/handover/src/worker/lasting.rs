@@ -6,9 +6,10 @@
 //!   Ask     ◀─ the watch or the service wants a reload ─▶ Asked: what came of it
 //! ```
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use handover_handoff::process::Executable;
 use handover_handoff::{Bundle, memfd};
 use handover_supervisor::protocol::{
     ListenerSpec, MAX_CARRIED_BYTES, OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Serving, ToSupervisor,
@@ -65,6 +66,11 @@ impl Control {
                 Err(why) => tracing::warn!("this worker begins without it: {why}"),
             }
         }
+        // Whatever became of its path.
+        let executable = Executable::current().inspect_err(|error| {
+            tracing::warn!("the next supervisor will not know which program this is: {error}");
+        });
+        let executable = executable.ok().filter(|_| self.served.is_some());
         let serving = self.served.as_ref().map(|served| {
             Box::new(Serving {
                 worker: key,
@@ -76,12 +82,14 @@ impl Control {
                 version: served.version.clone(),
                 held: self.held.iter().map(|(spec, _)| spec.clone()).collect(),
                 carried: self.carried.is_some(),
+                executable: executable.is_some(),
             })
         });
         let mut fds: Vec<BorrowedFd<'_>> = self.served.iter().flat_map(Served::descriptors).collect();
         if serving.is_some() {
             fds.extend(self.held.iter().map(|(_, socket)| socket.as_fd()));
             fds.extend(self.carried.iter().map(|carried| carried.memfd.as_fd()));
+            fds.extend(executable.as_ref().map(AsFd::as_fd));
         }
         let (version, actions) = (self.version.clone(), self.errands.service.actions());
         let hello = ToSupervisor::Hello {

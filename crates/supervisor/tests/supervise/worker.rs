@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use handover_api::{Change, ChangeKind, Losses, Problem, What};
 use handover_handoff::inherit::{self, SUCCESSION_VARIABLE};
+use handover_handoff::process::Executable;
 use handover_handoff::succession::Door;
 use handover_handoff::{Bundle, ChannelError, memfd};
 use handover_supervisor::protocol::{
@@ -184,6 +185,7 @@ impl Worker {
                 version: None,
                 held: self.held.iter().map(|(spec, _)| spec.clone()).collect(),
                 carried: self.carried.is_some(),
+                executable: true,
             })
         });
         if serving.is_none() {
@@ -193,7 +195,10 @@ impl Worker {
         let sockets = self.serving.iter().flat_map(|serving| &serving.sockets);
         let held = self.held.iter().map(|(_, socket)| socket);
         let carried = self.carried.iter().filter(|_| serving.is_some());
-        let fds: Vec<_> = bundle.iter().chain(sockets).chain(held).chain(carried).map(AsFd::as_fd).collect();
+        let executable = Executable::current().unwrap();
+        let mut fds: Vec<_> =
+            bundle.iter().chain(sockets).chain(held).chain(carried).map(AsFd::as_fd).collect();
+        fds.extend(serving.is_some().then_some(executable.as_fd()));
         let actions = ["echo", "fail", "die", "orphan", "carry", "carried", "asked", "held"];
         let actions = actions.map(str::to_owned).to_vec();
         let version = "fake".to_owned();
