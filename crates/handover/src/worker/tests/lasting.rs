@@ -67,8 +67,11 @@ fn carried_state_comes_with_the_welcome_and_leaves_whenever_it_changes() {
     assert_eq!(text(&fds[0]), "keys of now");
 
     let (serving, fds) = worker.succeed().unwrap();
-    assert!(serving.carried);
-    assert_eq!(text(fds.last().unwrap()), "keys of now");
+    assert!(serving.carried && serving.executable);
+    let [.., keys, executable] = &fds[..] else { panic!() };
+    assert_eq!(text(keys), "keys of now");
+    let (passed, own) = (rustix::fs::fstat(executable).unwrap(), rustix::fs::stat("/proc/self/exe").unwrap());
+    assert_eq!((passed.st_dev, passed.st_ino), (own.st_dev, own.st_ino));
     worker.stop();
 }
 
@@ -187,7 +190,7 @@ fn held_sockets_are_kept_for_the_next_supervisor_until_they_are_let_go() {
         (serving.listeners, serving.held, serving.carried),
         (vec![spec("web")], vec![spec("old")], false)
     );
-    let [_, web, old] = <[OwnedFd; 3]>::try_from(fds).unwrap();
+    let [_, web, old, _executable] = <[OwnedFd; 4]>::try_from(fds).unwrap();
     let of = |socket: OwnedFd| TcpListener::from(socket).local_addr().unwrap();
     assert_eq!((of(web), of(old)), (serving_socket.local_addr().unwrap(), address));
 
