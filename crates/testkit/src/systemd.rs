@@ -116,6 +116,9 @@ impl Manager {
     #[must_use]
     pub fn processes(&self, unit: &str) -> Vec<u32> {
         let group = self.property(unit, "ControlGroup");
+        if group.is_empty() {
+            return Vec::new();
+        }
         let script = format!("cat /sys/fs/cgroup{group}/cgroup.procs");
         let listed = self.run(&["sh", "-c", &script]);
         listed.stdout.lines().filter_map(|line| line.trim().parse().ok()).collect()
