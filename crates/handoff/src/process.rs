@@ -53,15 +53,21 @@ impl Executable {
         &self.path
     }
 
+    /// The same file, opened anew for reading: the descriptor that is kept may be for executing only.
+    ///
+    /// # Errors
+    /// It may be executed but not read.
+    pub fn read(&self) -> io::Result<File> {
+        File::open(self.by_descriptor())
+    }
+
     /// BLAKE3 of the file, hexadecimal.
     ///
     /// # Errors
     /// It may be executed but not read, or reading failed.
     pub fn digest(&self) -> io::Result<String> {
-        // Opened anew: the descriptor may be for executing only, and its position is not ours to move.
-        let file = File::open(self.by_descriptor())?;
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(file)?;
+        hasher.update_reader(self.read()?)?;
         Ok(hasher.finalize().to_hex().to_string())
     }
 
