@@ -151,7 +151,7 @@ pub fn parse_sha256(text: &str) -> Result<String, String> {
         return Ok(digits.to_ascii_lowercase());
     }
     let what = if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        format!("it has {} digits", digits.len())
+        format!("this one has {} digits", digits.len())
     } else {
         format!("{text:?} is none")
     };

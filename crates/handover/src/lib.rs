@@ -41,7 +41,7 @@ pub use server::{
 pub use service::{Candidate, Service};
 pub use types::{
     Address, Change, ChangeKind, Figures, Grant, GuardFigures, GuardLimits, ListenerSpec, LogSettings,
-    LogTarget, Losses, Problem, Roles, Settings, What,
+    LogTarget, Losses, Problem, Roles, Settings, UpgradeRules, What,
 };
 pub use worker::WorkerHandle;
 

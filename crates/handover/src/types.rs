@@ -2,5 +2,6 @@
 
 pub use handover_api::{Change, ChangeKind, Losses, Problem, What};
 pub use handover_supervisor::protocol::{
-    Address, Figures, Grant, GuardFigures, GuardLimits, ListenerSpec, LogSettings, LogTarget, Roles, Settings,
+    Address, Figures, Grant, GuardFigures, GuardLimits, ListenerSpec, LogSettings, LogTarget, Roles,
+    Settings, UpgradeRules,
 };

@@ -271,6 +271,7 @@ impl Generation {
             tickets: config::Tickets::default(),
             watch: None,
             guard: None,
+            upgrade: config::Upgrade::default(),
         };
         Self { config, listeners: Vec::new(), services: Vec::new(), actions: Vec::new() }
     }

@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use handover::logging;
 use handover::{
     Address, BindError, Bound, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits, ListenerSpec,
-    Losses, Prepare, Problem, Roles, Service, Settings, WorkerHandle, watch::Watch,
+    Losses, Prepare, Problem, Roles, Service, Settings, UpgradeRules, WorkerHandle, watch::Watch,
 };
 use handover_tls::{Schedule, Tickets};
 
@@ -461,7 +461,12 @@ impl Candidate for Ready {
             }),
             drain_limit: Some(config.drain.timeout),
             log: Some(log_settings(&config.log)),
-            upgrade: Default::default(),
+            upgrade: UpgradeRules {
+                directories: config.upgrade.directories.clone(),
+                owner: config.upgrade.owner,
+                sha256: config.upgrade.sha256.clone(),
+                public_key: config.upgrade.public_key.clone(),
+            },
         }
     }
 

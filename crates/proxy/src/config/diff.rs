@@ -16,7 +16,7 @@ use handover_api::{Change, ChangeKind, What};
 use super::model::{
     Action, Balance, Config, Directory, Endpoint, Fixed, Guard, HeaderEdits, HeaderField, HostPattern,
     Incoming, ListenAddress, Listener, LogFormat, LogLevel, LogTarget, Matcher, PathPattern, Piece, Protocol,
-    Redirect, Route, Service, Watch,
+    Redirect, Route, Service, Upgrade, Watch,
 };
 use super::values::{show_mode, show_size, show_time};
 
@@ -426,6 +426,21 @@ fn settings(changes: &mut Vec<Change>, old: &Config, new: &Config) {
         None => "off".to_owned(),
     };
     set("guard", guard(old.guard), guard(new.guard));
+    upgrade(&mut set, &old.upgrade, &new.upgrade);
+}
+
+/// Which binaries an upgrade may run.
+fn upgrade(set: &mut dyn FnMut(&str, String, String), old: &Upgrade, new: &Upgrade) {
+    let directories = |rules: &Upgrade| match rules.directories.as_slice() {
+        [] => "any".to_owned(),
+        some => some.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "),
+    };
+    set("upgrade.directories", directories(old), directories(new));
+    let owner = |rules: &Upgrade| rules.owner.map_or_else(|| "default".to_owned(), |owner| owner.to_string());
+    set("upgrade.owner", owner(old), owner(new));
+    let given = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+    set("upgrade.sha256", given(&old.sha256), given(&new.sha256));
+    set("upgrade.public_key", given(&old.public_key), given(&new.public_key));
 }
 
 fn log_format(format: LogFormat) -> &'static str {

@@ -25,6 +25,7 @@ mod model;
 mod model_tls;
 mod raw;
 mod raw_tls;
+mod raw_upgrade;
 mod resolve;
 mod schema;
 mod share;

@@ -41,6 +41,8 @@ pub struct Config {
     pub watch: Option<Watch>,
     /// How every change is watched for its first seconds; `None`: only where it is asked for.
     pub guard: Option<Guard>,
+    /// Which binaries an upgrade may run.
+    pub upgrade: Upgrade,
 }
 
 /// A named place where connections come in.
@@ -470,6 +472,19 @@ pub struct Guard {
     pub connect_failures: Share,
     /// By how much the share of failed TLS handshakes with clients may rise.
     pub handshake_failures: Share,
+}
+
+/// Which binaries an upgrade may run: every rule that is given must be kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The binary must lie in one of these directories, or below; anywhere if there are none. Absolute.
+    pub directories: Vec<PathBuf>,
+    /// The user to whom it must belong.
+    pub owner: Option<u32>,
+    /// The SHA-256 digest that it must have: 64 lower-case hexadecimal digits.
+    pub sha256: Option<String>,
+    /// The minisign public key (base64) that must have signed it.
+    pub public_key: Option<String>,
 }
 
 /// A share of the whole, in hundredths of a percent, 0 to 10,000.

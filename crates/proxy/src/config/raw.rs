@@ -13,6 +13,7 @@ use toml::de::DeValue;
 use super::decode::{Decode, Many, Named, Node, OneOrMany, as_table, choice, string, table};
 use super::model::{Balance, Incoming, LogFormat, LogLevel};
 use super::raw_tls::{RawGuard, RawListenerTls, RawServiceTls, RawTickets, RawWatch};
+use super::raw_upgrade::RawUpgrade;
 use super::sink::{Located, Sink};
 use super::values::{
     Count, DAY, GIB, HOUR, KIB, MINUTE, Mode, Principal, SECOND, Size, SizeOrUnlimited, TIB, Time,
@@ -57,6 +58,8 @@ table! {
     /// Watch every change for its first seconds, and go back by itself if it does worse; without this table only where
     /// it is asked for.
     guard: RawGuard;
+    /// Which binaries an upgrade may run.
+    upgrade: RawUpgrade;
 }
 
 table! {

@@ -9,6 +9,7 @@ mod routes;
 mod services;
 mod settings;
 mod tls;
+mod upgrade;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -128,6 +129,7 @@ pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
         tickets: settings::tickets(&raw.tickets.or_default()),
         watch: raw.watch.take().map(|raw| settings::watch(&raw.value)),
         guard: raw.guard.take().map(|raw| settings::guard(&raw.value)),
+        upgrade: upgrade::upgrade(raw.upgrade.take(), cx),
     };
     let entries = Routes::entries(&config);
     if entries > MAX_TABLE_ENTRIES {

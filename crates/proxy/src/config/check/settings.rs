@@ -90,6 +90,11 @@ fn grant(raw: Field<RawGrant>, cx: &mut Cx<'_>) -> Grant {
     Grant { users: numbers(raw.users, Whose::User), groups: numbers(raw.groups, Whose::Group) }
 }
 
+/// The number of a user, or a report.
+pub(super) fn user_number(principal: &Located<Principal>, cx: &mut Cx<'_>) -> Option<u32> {
+    number(principal, Whose::User, cx)
+}
+
 /// The number of a user or a group, or a report.
 fn number(principal: &Located<Principal>, whose: Whose, cx: &mut Cx<'_>) -> Option<u32> {
     let name = match &principal.value {

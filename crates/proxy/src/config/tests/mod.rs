@@ -10,6 +10,7 @@ mod documents;
 mod pki;
 mod refused;
 mod tls;
+mod upgrade;
 mod values;
 
 use std::collections::BTreeMap;

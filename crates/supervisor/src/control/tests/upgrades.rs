@@ -61,7 +61,7 @@ async fn what_makes_no_sense_upgrades_nothing() {
         (long.as_str(), "no path"),
         ("/v1/upgrade?binary", "must be an absolute path"),
         ("/v1/upgrade?binary=/a&previous", "ask for one of the two"),
-        ("/v1/upgrade?sha256=abc", "64 hexadecimal digits, as sha256sum prints them: it has 3 digits"),
+        ("/v1/upgrade?sha256=abc", "64 hexadecimal digits, as sha256sum prints them: this one has 3 digits"),
         ("/v1/upgrade?sha256=latest", "is none"),
         ("/v1/upgrade?dry_run&guard", "mean nothing to it"),
         ("/v1/upgrade?dryrun", "unknown field `dryrun`"),
