@@ -18,8 +18,12 @@
 //! written down. Nothing here has a path in the file system: the two workers talk over a socket pair.
 
 mod frozen;
+mod giver;
 mod outlet;
 mod probe;
+mod taker;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -1,0 +1,3 @@
+//! Both sides against each other: without processes by the thousand, and with real ones.
+
+mod simulation;
