@@ -9,6 +9,9 @@
 
 mod accept;
 mod commands;
+mod giving;
+mod probing;
+mod taking;
 #[cfg(test)]
 mod tests;
 
@@ -18,10 +21,11 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use handover::Losses;
+use handover::moving::{Outlet, Piece, Probe};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 
@@ -37,6 +41,10 @@ use crate::spread::Spread;
 use crate::threads::Rotation;
 
 pub(crate) use accept::Arrival;
+pub(crate) use giving::{Kinds, Verdict, Written};
+
+use giving::Giving;
+use taking::Taking;
 
 /// The most connections accepted from one listener in one turn. It begins with one, and doubles when there are still some waiting in the
 /// turn after: a connection that comes alone does not cost a second, useless `accept`.
@@ -86,6 +94,26 @@ pub(crate) enum Command {
     Show { left: Arc<AtomicUsize>, shown: Sender<Vec<Shown>> },
     /// Close everything, and say what was lost.
     Cut { losses: Sender<Losses> },
+    /// Hold the listeners and accept nothing.
+    StandBy { done: Sender<()> },
+    /// Answer this question through the accept path.
+    Probe(Arc<Probe>),
+    /// Send the sockets of connections ahead to another worker; `done` is dropped when nearly all have been sent.
+    Precopy { outlet: Arc<Outlet>, format: u16, done: Sender<()> },
+    /// Write down what can move, and stand still until the verdict comes.
+    Freeze { frozen: Sender<Result<Written, String>>, verdict: Receiver<Verdict> },
+    /// The move is off before anything stood still.
+    CallOff,
+    /// The other worker has room again, or is gone.
+    Woken,
+    /// Sockets that another worker has sent ahead.
+    Sockets { first: u64, sockets: Vec<OwnedFd> },
+    /// Make connections of what another worker has written down, and serve none of them yet.
+    TakeIn { format: u16, sections: Vec<Piece>, taken: Sender<Result<Kinds, String>> },
+    /// Serve what was taken in, and accept.
+    Serve { done: Sender<()> },
+    /// One more connection of another worker.
+    Late { format: u16, state: Piece, sockets: Vec<OwnedFd> },
     /// The thread ends.
     Stop,
 }
@@ -142,7 +170,14 @@ pub(crate) struct EventLoop {
     rotation_tick: u64,
     /// Turns since the beginning.
     turns: u64,
+    /// It holds the listeners and accepts nothing: another worker serves.
+    standing: bool,
+    giving: Giving,
+    taking: Taking,
+    probe: Option<probing::Asked>,
     running: bool,
+    /// It ends because nobody knows any more who serves its connections.
+    stranded: bool,
 }
 
 impl EventLoop {
@@ -171,7 +206,12 @@ impl EventLoop {
             rotation: None,
             rotation_tick: 0,
             turns: 0,
+            standing: false,
+            giving: Giving::No,
+            taking: Taking::default(),
+            probe: None,
             running: true,
+            stranded: false,
         })
     }
 
@@ -193,7 +233,7 @@ impl EventLoop {
                 }
             }
         }
-        true
+        !self.stranded
     }
 
     /// Waits for events, at most `limit`, and does everything that follows from them.
@@ -207,6 +247,7 @@ impl EventLoop {
                 Owner::Idle(number) => self.cx.upstreams.idle_event(number, &mut self.cx.reactor),
                 Owner::Listener(number) => self.accept_some(number),
                 Owner::Mailbox => self.obey(),
+                Owner::Probe => self.answer_probe(),
                 Owner::Nobody => {}
             }
         }
@@ -215,6 +256,7 @@ impl EventLoop {
         }
         self.run_again();
         self.take_steps(1 + events / EVENTS_PER_STEP);
+        self.give_ahead();
         self.keep_time();
         Ok(())
     }
@@ -249,7 +291,8 @@ impl EventLoop {
     }
 
     fn wait_limit(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.arriving.is_empty() || !self.steps.is_empty() {
+        let queued = !self.again.is_empty() || !self.arriving.is_empty() || !self.steps.is_empty();
+        if queued || self.has_to_give() {
             return Some(Duration::ZERO);
         }
         let next_tick = self.cx.clock.tick() + 1;
@@ -291,6 +334,8 @@ impl EventLoop {
             Fate::Over(end) => self.close(key, conn, end),
             Fate::Parked if let Some(thread) = self.place_for(&mut conn) => self.move_to(thread, key, conn),
             Fate::Parked | Fate::Again | Fate::Later | Fate::Upgraded => {
+                let conn = if self.gives() { self.give_late(key, conn) } else { Some(conn) };
+                let Some(conn) = conn else { return };
                 self.wheel.arm(key.index, conn.deadline());
                 if let Some(place) = self.places.get_mut(key.index as usize) {
                     place.conn = Some(conn);
@@ -362,6 +407,7 @@ impl EventLoop {
         }
         if let Some(rotation) = &self.rotation
             && now >= self.rotation_tick
+            && !self.standing
         {
             self.rotation_tick = now + ROTATION_TICKS;
             rotation.advance();

@@ -1,9 +1,11 @@
 //! Counters that cost a few nanoseconds: each thread writes its own, without a lock prefix, and they are added up when somebody asks.
 //!
 //! A [`Cells`] block belongs to one thread and one listener or service; blocks of different threads never share a cache line.
+//! One more block has what workers before this one have counted: see [`totals`].
 //! The registry keeps blocks by name across generations, so that a reload does not set a counter back.
 
 mod tls;
+mod totals;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +15,7 @@ use handover::Figures;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 
 pub(crate) use tls::{Expiry, HANDSHAKE_FAILURES, HandshakeFailure};
+pub(crate) use totals::Totals;
 
 /// A counter with one writer: no read-modify-write instruction is needed.
 #[derive(Debug, Default)]
@@ -144,6 +147,8 @@ pub(crate) struct ThreadCells {
     pub(crate) ends: [Cell; crate::conn::END_KINDS],
     /// Access log lines dropped because the writer could not keep up.
     pub(crate) log_dropped: Cell,
+    /// Connections that came from another worker after all others, and could not be taken.
+    pub(crate) moves_failed: Cell,
 }
 
 /// A block on cache lines of its own (two, because they are fetched in pairs).
@@ -151,18 +156,18 @@ pub(crate) struct ThreadCells {
 #[repr(align(128))]
 struct Apart<T>(T);
 
-/// The blocks of all threads for one thing.
+/// The blocks of all threads for one thing, and the one that carries.
 #[derive(Debug)]
 pub(crate) struct Cells<T>(Box<[Apart<T>]>);
 
 impl<T: Default> Cells<T> {
     fn new(threads: usize) -> Self {
-        Self((0..threads).map(|_| Apart::default()).collect())
+        Self((0..=threads).map(|_| Apart::default()).collect())
     }
 }
 
 impl<T> Cells<T> {
-    /// The block of a thread. There is one for every thread; a number too high gets the last.
+    /// The block of a thread. There is one for every thread; a number too high gets the one that carries.
     #[inline]
     pub(crate) fn of(&self, thread: usize) -> &T {
         let last = self.0.len().saturating_sub(1);
@@ -358,6 +363,8 @@ impl Metrics {
         one("buffer_bytes", "Memory that connections hold in buffers", Table::gauge(), self.buffer_bytes());
         let dropped = cells.sum(|cells| &cells.log_dropped);
         one("access_log_dropped_lines", "Access log lines dropped", Table::counter(), dropped);
+        let failed = cells.sum(|cells| &cells.moves_failed);
+        one("failed_moves", "Connections of another worker that could not be taken", Table::counter(), failed);
     }
 }
 

@@ -58,6 +58,18 @@ impl Endpoint {
         }
     }
 
+    /// One that is not configured, for a connection that leads to it nevertheless.
+    pub(crate) fn stand_in(plan: Arc<EndpointPlan>) -> Self {
+        let endpoint = Self::new(plan);
+        endpoint.retired.set(true);
+        endpoint
+    }
+
+    /// True if it is not configured (any more): its connections are not kept.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
     /// A request or tunnel begins on it; `shared`: it is counted for comparison.
     pub(crate) fn begin(&self, shared: bool) {
         if shared {
@@ -126,6 +138,11 @@ impl Balancer {
             }
         };
         chosen.or_else(|| in_turn().next()).cloned()
+    }
+
+    /// All of them.
+    pub(crate) fn endpoints(&self) -> &[Rc<Endpoint>] {
+        &self.endpoints
     }
 
     /// How many endpoints there are.
@@ -227,6 +244,18 @@ impl Upstreams {
         clock: &Clock,
         reactor: &mut Reactor,
     ) {
+        self.keep(endpoint, io, service, clock.after(service.idle_limit), reactor);
+    }
+
+    /// Keeps a connection until a tick, or closes it if there are enough.
+    pub(crate) fn keep(
+        &mut self,
+        endpoint: &Rc<Endpoint>,
+        io: Io,
+        service: &ServicePlan,
+        until: u64,
+        reactor: &mut Reactor,
+    ) {
         let enough = endpoint.idle.borrow().len() >= service.keep_idle;
         if enough || endpoint.retired.get() || !reactor.is_quiet(&io) {
             reactor.close(io);
@@ -239,7 +268,19 @@ impl Upstreams {
         };
         reactor.set_owner(&io, Owner::Idle(number));
         endpoint.idle.borrow_mut().push(number);
-        entry.insert(Idle { io, endpoint: Rc::clone(endpoint), until: clock.after(service.idle_limit) });
+        entry.insert(Idle { io, endpoint: Rc::clone(endpoint), until });
+    }
+
+    /// All idle connections: numbers in the pool, sockets, endpoints, and the ticks at which they are closed.
+    pub(crate) fn idle(&self) -> impl Iterator<Item = (usize, &Io, &Rc<Endpoint>, u64)> {
+        self.pool.iter().map(|(number, idle)| (number, &idle.io, &idle.endpoint, idle.until))
+    }
+
+    /// An idle connection goes on in another process: it is closed here without a word.
+    pub(crate) fn let_go(&mut self, number: usize, reactor: &mut Reactor) {
+        let Some(idle) = self.pool.try_remove(number) else { return };
+        idle.endpoint.idle.borrow_mut().retain(|other| *other as usize != number);
+        reactor.discard(idle.io);
     }
 
     /// Something happened on an idle connection: whatever it is, it is of no use any more.

@@ -48,7 +48,7 @@ enum Accepted {
 impl EventLoop {
     /// Watches every listener that should accept and is not watched.
     pub(super) fn watch_listeners(&mut self) {
-        if self.cx.draining {
+        if self.cx.draining || self.standing {
             return;
         }
         for number in 0..self.cx.listeners.capacity() {
@@ -170,7 +170,7 @@ impl EventLoop {
     }
 
     /// One more is, or is about to be, open on this thread.
-    fn count_here(&self) {
+    pub(super) fn count_here(&self) {
         if let Some(open) = self.peers.open.get(self.cx.thread) {
             open.fetch_add(1, Ordering::Relaxed);
         }
@@ -221,6 +221,10 @@ impl EventLoop {
     #[inline]
     pub(super) fn place_for(&self, conn: &mut Conn) -> Option<usize> {
         let Conn::Http(http) = conn else { return None };
+        // Its sockets may have been sent by this thread, and its state must be.
+        if self.gives() {
+            return None;
+        }
         if http.looks_for_place() { self.better_place_for(http.listener()) } else { None }
     }
 
@@ -291,16 +295,7 @@ impl EventLoop {
     /// Makes a connection of a socket and lets it run.
     fn open(&mut self, number: u32, arrival: Arrival) {
         let Arrival { serial, tcp, handshake, fd, secure, peer, past } = arrival;
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                let index = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-                self.places.push(Place { stamp: 0, queued: false, in_steps: false, conn: None });
-                index
-            }
-        };
-        let stamp = self.places.get(index as usize).map_or(0, |place| place.stamp);
-        let key = ConnKey { index, stamp };
+        let key = self.claim();
         // A client's first message over TLS is not there yet: the event that it came is worth waiting for.
         let io = self.cx.reactor.adopt(fd, Owner::Conn(key), !handshake);
         if let Some(secure) = secure {
@@ -327,13 +322,13 @@ impl EventLoop {
                 let (fd, secure) = self.cx.reactor.release(io);
                 let arrival = Arrival { serial, tcp, handshake, fd, secure, peer, past };
                 self.turn_away(Some(number), &arrival);
-                self.free.push(index);
+                self.free.push(key.index);
             }
         }
     }
 
     /// What is opened after its listener went, or while the server drains, ends like what was open then.
-    fn retire_if_late(&self, number: u32, conn: &mut Conn) {
+    pub(super) fn retire_if_late(&self, number: u32, conn: &mut Conn) {
         let Some(listener) = self.cx.listener(number) else { return };
         if listener.cut_at.is_some() {
             conn.retire(self.cx.clock.after(RETIRE_SPREAD), listener.cut_at);

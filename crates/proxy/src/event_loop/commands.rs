@@ -42,7 +42,41 @@ impl EventLoop {
                     let _ = losses.send(self.cut());
                 }
                 Command::Stop => self.running = false,
+                of_a_move => self.obey_move(of_a_move),
             }
+        }
+    }
+
+    /// Connections go to another worker, or come from one.
+    fn obey_move(&mut self, command: Command) {
+        match command {
+            Command::StandBy { done } => {
+                self.stand_by();
+                drop(done);
+            }
+            Command::Probe(probe) => self.watch_probe(probe),
+            Command::Precopy { outlet, format, done } => self.begin_giving(outlet, format, done),
+            Command::Freeze { frozen, verdict } => self.freeze(&frozen, &verdict),
+            Command::CallOff => self.call_off(),
+            Command::Woken => self.woken(),
+            Command::Sockets { first, sockets } => self.take_sockets(first, sockets),
+            Command::TakeIn { format, sections, taken } => {
+                let _ = taken.send(self.take_in_all(format, &sections));
+            }
+            Command::Serve { done } => {
+                self.serve();
+                drop(done);
+            }
+            Command::Late { format, state, sockets } => self.take_late(format, &state, sockets),
+            Command::Adopt(_)
+            | Command::Listen { .. }
+            | Command::Sweep { .. }
+            | Command::Drain { .. }
+            | Command::Resume { .. }
+            | Command::CloseListeners { .. }
+            | Command::Show { .. }
+            | Command::Cut { .. }
+            | Command::Stop => {}
         }
     }
 
@@ -99,7 +133,7 @@ impl EventLoop {
     fn retire_listener(&mut self, number: usize, cut_after: Ticks) {
         let Ok(short) = u32::try_from(number) else { return };
         let cut_at = self.cx.clock.after(cut_after);
-        self.accept_last(short);
+        self.take_queue(short);
         self.unwatch(number);
         if let Some(listener) = self.cx.listeners.get_mut(number) {
             listener.removed = true;
@@ -107,6 +141,13 @@ impl EventLoop {
             listener.cut_at = Some(cut_at);
         }
         self.retire_conns(Some(short), RETIRE_SPREAD, Some(cut_at));
+    }
+
+    /// What waits in the queue of a listener that goes is ours, unless another worker accepts from it.
+    fn take_queue(&mut self, number: u32) {
+        if !self.standing {
+            self.accept_last(number);
+        }
     }
 
     fn retire_conns(&mut self, listener: Option<u32>, spread: Ticks, cut_at: Option<u64>) {
@@ -123,7 +164,10 @@ impl EventLoop {
         }
     }
 
-    fn drain(&mut self, spread: Ticks) {
+    pub(super) fn drain(&mut self, spread: Ticks) {
+        if self.puts_off_drain(spread) {
+            return;
+        }
         self.cx.draining = true;
         self.drain_spread = spread;
         for number in 0..self.cx.listeners.capacity() {
@@ -134,7 +178,8 @@ impl EventLoop {
 
     /// The drain was called off. What came in on a listener that went meanwhile, or before, still ends.
     fn resume(&mut self) {
-        self.cx.draining = false;
+        self.call_off();
+        (self.standing, self.cx.draining) = (false, false);
         for place in &mut self.places {
             let Some(conn) = &mut place.conn else { continue };
             if self.cx.listener(conn.listener()).is_some_and(|listener| !listener.removed) {
@@ -147,7 +192,7 @@ impl EventLoop {
     fn close_listeners(&mut self) {
         for number in 0..self.cx.listeners.capacity() {
             let Ok(short) = u32::try_from(number) else { continue };
-            self.accept_last(short);
+            self.take_queue(short);
             self.unwatch(number);
             if let Some(listener) = self.cx.listeners.get_mut(number) {
                 listener.socket = None;

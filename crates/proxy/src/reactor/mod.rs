@@ -68,6 +68,8 @@ pub(crate) enum Owner {
     Listener(u32),
     /// The mailbox.
     Mailbox,
+    /// The socket of a question whether this thread serves.
+    Probe,
 }
 
 /// A registered socket. It must be given back with [`Reactor::close`].

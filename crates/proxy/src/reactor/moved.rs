@@ -16,7 +16,7 @@ use rustix::event::epoll;
 use rustix::io;
 use rustix::net::{self, Shutdown};
 
-use super::{Io, Owner, READABLE, Reactor, WRITABLE};
+use super::{Io, Owner, Reactor};
 
 /// Not sent. Numbers begin with 0, and nobody has so many sockets.
 const NOT_SENT: u32 = u32::MAX;
@@ -70,13 +70,13 @@ impl Reactor {
         let _ = epoll::delete(&self.epoll, io);
     }
 
-    /// Takes a socket in that another process has sent, and registers it for nobody: events are noted from now on, and it counts as
-    /// readable and writable, so that nothing is missed.
+    /// Takes a socket in that another process has sent, and registers it for nobody: events are noted from now on. The first one
+    /// says how it is now (epoll_ctl(2): what is ready already is reported, edge-triggered or not), so that nothing is missed.
     ///
     /// # Errors
     /// The poller's. The socket is closed.
     pub(crate) fn receive(&mut self, fd: OwnedFd) -> io::Result<Io> {
-        let io = self.adopt_with(fd, Owner::Nobody, READABLE | WRITABLE);
+        let io = self.adopt_with(fd, Owner::Nobody, 0);
         match self.register(&io) {
             Ok(()) => Ok(io),
             Err(errno) => {
