@@ -49,11 +49,21 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> MemfdError {
 /// # Errors
 /// The process is out of descriptors, or the system out of memory.
 pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, MemfdError> {
+    sealed_parts(name, &[bytes])
+}
+
+/// The same with bytes that lie in several places, one part behind the other.
+///
+/// # Errors
+/// As [`sealed`].
+pub fn sealed_parts(name: &str, parts: &[&[u8]]) -> Result<OwnedFd, MemfdError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = rustix::fs::memfd_create(name, flags)
         .map_err(|errno| failed("create a memory file")(errno.into()))?;
     let mut file = File::from(file);
-    file.write_all(bytes).map_err(failed("write a memory file"))?;
+    for part in parts {
+        file.write_all(part).map_err(failed("write a memory file"))?;
+    }
     rustix::fs::fcntl_add_seals(&file, SEALS).map_err(|errno| failed("seal a memory file")(errno.into()))?;
     Ok(file.into())
 }
