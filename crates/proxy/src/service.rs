@@ -7,6 +7,7 @@
 //! ```
 
 mod logs;
+mod moves;
 mod report;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use handover::logging;
+use handover::moving::Moving;
 use handover::{
     Address, BindError, Bound, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits, ListenerSpec,
     Losses, Prepare, Problem, Roles, Service, Settings, UpgradeRules, WorkerHandle, watch::Watch,
@@ -32,6 +34,7 @@ use crate::conn::Shown;
 use crate::event_loop::{Command, Socket};
 use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
 use crate::metrics::{Expiry, Metrics};
+use crate::moving::Mover;
 use crate::source::{self, ConfigSource, Reader};
 use crate::threads::{Rotation, Shared, Threads};
 use logs::{Logs, log_settings, open_logs};
@@ -50,6 +53,7 @@ pub struct ProxyService {
     threads: usize,
     plane: OnceLock<Result<Arc<Plane>, String>>,
     worker: Arc<OnceLock<WorkerHandle>>,
+    mover: Arc<Mover>,
 }
 
 /// The data plane: threads, what they share, and the sockets that they serve.
@@ -61,6 +65,7 @@ struct Plane {
     next_serial: AtomicU64,
     /// Of the first generation: what is changed of it takes effect when the server starts anew.
     first_control: OnceLock<config::Control>,
+    mover: Arc<Mover>,
 }
 
 impl ProxyService {
@@ -69,7 +74,7 @@ impl ProxyService {
     pub fn new(source: ConfigSource) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let source = Reader::new(source);
-        Self { source, threads, plane: OnceLock::new(), worker: Arc::default() }
+        Self { source, threads, plane: OnceLock::new(), worker: Arc::default(), mover: Arc::default() }
     }
 
     /// Makes relative paths in a configuration that is no file relative to this directory, instead of that in which
@@ -106,7 +111,7 @@ impl ProxyService {
     /// The data plane; its threads start with the first prepare.
     fn plane(&self) -> Result<&Arc<Plane>, Vec<Problem>> {
         let start = || {
-            Plane::start(self.threads, Arc::clone(&self.worker))
+            Plane::start(self.threads, Arc::clone(&self.worker), Arc::clone(&self.mover))
                 .map(Arc::new)
                 .map_err(|error| format!("the data plane's threads cannot be started: {error}"))
         };
@@ -188,6 +193,7 @@ impl Service for ProxyService {
     }
 
     fn resume(&self) {
+        self.mover.resumed();
         if let Some(plane) = self.running() {
             plane.threads.ask(|done| Command::Resume { done });
         }
@@ -238,6 +244,10 @@ impl Service for ProxyService {
         }
     }
 
+    fn moving(&self) -> Option<&dyn Moving> {
+        Some(self)
+    }
+
     fn attach(&self, worker: WorkerHandle) {
         // Attached once; a second handle would lead to the same place.
         let _ = self.worker.set(worker);
@@ -245,7 +255,11 @@ impl Service for ProxyService {
 }
 
 impl Plane {
-    fn start(threads: usize, worker: Arc<OnceLock<WorkerHandle>>) -> std::io::Result<Self> {
+    fn start(
+        threads: usize,
+        worker: Arc<OnceLock<WorkerHandle>>,
+        mover: Arc<Mover>,
+    ) -> std::io::Result<Self> {
         let schedule = schedule(config::Tickets::default());
         let tickets = Tickets::new(schedule, SystemTime::now()).map_err(std::io::Error::other)?;
         let shared = Shared {
@@ -257,12 +271,16 @@ impl Plane {
             worker,
         };
         let threads = Threads::start(threads, &shared)?;
+        if mover.is_standing() {
+            mover.stand_by(Some(&threads));
+        }
         Ok(Self {
             shared,
             threads,
             sockets: Mutex::default(),
             next_serial: AtomicU64::new(1),
             first_control: OnceLock::new(),
+            mover,
         })
     }
 
@@ -526,7 +544,8 @@ impl Candidate for Ready {
         *plane.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
         drop(before);
         plane.shared.metrics.prune();
-        if first || imported {
+        // Of a worker that stands by, the keys are those of the one that serves.
+        if (first || imported) && !plane.mover.is_standing() {
             Rotation::new(&plane.shared).carry();
         }
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use handover::moving::Outlet;
 use handover::{Losses, WorkerHandle};
 use handover_tls::Tickets;
 
@@ -88,11 +89,44 @@ impl Threads {
         Ok(threads)
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.peers.mailboxes.len()
+    }
+
+    /// Sends a command to one thread.
+    pub(crate) fn send(&self, thread: usize, command: Command) {
+        if let Some(mailbox) = self.peers.mailboxes.get(thread) {
+            mailbox.send(command);
+        }
+    }
+
+    /// Sends a command to every thread.
+    pub(crate) fn tell(&self, mut command: impl FnMut() -> Command) {
+        self.peers.mailboxes.iter().for_each(|mailbox| mailbox.send(command()));
+    }
+
+    /// All threads are woken whenever something can be sent again.
+    pub(crate) fn wake_by(&self, outlet: &Outlet) {
+        for mailbox in &self.peers.mailboxes {
+            let mailbox = Arc::clone(mailbox);
+            outlet.notify(Arc::new(move || mailbox.send(Command::Woken)));
+        }
+    }
+
     /// Sends a command to every thread and waits until all have obeyed.
     pub(crate) fn ask(&self, command: impl Fn(Sender<()>) -> Command) {
+        let mut mailboxes = self.peers.mailboxes.iter();
+        self.ask_each(|done| {
+            mailboxes.next().into_iter().for_each(|mailbox| mailbox.send(command(done.clone())))
+        });
+    }
+
+    /// Asks once for every thread, in whatever way, and waits until each has dropped what it was given.
+    pub(crate) fn ask_each(&self, mut ask: impl FnMut(&Sender<()>)) {
         let (done, all_done) = channel();
-        for mailbox in &self.peers.mailboxes {
-            mailbox.send(command(done.clone()));
+        for _ in &self.peers.mailboxes {
+            ask(&done);
         }
         drop(done);
         // Nothing is ever sent: the channel closes when the last thread is done.

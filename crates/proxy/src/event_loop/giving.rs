@@ -168,7 +168,9 @@ impl EventLoop {
             next += 1;
             let Some(conn) = conn.filter(|conn| conn.is_movable(&self.cx)) else { continue };
             let Some((client, endpoint)) = conn.sockets() else { continue };
-            batch.extend(std::iter::once(client).chain(endpoint).filter(|io| self.cx.reactor.number(io).is_none()));
+            batch.extend(
+                std::iter::once(client).chain(endpoint).filter(|io| self.cx.reactor.number(io).is_none()),
+            );
         }
         if next < self.places.len() {
             send_ahead(&ahead.outlet, self.cx.thread, &batch, &mut self.cx.reactor)?;
@@ -194,11 +196,7 @@ impl EventLoop {
     }
 
     /// Stands still: writes everything down that can move, says so, and waits for what becomes of it.
-    pub(super) fn freeze(
-        &mut self,
-        frozen: &Sender<Result<Written, String>>,
-        verdict: &Receiver<Verdict>,
-    ) {
+    pub(super) fn freeze(&mut self, frozen: &Sender<Result<Written, String>>, verdict: &Receiver<Verdict>) {
         let (written, stood) = match self.write_down() {
             Ok((written, stood)) => (Ok(written), Some(stood)),
             Err(why) => (Err(why), None),

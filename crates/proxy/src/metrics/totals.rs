@@ -393,7 +393,10 @@ mod tests {
         assert_eq!(new.figures().requests, 4);
         moved(&new, &old);
         assert_eq!(old.figures(), new.figures(), "nothing is counted twice");
-        assert_eq!(old.totals().0.get(&(LISTENER, "web".to_owned())), new.totals().0.get(&(LISTENER, "web".to_owned())));
+        assert_eq!(
+            old.totals().0.get(&(LISTENER, "web".to_owned())),
+            new.totals().0.get(&(LISTENER, "web".to_owned()))
+        );
     }
 
     #[test]

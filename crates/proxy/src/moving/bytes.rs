@@ -44,6 +44,11 @@ impl<'a> Input<'a> {
         self.0.is_empty()
     }
 
+    /// Everything that is left.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     /// The next `count` bytes.
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Damaged> {
         let (front, rest) = self.0.split_at_checked(count).ok_or(Damaged)?;
