@@ -92,3 +92,50 @@ impl AsRawFd for Companion {
         self.pidfd.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use crate::process::Child;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A process that ends when it is killed, and its pidfd.
+    fn sleeper() -> (std::process::Child, Companion) {
+        let sleeper = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let pidfd = Child::of(sleeper.id()).unwrap().as_fd().try_clone_to_owned().unwrap();
+        let companion = Companion::new(pidfd, sleeper.id()).unwrap();
+        (sleeper, companion)
+    }
+
+    #[test]
+    fn it_lives_until_it_is_killed_and_then_it_has_ended_before_anybody_reaps_it() {
+        let (mut sleeper, companion) = sleeper();
+        assert!(!companion.has_ended().unwrap());
+        assert_eq!(companion.pid(), sleeper.id());
+        companion.kill().unwrap();
+        assert!(companion.wait_ended(LIMIT).unwrap());
+        assert!(companion.has_ended().unwrap());
+        sleeper.wait().unwrap();
+        // Reaped: its ID may be another's by now, and is still this one's here.
+        companion.kill().unwrap();
+        assert!(companion.has_ended().unwrap());
+    }
+
+    #[test]
+    fn waiting_for_one_that_lives_ends() {
+        let (mut sleeper, companion) = sleeper();
+        assert!(!companion.wait_ended(Duration::from_millis(10)).unwrap());
+        companion.kill().unwrap();
+        sleeper.wait().unwrap();
+    }
+
+    #[test]
+    fn another_descriptor_is_refused() {
+        let (reader, _writer) = io::pipe().unwrap();
+        assert!(Companion::new(reader.into(), 1).is_err());
+    }
+}

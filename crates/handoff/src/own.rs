@@ -125,3 +125,138 @@ fn execute(executable: BorrowedFd<'_>, arguments: &[CString], environment: &[CSt
     }
     io::Error::last_os_error()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+
+    use rustix::event::{PollFd, PollFlags, Timespec};
+
+    use crate::process::{Exit, Spawn};
+
+    use super::*;
+
+    /// Says which part a test plays in a process of its own.
+    const ROLE: &str = "HANDOVER_TEST_ROLE";
+
+    /// Runs a test of this module once more, in a process of its own in which signals are blocked; gives what it wrote to
+    /// standard output.
+    fn alone(test: &str) -> Option<String> {
+        if std::env::var_os(ROLE).is_some() {
+            return None;
+        }
+        let (mut reader, writer) = io::pipe().unwrap();
+        let test = format!("own::tests::{test}");
+        let spawn = Spawn {
+            executable: &Executable::current().unwrap(),
+            arguments: &["test", "--exact", "--nocapture", &test].map(OsString::from),
+            environment: &[(ROLE.into(), "1".into())],
+            descriptors: &[],
+            stdout: Some(writer.as_fd()),
+            stderr: None,
+        };
+        let child = spawn.start().unwrap();
+        drop(writer);
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+        rustix::event::poll(&mut [PollFd::new(&child, PollFlags::IN)], Some(&limit)).unwrap();
+        assert_eq!(child.try_wait().unwrap(), Some(Exit::Code(0)), "{said}");
+        Some(said)
+    }
+
+    fn shell(script: &str) -> (Executable, Vec<OsString>) {
+        let arguments = ["sh", "-c", script].map(OsString::from);
+        (Executable::open(Path::new("/bin/sh")).unwrap(), arguments.to_vec())
+    }
+
+    #[test]
+    fn another_program_in_place_is_the_same_process_with_what_was_kept_and_nothing_else() {
+        if let Some(said) =
+            alone("another_program_in_place_is_the_same_process_with_what_was_kept_and_nothing_else")
+        {
+            assert!(said.contains("as it should be"), "{said}");
+            return;
+        }
+        let (kept, _writer) = io::pipe().unwrap();
+        let kept = OwnedFd::from(kept);
+        // As if it had come from a parent that did not care.
+        let (stray, _other) = io::pipe().unwrap();
+        inherit::set_inheritable(&stray, true).unwrap();
+        let script = format!(
+            "test $$ = {} && test -e /proc/self/fd/{} && ! test -e /proc/self/fd/{} && test \"$MINE\" = yes && \
+             test -z \"${ROLE}\" && echo as it should be",
+            std::process::id(),
+            kept.as_raw_fd(),
+            stray.as_raw_fd()
+        );
+        let (executable, arguments) = shell(&script);
+        let path = std::env::var_os("PATH").unwrap();
+        let environment = [("PATH".into(), path), ("MINE".into(), "yes".into())];
+        let error = exec_in_place(&executable, &arguments, &environment, &[kept.as_fd()]);
+        panic!("{error}");
+    }
+
+    #[test]
+    fn a_signal_that_is_blocked_waits_for_the_next_program() {
+        if let Some(said) = alone("a_signal_that_is_blocked_waits_for_the_next_program") {
+            // What waits for the whole process (proc_pid_status(5)); HUP is the first signal.
+            assert!(said.contains("ShdPnd:\t0000000000000001"), "{said}");
+            return;
+        }
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
+        let (executable, arguments) = shell("exec cat /proc/self/status");
+        let environment = [("PATH".into(), std::env::var_os("PATH").unwrap())];
+        panic!("{}", exec_in_place(&executable, &arguments, &environment, &[]));
+    }
+
+    #[test]
+    fn what_cannot_be_executed_leaves_everything_as_it_was_and_close_on_exec() {
+        if alone("what_cannot_be_executed_leaves_everything_as_it_was_and_close_on_exec").is_some() {
+            return;
+        }
+        let (mut reader, kept) = io::pipe().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("text");
+        std::fs::write(&path, "text").unwrap();
+        let executable = Executable::open(&path).unwrap();
+        let error = exec_in_place(&executable, &["text".into()], &[], &[kept.as_fd()]);
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(rustix::io::fcntl_getfd(&kept).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        drop(kept);
+        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+        let nul = exec_in_place(&executable, &["te\0xt".into()], &[], &[]);
+        assert_eq!(nul.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn the_descriptor_table_grows_to_what_was_asked_for_or_the_limit() {
+        if alone("the_descriptor_table_grows_to_what_was_asked_for_or_the_limit").is_some() {
+            return;
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let size = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        };
+        let wanted = limit.min(5_000);
+        let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        assert_eq!(u64::from(grow_descriptor_table(5_000).unwrap()), wanted);
+        assert!(size() >= wanted, "{} of {wanted}", size());
+        assert_eq!(std::fs::read_dir("/proc/self/fd").unwrap().count(), before, "nothing is left open");
+        assert_eq!(grow_descriptor_table(0).unwrap(), 0);
+    }
+
+    #[test]
+    fn no_other_process_of_the_same_user_can_look_into_one_that_is_undumpable() {
+        if alone("no_other_process_of_the_same_user_can_look_into_one_that_is_undumpable").is_some() {
+            return;
+        }
+        undumpable().unwrap();
+        let behavior = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(behavior, rustix::process::DumpableBehavior::NotDumpable);
+    }
+}

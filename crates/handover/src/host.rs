@@ -1,10 +1,17 @@
 //! Which of the two processes this is, and its whole life.
+//!
+//! ```text
+//!   asked about itself? ─ yes ─▶ one line about its versions, and the end   (the preflight of an upgrade)
+//!        │ no
+//!   a channel? ─ yes ─▶ worker      ─ no ─▶ supervisor: with the state of the one whose place it has taken, if any
+//! ```
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use handover_handoff::inherit::{self, SUCCESSION_VARIABLE};
+use handover_supervisor::preflight;
 
 use crate::logging;
 use crate::service::Service;
@@ -21,7 +28,14 @@ const EXIT_USAGE: u8 = 2;
 ///
 /// Call it first thing in `main`, from the main thread, before other threads exist. `service` is built in the
 /// worker only. Logging goes to stderr unless [`logging::init`] was called before.
+///
+/// A supervisor that is about to become this program runs it first, with the same arguments, only to hear which versions
+/// it speaks: then this says so on standard output and returns at once. What `main` does before this call is done then,
+/// too, so it should not bind, write or start anything.
 pub fn host<S: Service>(mut options: HostOptions, service: impl FnOnce() -> S) -> ExitCode {
+    if preflight::is_asked() {
+        return preflight::answer(&options.version);
+    }
     logging::start_default();
     let channel = match inherit::channel() {
         Ok(channel) => channel,

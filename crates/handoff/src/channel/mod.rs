@@ -101,6 +101,12 @@ impl<In, Out> Channel<In, Out> {
         Channel { socket, receiving: Mutex::default(), sending: Mutex::default(), types: PhantomData }
     }
 
+    /// Whether nothing of an unfinished message was received: then another program can go on with the socket.
+    #[must_use]
+    pub fn is_between_messages(&self) -> bool {
+        !lock(&self.receiving).is_partial()
+    }
+
     /// The socket, given up. What was received of an unfinished message is dropped.
     #[must_use]
     pub fn into_socket(self) -> OwnedFd {
