@@ -26,6 +26,8 @@ impl Step {
             "start_worker" => "start".to_owned(),
             "bind" => "prepare".to_owned(),
             "probe" => "ready".to_owned(),
+            // The new worker publishes what it has prepared, and accepts nothing yet.
+            "commit" => "prepare".to_owned(),
             "journal" => "commit".to_owned(),
             "hand_over" => "moving connections".to_owned(),
             name => name.replace('_', " "),
@@ -44,69 +46,80 @@ impl Operation {
     /// The sentence of an operation that upgrades, or keeps an upgrade, or takes one back; none for what is said as of any
     /// other operation.
     pub(crate) fn upgrade_sentence(&self, upgrade: &Upgrade, outcome: Outcome) -> Option<String> {
-        let took = human_ms(self.ms);
         let Upgrade { from, to, .. } = upgrade;
-        let along = upgrade.along(&self.losses);
-        let end =
-            || format!("{}{}", self.supervisor_stays(upgrade), self.unless_upgrade_is_confirmed(upgrade));
-        Some(match (outcome, self.kind) {
-            (Outcome::Applied | Outcome::AppliedWithLosses, kind) => {
-                let word = outcome.as_str().replace('_', " ");
-                match kind {
-                    Kind::Confirm => format!(
-                        "{word}: the upgrade from {from} to {to} is confirmed and stays, {}, in {took}{}",
-                        self.losses,
-                        self.supervisor_stays(upgrade)
-                    ),
-                    Kind::Cancel | Kind::Rollback => format!(
-                        "{word}: the upgrade to {from} was taken back and {to} serves again, in {took}; {along}"
-                    ),
-                    _ if upgrade.is_same() => format!(
-                        "{word}: {to} serves with a new worker, the same binary as before, in {took}; {along}{}{}",
-                        self.guard_saw(),
-                        end()
-                    ),
-                    _ => format!(
-                        "{word}: upgraded from {from} to {to} in {took}; {along}{}{}",
-                        self.guard_saw(),
-                        end()
-                    ),
-                }
-            }
-            (Outcome::Unchanged, Kind::DryRun) => format!(
-                "valid: {to}{} could take over from {from}: it was let in, it can serve what serves, and it understands the supervisor's state; nothing was touched, in {took}",
-                if upgrade.is_same() { ", the same binary," } else { "" }
+        Some(match outcome {
+            Outcome::Applied => self.upgraded("applied", upgrade),
+            Outcome::AppliedWithLosses => self.upgraded("applied with losses", upgrade),
+            Outcome::Unchanged if self.kind == Kind::DryRun => format!(
+                "valid: {to}{} could take over from {from}: it may be run, it can serve what serves, and it understands the supervisor's state; nothing was touched, in {}",
+                if upgrade.is_same() { ", the same binary," } else { "" },
+                human_ms(self.ms)
             ),
-            (Outcome::Rejected, _) => format!("rejected: {}; {}", self.why(), self.still(upgrade)),
-            (Outcome::NotReady, kind) => {
-                let step = self.furthest_step().map(|step| format!(" in the step '{}'", step.word()));
-                format!(
-                    "not ready: {} to {to} failed{}: {}; {}",
-                    if is_the_way_back(kind) { "going back" } else { "the upgrade" },
-                    step.unwrap_or_default(),
-                    self.why(),
-                    self.still(upgrade)
-                )
+            Outcome::Rejected => format!("rejected: {}; {}", self.why(), self.still(upgrade)),
+            Outcome::NotReady => {
+                format!("not ready: {}; {}", self.why_not_ready(upgrade), self.still(upgrade))
             }
-            (Outcome::RolledBack, kind) => {
-                // What takes an upgrade back goes the other way.
-                let (new, old) = if is_the_way_back(kind) { (from, to) } else { (to, from) };
-                let why = match self.cause {
-                    Some(Cause::NotConfirmed) => "was not confirmed in time".to_owned(),
-                    Some(Cause::Cancelled) => "was cancelled".to_owned(),
-                    Some(Cause::GuardFailed) if self.errors.is_empty() => {
-                        "fared worse than the guard allows".to_owned()
-                    }
-                    Some(Cause::GuardFailed) => {
-                        format!("fared worse than the guard allows: {}", self.why())
-                    }
-                    _ => format!("was taken back: {}", self.why()),
-                };
-                let moved = if upgrade.moved.is_empty() { self.losses.to_string() } else { along };
-                format!("rolled back: the upgrade to {new} {why}; {old} serves again, in {took}; {moved}")
-            }
-            (Outcome::Unchanged | Outcome::Unknown, _) => return None,
+            Outcome::RolledBack => self.upgrade_rolled_back(upgrade),
+            Outcome::Unchanged | Outcome::Unknown => return None,
         })
+    }
+
+    fn upgraded(&self, word: &str, upgrade: &Upgrade) -> String {
+        let Upgrade { from, to, .. } = upgrade;
+        let (took, along) = (human_ms(self.ms), upgrade.along(&self.losses));
+        let end = format!("{}{}", self.supervisor_stays(upgrade), self.unless_upgrade_is_confirmed(upgrade));
+        let guard = self.guard_saw();
+        match self.kind {
+            Kind::Confirm => format!(
+                "{word}: the upgrade from {from} to {to} is confirmed and stays, {}, in {took}{end}",
+                self.losses
+            ),
+            Kind::Cancel | Kind::Rollback => format!(
+                "{word}: the upgrade to {from} was taken back and {to} serves again, in {took}; {along}{end}"
+            ),
+            _ if upgrade.is_same() => format!(
+                "{word}: {to} serves with a new worker, the same binary as before, in {took}; {along}{guard}{end}"
+            ),
+            _ => format!("{word}: upgraded from {from} to {to} in {took}; {along}{guard}{end}"),
+        }
+    }
+
+    /// What went wrong: with the file itself, or in which step.
+    fn why_not_ready(&self, upgrade: &Upgrade) -> String {
+        let why = self.why();
+        if self.errors.iter().any(|error| error.file.as_ref() == Some(&upgrade.to.path)) {
+            return why;
+        }
+        let what = if is_the_way_back(self.kind) { "going back" } else { "the upgrade" };
+        match self.furthest_step() {
+            Some(step) => format!("{what} to {} failed in the step '{}': {why}", upgrade.to, step.word()),
+            None => format!("{what} to {} failed: {why}", upgrade.to),
+        }
+    }
+
+    fn upgrade_rolled_back(&self, upgrade: &Upgrade) -> String {
+        let Upgrade { from, to, .. } = upgrade;
+        // What takes an upgrade back goes the other way.
+        let (new, old) = if is_the_way_back(self.kind) { (from, to) } else { (to, from) };
+        let why = match self.cause {
+            Some(Cause::NotConfirmed) => "was not confirmed in time".to_owned(),
+            Some(Cause::Cancelled) => "was cancelled".to_owned(),
+            Some(Cause::GuardFailed) if self.errors.is_empty() => {
+                "fared worse than the guard allows".to_owned()
+            }
+            Some(Cause::GuardFailed) => format!("fared worse than the guard allows: {}", self.why()),
+            _ => format!("was taken back: {}", self.why()),
+        };
+        let along = match upgrade.total_moved() {
+            0 => self.losses.to_string(),
+            _ => upgrade.along(&self.losses),
+        };
+        let serves = if self.serving_generation.is_some() {
+            format!("{old} serves again")
+        } else {
+            "nothing serves".to_owned()
+        };
+        format!("rolled back: the upgrade to {new} {why}; {serves}, in {}; {along}", human_ms(self.ms))
     }
 
     /// `0.1.0 (sha256 1a2b3c4d5e6f) still serves generation 4`.
@@ -162,11 +175,7 @@ impl Upgrade {
         if total == 0 && self.drained == 0 && cut.is_empty() {
             return "no connection was open".to_owned();
         }
-        let mut text = match total {
-            0 => "no connection moved".to_owned(),
-            1 => format!("1 connection moved ({})", by_kind(&self.moved)),
-            n => format!("{} connections moved ({})", grouped(n), by_kind(&self.moved)),
-        };
+        let mut text = self.moved_in_words();
         if self.drained > 0 {
             let _ = write!(text, ", {} drained", grouped(self.drained));
         }
@@ -176,14 +185,31 @@ impl Upgrade {
                 let _ = write!(text, ", {} cut ({})", grouped(n), by_kind(&cut.0));
             }
         }
-        if let Some(freeze_us) = self.freeze_us.filter(|_| total > 0) {
-            let _ = write!(
-                text,
-                "; frozen for {}",
-                human_ms(Duration::from_micros(freeze_us).as_secs_f64() * 1e3)
-            );
+        if let Some(frozen) = self.frozen() {
+            let _ = write!(text, "; {frozen}");
         }
         text
+    }
+
+    /// `10,012 connections moved (9,800 http, 200 websocket, 12 tcp), frozen for 7.1 ms`; nothing if none did.
+    #[must_use]
+    pub fn moves(&self) -> Option<String> {
+        let frozen = self.frozen().map(|frozen| format!(", {frozen}")).unwrap_or_default();
+        (self.total_moved() > 0).then(|| self.moved_in_words() + &frozen)
+    }
+
+    fn moved_in_words(&self) -> String {
+        match self.total_moved() {
+            0 => "no connection moved".to_owned(),
+            1 => format!("1 connection moved ({})", by_kind(&self.moved)),
+            n => format!("{} connections moved ({})", grouped(n), by_kind(&self.moved)),
+        }
+    }
+
+    /// `frozen for 7.1 ms`, if any moved.
+    fn frozen(&self) -> Option<String> {
+        let frozen = Duration::from_micros(self.freeze_us.filter(|_| self.total_moved() > 0)?);
+        Some(format!("frozen for {}", human_ms(frozen.as_secs_f64() * 1e3)))
     }
 
     /// The last lines of a new binary that failed, for a terminal.

@@ -159,23 +159,25 @@ fn what_was_not_ready_says_in_which_step_why_and_with_which_last_words() {
 
     let missing = ended(Kind::Upgrade, Outcome::NotReady, Cause::Refused, |operation, upgrade| {
         operation.steps = steps(&["admission", "record"]);
-        operation.errors = vec![Problem::new("there is no such file")];
+        operation.errors = vec![Problem::new("does not exist").in_file("/opt/missing")];
         upgrade.to = Binary::at("/opt/missing");
     });
     assert_eq!(
         missing.message,
-        "not ready: the upgrade to /opt/missing failed in the step 'admission': there is no such file; 0.1.0 (sha256 1a2b3c4d5e6f) still serves generation 4"
+        "not ready: /opt/missing: does not exist; 0.1.0 (sha256 1a2b3c4d5e6f) still serves generation 4"
     );
 }
 
 #[test]
 fn what_was_rejected_names_the_rule() {
     let operation = ended(Kind::Upgrade, Outcome::Rejected, Cause::Refused, |operation, _| {
-        operation.errors = vec![Problem::new("/tmp/handover can be changed by others (mode 0777)")];
+        let found = "the rule 'mode' forbids it: others may write to it";
+        let problem = Problem::new(found).in_file("/tmp/handover").with_help("chmod go-w /tmp/handover");
+        operation.errors = vec![problem];
     });
     assert_eq!(
         operation.message,
-        "rejected: /tmp/handover can be changed by others (mode 0777); 0.1.0 (sha256 1a2b3c4d5e6f) still serves generation 4"
+        "rejected: /tmp/handover: the rule 'mode' forbids it: others may write to it (chmod go-w /tmp/handover); 0.1.0 (sha256 1a2b3c4d5e6f) still serves generation 4"
     );
     assert_eq!(ExitCode::from(&operation), ExitCode::Rejected);
 }
@@ -227,7 +229,7 @@ fn what_is_confirmed_stays() {
 fn a_rehearsal_says_that_it_could_and_that_nothing_was_touched() {
     assert_eq!(
         ended(Kind::DryRun, Outcome::Unchanged, Cause::DryRun, |_, _| {}).message,
-        "valid: 0.2.0 (sha256 998877665544) could take over from 0.1.0 (sha256 1a2b3c4d5e6f): it was let in, it can serve what serves, and it understands the supervisor's state; nothing was touched, in 1.23 s"
+        "valid: 0.2.0 (sha256 998877665544) could take over from 0.1.0 (sha256 1a2b3c4d5e6f): it may be run, it can serve what serves, and it understands the supervisor's state; nothing was touched, in 1.23 s"
     );
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn backup(session: &Session, backup: &Backup) -> ExitCode {
         call = call.query("without_keys", "true");
     }
     session.run(async {
-        let answer = match with_progress(session.client(), "backup", "", session.look(call)).await? {
+        let answer = match with_progress(session.client(), "backup", "", session.look(call)).await.0? {
             Ok(answer) => answer,
             Err(code) => return Ok(code),
         };

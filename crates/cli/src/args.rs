@@ -73,7 +73,7 @@ Examples:
   handover serve etcd://127.0.0.1:2379/site --base /etc/site
   handover serve site.toml --generation last   what served last, whatever the files say by now
 
-Signals: HUP reloads, TERM, INT and QUIT drain and exit (again: at once), USR1 reopens log files.
+Signals: HUP reloads, USR2 upgrades, TERM, INT and QUIT drain and exit (again: at once), USR1 reopens log files.
 Exits with 0 after a stop, 10 if the configuration is wrong, 13 if another server has the control socket.")]
     Serve(Serve),
 
@@ -103,9 +103,23 @@ Examples:
 Examples:
   handover rollback                  the one before
   handover rollback 7                'handover generations' lists those that are kept
+  handover rollback --binary         an upgrade to the binary that served before
   handover diff --against 7          what that would change
-The next reload or start serves the files on disk again; 'handover serve --generation last' does not.")]
+The next reload or start serves the files on disk again; 'handover serve --generation last' does not.
+While an upgrade awaits confirmation, 'handover rollback' takes that back, connections too.")]
     Rollback(Rollback),
+    /// Run another binary: it takes over listeners and live connections, or is sent away and nothing has happened.
+    #[command(after_help = "\
+Examples:
+  install -m 0755 handover-0.2.0 /usr/bin/handover && handover upgrade
+  handover upgrade --dry-run         only say whether it could take over
+  handover upgrade --binary /opt/handover-0.2.0/handover --sha256 1a2b…
+  handover upgrade --confirm-within 10m   goes back by itself unless 'handover confirm' comes in time
+  handover upgrade --guard           watch it at first, and go back if it fares worse than before
+  handover rollback --binary         back to the binary that served before
+The process ID that systemd, Docker or a script knows stays the same. The signal USR2 does the same. Which
+binaries may run is set by [upgrade] in the configuration.")]
+    Upgrade(Upgrade),
     /// Say everything that is wrong with a configuration, and change nothing.
     #[command(after_help = "\
 Examples:
@@ -300,6 +314,26 @@ pub(crate) struct Rollback {
     /// Number of the generation; the one that served before this one if it is not given.
     #[arg(value_name = "GENERATION")]
     pub(crate) to: Option<u64>,
+    /// Go back to the binary that served before the last upgrade, of which a copy is kept.
+    #[arg(long, conflicts_with = "to")]
+    pub(crate) binary: bool,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+    #[command(flatten)]
+    pub(crate) operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Upgrade {
+    /// The binary; if it is not given, what is installed now where the running one was started from.
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::ExecutablePath)]
+    pub(crate) binary: Option<PathBuf>,
+    /// Only if this is its SHA-256 digest, as sha256sum prints it.
+    #[arg(long, value_name = "HEX", value_parser = handover_api::parse_sha256)]
+    pub(crate) sha256: Option<String>,
+    /// Only say whether it could take over; what serves is not touched.
+    #[arg(long, conflicts_with_all = ["confirm_within", "guard", "no_guard"])]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) terms: Terms,
     #[command(flatten)]
@@ -498,6 +532,12 @@ mod tests {
             "reload --guard --no-guard",
             "reload --confirm-within 0",
             "rollback last",
+            "rollback 3 --binary",
+            "upgrade /usr/bin/handover",
+            "upgrade --sha256 1a2b",
+            "upgrade --dry-run --confirm-within 1m",
+            "upgrade --binary",
+            "upgrade --detach --timeout 1s",
             "restore a --into b --write",
             "restore a --force",
             "restore",

@@ -10,7 +10,10 @@ use handover_api::{
     Call, Change, ChangeKind, ClientError, ExitCode as Code, Kind, Operation, OperationState, percent_encoded,
 };
 
-use crate::args::{Action, Cancel, Confirm, Drain, Operate, Reload, Resume, Rollback, Stop, Terms, Validate};
+use crate::args::{
+    Action, Cancel, Confirm, Drain, Operate, Reload, Resume, Rollback, Stop, Terms, Upgrade, Validate,
+};
+use crate::asking::answered;
 use crate::local;
 use crate::output::note;
 use crate::progress::with_progress;
@@ -45,7 +48,30 @@ pub(crate) fn rollback(session: &Session, rollback: &Rollback) -> ExitCode {
     if let Some(to) = rollback.to {
         call = call.query("to", &to.to_string());
     }
+    if rollback.binary {
+        call = call.query("binary", "true");
+    }
     operate(session, "rollback", call, &rollback.operate)
+}
+
+pub(crate) fn upgrade(session: &Session, upgrade: &Upgrade) -> ExitCode {
+    let mut call = under(Call::post("/v1/upgrade"), &upgrade.terms);
+    if let Some(binary) = &upgrade.binary {
+        // The server has another working directory.
+        let path = std::path::absolute(binary).unwrap_or_else(|_| binary.clone());
+        let Some(path) = path.to_str() else {
+            let message = format!("{}: a path that is no UTF-8 text cannot be asked for", path.display());
+            return session.output().failure(&message, Code::Usage);
+        };
+        call = call.query("binary", path);
+    }
+    if let Some(sha256) = &upgrade.sha256 {
+        call = call.query("sha256", sha256);
+    }
+    if upgrade.dry_run {
+        call = call.query("dry_run", "true");
+    }
+    operate(session, "upgrade", call, &upgrade.operate)
 }
 
 /// Adds the terms of a change to its request.
@@ -117,13 +143,14 @@ pub(crate) fn operate_then(
     let call = with_options(call, &id, how);
     session.run(async {
         let asked = async {
+            let answer = answered(session.client(), call, &id, how.detach);
             match how.timeout {
-                Some(limit) => tokio::time::timeout(limit + GRACE, session.client().send(call)).await,
-                None => Ok(session.client().send(call).await),
+                Some(limit) => tokio::time::timeout(limit + GRACE, answer).await,
+                None => Ok(answer.await),
             }
         };
-        let answer = tokio::select! {
-            answer = with_progress(session.client(), what, &id, asked) => answer,
+        let (answer, mut told) = tokio::select! {
+            done = with_progress(session.client(), what, &id, asked) => done,
             _ = tokio::signal::ctrl_c() => return Ok(outcome_unknown(session, what, &id, "not waited for")),
         };
         let answer = match answer {
@@ -135,9 +162,16 @@ pub(crate) fn operate_then(
             Err(_elapsed) => return Ok(outcome_unknown(session, what, &id, "no answer in time")),
         };
         if answer.status >= 400 {
+            if let Some(operation) = answer.problem().and_then(|problem| problem.operation) {
+                told.rest(&operation);
+            }
             return Ok(session.refused(&answer));
         }
         let operation: Operation = answer.json()?;
+        told.rest(&operation);
+        if operation.http_status() >= 400 {
+            return Ok(session.failed(operation));
+        }
         let code = match operation.state {
             OperationState::Running if how.detach => Code::Success,
             _ => Code::from(&operation),

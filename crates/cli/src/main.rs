@@ -4,11 +4,11 @@
 //! |---|---|
 //! | [`args`] | the command line: one block for each verb is its help, its man page and its completions |
 //! | [`serve`] | the server itself |
-//! | [`change`] | verbs that become an operation: reload, confirm, cancel, rollback, validate, drain, resume, stop, action |
+//! | [`change`] | verbs that become an operation: reload, confirm, cancel, rollback, upgrade, validate, drain, resume, stop, action |
 //! | [`look`] | verbs that change nothing: status, history, show, generations, diff, config, certificates, connections, metrics, events |
 //! | [`archive`] | backup and restore; [`passphrase`] encrypts, [`place`] writes files whole or not at all |
 //! | [`local`] | verbs that need no server: validate FILE, schema, example, completions, man |
-//! | [`session`] | asking the server that runs, and saying why that is not possible |
+//! | [`session`] | asking the server that runs, and saying why that is not possible; [`asking`]: again, if an answer is lost |
 //! | [`output`], [`progress`] | results on stdout, everything else on stderr |
 //!
 //! Exit codes are `handover_api::ExitCode`; sentences are made in `handover_api` too.
@@ -16,6 +16,7 @@
 
 mod archive;
 mod args;
+mod asking;
 mod change;
 mod local;
 mod look;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Confirm(confirm) => change::confirm(&session, &confirm),
         Verb::Cancel(cancel) => change::cancel(&session, &cancel),
         Verb::Rollback(rollback) => change::rollback(&session, &rollback),
+        Verb::Upgrade(upgrade) => change::upgrade(&session, &upgrade),
         Verb::Validate(validate) => change::validate(&session, &validate),
         Verb::Drain(drain) => change::drain(&session, &drain),
         Verb::Resume(resume) => change::resume(&session, &resume),

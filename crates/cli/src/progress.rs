@@ -1,11 +1,20 @@
 //! What is said while an operation takes its time: nothing for half a second, then which step it is at.
 //!
-//! On a terminal, one line that changes; otherwise one plain line, so that a log shows what was waited for.
+//! On a terminal, one line that changes; otherwise one plain line, so that a log shows what was waited for. An upgrade has
+//! many steps, and each is told when it has ended, with its time: on a terminal all of them, otherwise those of an upgrade
+//! that takes longer than half a second.
+//!
+//! ```text
+//!   work ──────────────────────────────────────────────▶ answer ─▶ Told::rest: steps that nobody has heard of yet
+//!   events ─▶ step ─▶ step ─✂ (the supervisor becomes another binary) ─▶ again ─▶ step
+//! ```
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use handover_api::{Call, Client, Event, EventKind, Operation, human_time, percent_encoded};
+use handover_api::{
+    Call, Client, Event, EventKind, Operation, OperationState, human_ms, human_time, percent_encoded,
+};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::note;
@@ -14,6 +23,8 @@ use crate::output::note;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often the line moves.
 const TICK: Duration = Duration::from_millis(100);
+/// How long until events are asked for again after they have ended.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Waits for `work` and tells how it goes, from the server's events about the operation `id`.
 pub(crate) async fn with_progress<T>(
@@ -21,42 +32,120 @@ pub(crate) async fn with_progress<T>(
     what: &str,
     id: &str,
     work: impl Future<Output = T>,
-) -> T {
+) -> (T, Told) {
+    let is_terminal = std::io::stderr().is_terminal();
     tokio::pin!(work);
     tokio::select! {
         biased;
-        done = &mut work => return done,
+        done = &mut work => return (done, Told::new(None, is_terminal)),
         () = tokio::time::sleep(PATIENCE) => {}
     }
-    if !std::io::stderr().is_terminal() {
+    let mut told = Told::new(is_terminal.then(|| spinner(what)), true);
+    if !is_terminal {
         note(format!("waiting for {what} {id}").trim_end());
-        return work.await;
     }
+    let done = tokio::select! {
+        biased;
+        done = &mut work => done,
+        // Never ends: there may always be more events to hear.
+        () = follow(client, what, id, &mut told) => work.await,
+    };
+    if let Some(line) = told.line.take() {
+        line.finish_and_clear();
+    }
+    (done, told)
+}
+
+fn spinner(what: &str) -> ProgressBar {
     let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
         line.set_style(style);
     }
     line.set_message(what.to_owned());
     line.enable_steady_tick(TICK);
-    let done = tokio::select! {
-        biased;
-        done = &mut work => done,
-        // Ends only when there are no more events to hear.
-        () = steps(client, what, id, &line) => work.await,
-    };
-    line.finish_and_clear();
-    done
+    line
 }
 
-async fn steps(client: &Client, what: &str, id: &str, line: &ProgressBar) {
+/// What was told of an operation so far.
+pub(crate) struct Told {
+    /// The line that changes, on a terminal.
+    line: Option<ProgressBar>,
+    /// Whether steps are worth telling.
+    is_shown: bool,
+    /// Steps of an upgrade that were told, those of one name counted once.
+    steps: usize,
+}
+
+impl Told {
+    fn new(line: Option<ProgressBar>, is_shown: bool) -> Self {
+        Self { line, is_shown, steps: 0 }
+    }
+
+    /// Tells the steps of an upgrade that have ended and were not told yet.
+    pub(crate) fn rest(&mut self, operation: &Operation) {
+        if !self.is_shown || operation.upgrade.is_none() {
+            return;
+        }
+        for line in ended_steps(operation).iter().skip(self.steps) {
+            self.steps += 1;
+            match &self.line {
+                Some(above) => above.println(line),
+                None => note(line),
+            }
+        }
+    }
+}
+
+/// A line for each step of an upgrade that has ended.
+fn ended_steps(operation: &Operation) -> Vec<String> {
+    let mut steps: Vec<(String, f64)> = Vec::new();
+    for step in &operation.steps {
+        let word = step.word();
+        match steps.last_mut() {
+            Some((last, ms)) if *last == word => *ms += step.ms,
+            _ => steps.push((word, step.ms)),
+        }
+    }
+    if operation.state == OperationState::Running {
+        steps.pop();
+    }
+    // That it was written down goes without saying.
+    steps.retain(|(word, _)| word != RECORD);
+    let told = |(word, ms): &(String, f64)| {
+        let moved = operation.upgrade.as_ref().filter(|_| word == MOVING).and_then(|upgrade| upgrade.moves());
+        let moved = moved.map(|moved| format!("  {moved}")).unwrap_or_default();
+        format!("  {word:<19} {:>9}{moved}", human_ms(*ms))
+    };
+    steps.iter().map(told).collect()
+}
+
+/// The last step of every operation.
+const RECORD: &str = "record";
+/// The step of an upgrade in which connections change hands.
+const MOVING: &str = "moving connections";
+
+/// Tells what happens to the operation; when the supervisor becomes another binary, events end, and are asked for again.
+async fn follow(client: &Client, what: &str, id: &str, told: &mut Told) {
+    loop {
+        steps(client, what, id, told).await;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn steps(client: &Client, what: &str, id: &str, told: &mut Told) {
     let Ok(mut events) = client.events().await else { return };
     // Steps that began before anybody listened.
-    let mut at = match client.send(Call::get(format!("/v1/operations/{}", percent_encoded(id)))).await {
-        Ok(answer) if answer.status == 200 => answer.json().ok().and_then(|operation| At::of(&operation)),
-        _ => None,
-    };
+    let known = client.send(Call::get(format!("/v1/operations/{}", percent_encoded(id)))).await;
+    let mut at = None;
+    if let Ok(answer) = known
+        && answer.status == 200
+        && let Ok(operation) = answer.json()
+    {
+        told.rest(&operation);
+        at = At::of(&operation);
+    }
     loop {
-        if let Some(at) = &at {
+        if let (Some(line), Some(at)) = (&told.line, &at) {
             line.set_message(format!("{what}: {at}"));
         }
         let event = tokio::select! {
@@ -68,6 +157,7 @@ async fn steps(client: &Client, what: &str, id: &str, line: &ProgressBar) {
             Ok(Some(Event { kind: EventKind::OperationStep, operation: Some(operation), .. }))
                 if operation.id == id =>
             {
+                told.rest(&operation);
                 at = At::of(&operation);
             }
             Ok(Some(_)) => {}
@@ -95,6 +185,7 @@ impl At {
                 let past = Duration::try_from_secs_f64(step.ms / 1000.0).unwrap_or_default();
                 Self::Guarded(Instant::now() + Duration::from_millis(ms).saturating_sub(past))
             }
+            None if operation.upgrade.is_some() => Self::Step(step.word()),
             None => Self::Step(step.name.replace('_', " ")),
         })
     }
@@ -109,5 +200,42 @@ impl std::fmt::Display for At {
                 write!(f, "the guard watches for another {}", human_time(left))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use handover_api::{Actor, Binary, Cause, Kind, Outcome, Step, Upgrade};
+
+    use super::*;
+
+    #[test]
+    fn each_step_of_an_upgrade_is_told_once_when_it_has_ended_with_what_moved() {
+        let mut operation = Operation::running("u-1", Kind::Upgrade, Actor::signal("USR2"), "");
+        let step = |name: &str, ms| Step { name: name.to_owned(), ms };
+        operation.steps = vec![
+            step("admission", 3.0),
+            step("preflight", 21.0),
+            step("prepare", 4.0),
+            step("bind", 1.0),
+            step("prepare", 2.0),
+            step("hand_over", 12.3),
+        ];
+        let mut upgrade = Upgrade::new(Binary::at("/a"), Binary::at("/b"));
+        assert_eq!(ended_steps(&operation).len(), 3);
+        upgrade.moved.insert("http".to_owned(), 10_012);
+        upgrade.freeze_us = Some(7_100);
+        operation.upgrade = Some(Box::new(upgrade));
+        operation.steps.push(step("record", 0.1));
+        operation.finish(Outcome::Applied, Cause::Done, 50.0);
+        assert_eq!(
+            ended_steps(&operation),
+            [
+                "  admission              3.0 ms",
+                "  preflight             21.0 ms",
+                "  prepare                7.0 ms",
+                "  moving connections    12.3 ms  10,012 connections moved (10,012 http), frozen for 7.1 ms",
+            ]
+        );
     }
 }

@@ -58,6 +58,17 @@ impl Session {
         Ok(if answer.status < 400 { Ok(answer) } else { Err(self.refused(&answer)) })
     }
 
+    /// Prints how an operation failed that was asked for by its ID, as the answer to it would have been.
+    pub(crate) fn failed(&self, operation: Operation) -> ExitCode {
+        let problem = operation.problem_details();
+        let code = problem.exit_code();
+        if self.output.is_json() {
+            self.output.json(&serde_json::to_vec(&problem).unwrap_or_default());
+            return code.into();
+        }
+        self.output.result(&seen_from_here(operation).report(), code)
+    }
+
     /// Prints an error that the server answered.
     pub(crate) fn refused(&self, answer: &Answer) -> ExitCode {
         let Some(problem) = answer.problem() else {

@@ -36,7 +36,11 @@ fn terms_and_generations_are_sent_as_they_were_asked_for() {
 fn what_comes_at_the_wrong_time_is_13_and_what_is_not_there_is_2() {
     let left = Duration::from_secs(60);
     for (refused, verb, expected) in [
-        (Refused::Pending { operation: "a-7".to_owned(), generation: 5, back_to: 4, left, upgrade: None }, "reload", 13),
+        (
+            Refused::Pending { operation: "a-7".to_owned(), generation: 5, back_to: 4, left, upgrade: None },
+            "reload",
+            13,
+        ),
         (Refused::NothingPending, "confirm", 13),
         (Refused::NothingPending, "cancel", 13),
         (Refused::NoSuchGeneration { wanted: Some(3), kept: vec![4, 5] }, "rollback", 2),

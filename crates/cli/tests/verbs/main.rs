@@ -20,6 +20,7 @@ use handover_api::{
 
 mod archives;
 mod changes;
+mod upgrades;
 
 /// No test waits longer for anything.
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -144,13 +144,15 @@ pub(crate) enum NotAdmitted {
 }
 
 impl NotAdmitted {
-    /// As the operation's error.
+    /// As the operation's error: the file is its place, and is not named again.
     pub(crate) fn problem(&self) -> Problem {
-        let (path, help) = match self {
-            NotAdmitted::Refused { path, help, .. } => (path, Some(help.clone())),
-            NotAdmitted::Broken { path, .. } => (path, None),
+        let (path, detail, help) = match self {
+            NotAdmitted::Refused { rule, path, found, help } => {
+                (path, format!("the rule '{rule}' forbids it: {found}"), Some(help.clone()))
+            }
+            NotAdmitted::Broken { path, found } => (path, found.clone(), None),
         };
-        Problem { help, ..Problem::new(self.to_string()).in_file(path.display().to_string()) }
+        Problem { help, ..Problem::new(detail).in_file(path.display().to_string()) }
     }
 }
 
