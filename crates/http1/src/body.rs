@@ -160,6 +160,20 @@ impl BodyReader {
         matches!(self.progress, Progress::Done)
     }
 
+    /// True while a body in the chunked coding is read.
+    #[inline]
+    #[must_use]
+    pub const fn is_chunked(&self) -> bool {
+        matches!(self.progress, Progress::Chunked(_))
+    }
+
+    /// The side from which the body comes.
+    #[inline]
+    #[must_use]
+    pub const fn side(&self) -> Side {
+        self.side
+    }
+
     /// Bytes still to come, where a length was stated: lets a caller splice them, or copy them without looking.
     /// Tell the reader with [`BodyReader::skip`].
     #[inline]

@@ -32,6 +32,9 @@ const SYNC_LIMIT: Duration = Duration::from_secs(2);
 /// The most bytes of a target, a referer or a user agent that a line shows.
 const FIELD_BYTES: usize = 2 * 1024;
 
+/// The most that a line can have before its request is over: five fields, of which each byte may be written as six, and the time.
+pub(crate) const MAX_LINE_BYTES: usize = 5 * 6 * FIELD_BYTES + 256;
+
 /// The part of a line that is known when a request begins. It ends in the format in which it began, whatever is configured
 /// meanwhile.
 #[derive(Debug)]
@@ -49,6 +52,16 @@ impl Line {
     /// True from `begin` to `end`.
     pub(crate) fn is_begun(&self) -> bool {
         !self.buf.is_empty()
+    }
+
+    /// What is known so far, and in which format, if there is anything.
+    pub(crate) fn begun(&self) -> Option<(LogFormat, &[u8])> {
+        self.is_begun().then(|| (self.format, self.buf.unread()))
+    }
+
+    /// A line that was begun elsewhere.
+    pub(crate) fn go_on(format: LogFormat, buf: Buf) -> Self {
+        Self { buf, format }
     }
 
     /// The buffer, to be given back when the connection closes.

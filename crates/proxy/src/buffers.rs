@@ -68,6 +68,11 @@ impl Buf {
         self.start = (self.start + count).min(self.bytes.len());
     }
 
+    /// Everything that it holds, and how much at the front of that was consumed already.
+    pub(crate) fn whole(&self) -> (&[u8], usize) {
+        (&self.bytes, self.start)
+    }
+
     /// Forgets everything in it; the memory stays.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
@@ -137,6 +142,23 @@ impl Buffers {
         buf.bytes.reserve_exact(missing);
         self.bytes_out = self.bytes_out.saturating_sub(buf.counted) + buf.capacity();
         buf.counted = buf.capacity();
+    }
+
+    /// Puts bytes into `buf`, which holds none, of which `start` are consumed already. Without bytes it holds no memory.
+    pub(crate) fn fill(&mut self, buf: &mut Buf, bytes: &[u8], start: usize) {
+        if bytes.is_empty() {
+            return;
+        }
+        if bytes.len() <= SMALL_BYTES {
+            self.ensure_small(buf);
+        } else {
+            self.ensure_large(buf);
+        }
+        if bytes.len() > buf.capacity() {
+            self.grow(buf, bytes.len());
+        }
+        buf.bytes.extend_from_slice(bytes);
+        buf.start = start.min(bytes.len());
     }
 
     /// Takes the memory of `buf` back, with what is in it.

@@ -6,13 +6,16 @@ use handover_http1::DateText;
 
 use crate::reactor::TICK;
 
+/// What a clock says when it begins (ten years, µs): connections that come from another process may be older than this one.
+const BEGINNING_US: u64 = 10 * 365 * 24 * 60 * 60 * 1_000_000;
+
 /// The time of the present turn.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
     /// Wall clock at `start`; read anew once a second, so that a clock that is set is followed.
     wall_at_start: Duration,
-    /// Microseconds since the loop began.
+    /// Microseconds since the loop began, and [`BEGINNING_US`].
     now_us: u64,
     /// Seconds since the epoch that `date` says.
     second: u64,
@@ -25,7 +28,7 @@ impl Clock {
         let mut clock = Self {
             start: Instant::now(),
             wall_at_start: Duration::ZERO,
-            now_us: 0,
+            now_us: BEGINNING_US,
             second: u64::MAX,
             date: DateText::new(SystemTime::now()),
         };
@@ -36,7 +39,7 @@ impl Clock {
     /// Reads the clock.
     pub(crate) fn update(&mut self) {
         let elapsed = self.start.elapsed();
-        self.now_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        self.now_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).saturating_add(BEGINNING_US);
         let second = (self.wall_at_start + elapsed).as_secs();
         if second != self.second {
             self.set_wall();
@@ -47,17 +50,17 @@ impl Clock {
     fn set_wall(&mut self) {
         let wall = SystemTime::now();
         let since_epoch = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.wall_at_start = since_epoch.saturating_sub(Duration::from_micros(self.now_us));
+        self.wall_at_start = since_epoch.saturating_sub(self.start.elapsed());
         self.second = since_epoch.as_secs();
         self.date = DateText::new(wall);
     }
 
-    /// Microseconds since the loop began.
+    /// Microseconds since a moment long before the loop began.
     pub(crate) fn now_us(&self) -> u64 {
         self.now_us
     }
 
-    /// Ticks of the timer wheel since the loop began.
+    /// Ticks of the timer wheel since that moment.
     pub(crate) fn tick(&self) -> u64 {
         self.now_us / micros(TICK)
     }

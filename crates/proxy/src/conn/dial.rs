@@ -11,6 +11,8 @@
 //!
 //! The last message of a TLS handshake goes out together with the first bytes of the request.
 
+mod moved;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,7 +26,7 @@ use super::context::{Cx, Local};
 use super::greeting::{Greeted, Greeting};
 
 /// The most endpoints tried for one request.
-const MAX_ATTEMPTS: usize = 4;
+pub(super) const MAX_ATTEMPTS: usize = 4;
 
 /// A request or tunnel on an endpoint: counts itself out when it goes.
 #[derive(Debug)]

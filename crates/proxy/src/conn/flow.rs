@@ -8,6 +8,8 @@
 //! Nothing is read before what was read is written: that is the back-pressure, and why a body of any size needs constant memory.
 //! `sink.buf` may hold a head that has to go first; it goes out with the first bytes of the body in one call.
 
+mod written;
+
 use handover_http1::{
     BodyKind, BodyReader, BodyState, CHUNK_END, Refusal, write_chunk_header, write_last_chunk,
 };

@@ -15,6 +15,8 @@
 //!
 //! While it waits for a request it holds no buffer.
 
+mod moved;
+
 use std::mem;
 use std::net::IpAddr;
 use std::rc::Rc;

@@ -12,6 +12,7 @@
 //! Since nothing is known of the time before the first look, a peer that takes nothing at all has up to a quarter more than the
 //! limit. This costs nothing while bytes move.
 
+use super::state::PatienceState;
 use crate::clock::Ticks;
 use crate::reactor::{Io, Reactor};
 
@@ -38,6 +39,16 @@ impl Patience {
     pub(super) fn look(&mut self, io: &Io, reactor: &Reactor, now: u64, limit: Ticks) -> Option<u64> {
         let held = reactor.unsent_bytes(io).ok()?;
         self.seen(held, now, limit)
+    }
+
+    /// What is written down of it.
+    pub(super) fn to_state(self, now: u64) -> PatienceState {
+        PatienceState { held: self.held, left: self.over.saturating_sub(now) }
+    }
+
+    /// It goes on here.
+    pub(super) fn from_state(state: PatienceState, now: u64) -> Self {
+        Self { held: state.held, over: now + state.left }
     }
 
     fn seen(&mut self, held: usize, now: u64, limit: Ticks) -> Option<u64> {

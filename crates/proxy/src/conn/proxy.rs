@@ -16,6 +16,8 @@
 //!     else                                                             ──▶ 502
 //! ```
 
+mod moved;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -41,7 +43,7 @@ use super::{End, TURN_BYTES};
 const RESPONSE_HEAD: HeadLimits =
     HeadLimits { head_bytes: 64 * 1024, headers: handover_http1::limits::MAX_HEADERS, target_bytes: 0 };
 /// An endpoint may send this many 1xx responses before the real one.
-const MAX_INTERIM: u8 = 16;
+pub(super) const MAX_INTERIM: u8 = 16;
 /// Request bodies up to this size go behind the head if they are there already, so that they can be sent again.
 const WHOLE_BODY_BYTES: u64 = 4 * 1024;
 

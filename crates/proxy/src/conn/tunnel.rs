@@ -10,6 +10,8 @@
 //! A half that is finished stays so while the other goes on: the end of one direction is not the end of the
 //! connection. Silence in both directions for the tunnel's time limit is.
 
+mod moved;
+
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
