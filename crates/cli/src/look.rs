@@ -4,12 +4,11 @@ use std::process::ExitCode;
 
 use comfy_table::{Cell, ContentArrangement, Table, presets};
 use handover_api::{
-    Call, Certificate, ClientError, Diff, ExitCode as Code, Generation, Operation, OperationState, Status,
-    human_ms, percent_encoded,
+    Call, Certificate, Diff, ExitCode as Code, Generation, Operation, OperationState, Status, human_ms,
+    percent_encoded,
 };
 
 use crate::args::{self, Generations, History, Show};
-use crate::output::note;
 use crate::session::{Session, diff_from_here, seen_from_here};
 
 /// Characters of a sentence that a table shows.
@@ -87,27 +86,6 @@ pub(crate) fn metrics(session: &Session) -> ExitCode {
 pub(crate) fn connections(session: &Session) -> ExitCode {
     shown(session, Call::get("/v1/connections"), |connections: Vec<serde_json::Value>| {
         (connections_table(&connections), Code::Success)
-    })
-}
-
-pub(crate) fn events(session: &Session) -> ExitCode {
-    session.run(async {
-        let mut events = match session.client().events().await {
-            Ok(events) => events,
-            Err(ClientError::Invalid(answer)) => {
-                return Ok(session.output().failure(&answer, Code::NotPermitted));
-            }
-            Err(error) => return Err(error),
-        };
-        while let Some(event) = events.next().await? {
-            if session.output().is_json() {
-                session.output().json(&serde_json::to_vec(&event).unwrap_or_default());
-            } else {
-                session.output().text(&event.line());
-            }
-        }
-        note("the server has ended");
-        Ok(Code::NotRunning.into())
     })
 }
 

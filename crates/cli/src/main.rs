@@ -5,7 +5,7 @@
 //! | [`args`] | the command line: one block for each verb is its help, its man page and its completions |
 //! | [`serve`] | the server itself |
 //! | [`change`] | verbs that become an operation: reload, confirm, cancel, rollback, upgrade, validate, drain, resume, stop, action |
-//! | [`look`] | verbs that change nothing: status, history, show, generations, diff, config, certificates, connections, metrics, events |
+//! | [`look`] | verbs that change nothing: status, history, show, generations, diff, config, certificates, connections, metrics; [`listening`]: events |
 //! | [`archive`] | backup and restore; [`passphrase`] encrypts, [`place`] writes files whole or not at all |
 //! | [`local`] | verbs that need no server: validate FILE, schema, example, completions, man |
 //! | [`session`] | asking the server that runs, and saying why that is not possible; [`asking`]: again, if an answer is lost |
@@ -18,6 +18,7 @@ mod archive;
 mod args;
 mod asking;
 mod change;
+mod listening;
 mod local;
 mod look;
 mod output;
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
         Verb::Config => look::config(&session),
         Verb::Connections => look::connections(&session),
         Verb::Metrics => look::metrics(&session),
-        Verb::Events => look::events(&session),
+        Verb::Events => listening::events(&session),
 
         Verb::Backup(backup) => archive::backup(&session, &backup),
         Verb::Restore(restore) => archive::restore(&session, &restore),

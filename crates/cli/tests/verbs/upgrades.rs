@@ -1,7 +1,7 @@
 //! Upgrades on the command line: what is sent, how each outcome is shown, and that no answer is lost when the supervisor
 //! becomes another program in the middle.
 
-use handover_api::{Binary, Step, Upgrade};
+use handover_api::{Binary, Event, EventKind, Step, Upgrade};
 
 use super::*;
 
@@ -154,4 +154,28 @@ fn a_digest_that_is_none_is_a_usage_error() {
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn events_go_on_across_a_supervisor_that_becomes_another_program_and_what_ended_meanwhile_is_told() {
+    let stream = |kind: EventKind, message: &str, operation: Option<Operation>| {
+        let at = "2026-11-22T03:01:36.000Z".to_owned();
+        let event = Event { kind, at, message: message.to_owned(), operation };
+        let data = serde_json::to_string(&event).unwrap();
+        format!("HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n: listening\n\ndata: {data}\n\n")
+            .into_bytes()
+    };
+    let begun = stream(EventKind::OperationStarted, "upgrade op-1 begins", Some(upgrade()));
+    let later = stream(EventKind::Notice, "all is well", None);
+    let server = canned_in_turn(vec![begun, later, response(&applied())]);
+    let output = handover(&server.path, &["events"]);
+    assert_eq!((code(&output), stderr(&output).as_str()), (7, "the server has ended\n"));
+    let said = stdout(&output);
+    let lines: Vec<&str> = said.lines().collect();
+    let expected = [
+        "2026-11-22T03:01:36.000Z  upgrade op-1 begins".to_owned(),
+        format!("2026-11-22T03:01:36.234Z  {}", applied().message),
+        "2026-11-22T03:01:36.000Z  all is well".to_owned(),
+    ];
+    assert_eq!(lines, expected);
 }
