@@ -364,7 +364,12 @@ impl Metrics {
         let dropped = cells.sum(|cells| &cells.log_dropped);
         one("access_log_dropped_lines", "Access log lines dropped", Table::counter(), dropped);
         let failed = cells.sum(|cells| &cells.moves_failed);
-        one("failed_moves", "Connections of another worker that could not be taken", Table::counter(), failed);
+        one(
+            "failed_moves",
+            "Connections of another worker that could not be taken",
+            Table::counter(),
+            failed,
+        );
     }
 }
 

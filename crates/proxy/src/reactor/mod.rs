@@ -26,6 +26,8 @@ mod moved;
 mod secure;
 mod secure_state;
 #[cfg(test)]
+mod tests_moved;
+#[cfg(test)]
 mod tests_secure;
 mod wheel;
 

@@ -15,7 +15,7 @@ const KEY: Owner = Owner::Conn(ConnKey { index: 1, stamp: 1 });
 const SOON: Option<Duration> = Some(Duration::from_secs(20));
 
 /// A handshake in memory: the server's end and the client's, and the tickets that are still to be sent to that.
-fn handshake() -> (Established, Established, Vec<u8>) {
+pub(super) fn handshake() -> (Established, Established, Vec<u8>) {
     let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -56,24 +56,24 @@ fn handshake() -> (Established, Established, Vec<u8>) {
 }
 
 /// A reactor with one end of a connection over TLS, and a test that holds the other.
-struct Line {
-    reactor: Reactor,
-    io: Io,
-    far: OwnedFd,
-    session: handover_tls::Session,
+pub(super) struct Line {
+    pub(super) reactor: Reactor,
+    pub(super) io: Io,
+    pub(super) far: OwnedFd,
+    pub(super) session: handover_tls::Session,
     buffers: Buffers,
-    buf: Buf,
+    pub(super) buf: Buf,
     /// Ciphertext that the far end has read and not opened.
     unread: Vec<u8>,
 }
 
 impl Line {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_leftover(b"")
     }
 
     /// `leftover` came right behind the handshake.
-    fn with_leftover(leftover: &[u8]) -> Self {
+    pub(super) fn with_leftover(leftover: &[u8]) -> Self {
         let (near, far) = net::socketpair(
             AddressFamily::UNIX,
             SocketType::STREAM,
@@ -98,7 +98,7 @@ impl Line {
     }
 
     /// Takes the events that have come.
-    fn events(&mut self) -> usize {
+    pub(super) fn events(&mut self) -> usize {
         let count = self.reactor.wait(Some(Duration::ZERO)).unwrap();
         for index in 0..count {
             self.reactor.event(index);
@@ -114,14 +114,14 @@ impl Line {
         }
     }
 
-    fn seal(&mut self, plain: &[u8]) -> Vec<u8> {
+    pub(super) fn seal(&mut self, plain: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         self.session.seal(plain, &mut out).unwrap();
         out
     }
 
     /// The far end writes these bytes as they are.
-    fn arrive(&mut self, bytes: &[u8]) {
+    pub(super) fn arrive(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
             rest = &rest[io::write(&self.far, rest).unwrap()..];
@@ -130,7 +130,7 @@ impl Line {
     }
 
     /// Reads once, into a buffer with this much room.
-    fn recv(&mut self, room: usize) -> io::Result<Received> {
+    pub(super) fn recv(&mut self, room: usize) -> io::Result<Received> {
         self.buffers.ensure_small(&mut self.buf);
         let filled = self.buf.capacity() - room;
         self.buf.clear();
@@ -140,7 +140,7 @@ impl Line {
     }
 
     /// Reads until nothing more can be, and says how that ended.
-    fn read_all(&mut self, room: usize) -> (Vec<u8>, io::Result<Received>) {
+    pub(super) fn read_all(&mut self, room: usize) -> (Vec<u8>, io::Result<Received>) {
         let mut all = Vec::new();
         loop {
             assert_eq!(self.buf.capacity().max(1 << 14), 1 << 14, "the caller's buffer never grows");
@@ -157,7 +157,7 @@ impl Line {
     }
 
     /// What the far end can read and open now; whether the end was said.
-    fn opened(&mut self) -> (Vec<u8>, bool) {
+    pub(super) fn opened(&mut self) -> (Vec<u8>, bool) {
         let mut chunk = vec![0; 1 << 20];
         while let Ok(count @ 1..) = io::read(&self.far, &mut *chunk) {
             self.unread.extend_from_slice(&chunk[..count]);
@@ -169,7 +169,7 @@ impl Line {
     }
 }
 
-fn pattern(length: usize) -> Vec<u8> {
+pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect()
 }
 
