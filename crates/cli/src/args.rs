@@ -105,20 +105,20 @@ Examples:
   handover rollback 7                'handover generations' lists those that are kept
   handover rollback --binary         an upgrade to the binary that served before
   handover diff --against 7          what that would change
-The next reload or start serves the files on disk again; 'handover serve --generation last' does not.
-While an upgrade awaits confirmation, 'handover rollback' takes that back, connections too.")]
+The next reload or start serves the files on disk again; 'serve --generation last' does not. While
+an upgrade awaits confirmation, 'handover rollback' takes that back, connections too.")]
     Rollback(Rollback),
-    /// Run another binary: it takes over listeners and live connections, or is sent away and nothing has happened.
+    /// Run another binary: it takes over sockets and live connections, or nothing has happened.
     #[command(after_help = "\
 Examples:
   install -m 0755 handover-0.2.0 /usr/bin/handover && handover upgrade
-  handover upgrade --dry-run         only say whether it could take over
+  handover upgrade --dry-run              only say whether it could take over
   handover upgrade --binary /opt/handover-0.2.0/handover --sha256 1a2b…
-  handover upgrade --confirm-within 10m   goes back by itself unless 'handover confirm' comes in time
-  handover upgrade --guard           watch it at first, and go back if it fares worse than before
-  handover rollback --binary         back to the binary that served before
-The process ID that systemd, Docker or a script knows stays the same. The signal USR2 does the same. Which
-binaries may run is set by [upgrade] in the configuration.")]
+  handover upgrade --confirm-within 10m   goes back unless 'handover confirm' comes in time
+  handover upgrade --guard                watch it at first, and go back if it fares worse
+  handover rollback --binary              back to the binary that served before
+The process ID that systemd, Docker or a script knows stays the same. The signal USR2 does
+the same. Which binaries may run is set by [upgrade] in the configuration.")]
     Upgrade(Upgrade),
     /// Say everything that is wrong with a configuration, and change nothing.
     #[command(after_help = "\
