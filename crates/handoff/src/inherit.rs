@@ -50,6 +50,10 @@ pub const PRIVATE_VARIABLES: [&str; 13] = [
     DESCRIPTORS_VARIABLE,
 ];
 
+/// What the names begin with of sockets that a supervisor has put into the service manager's store (`FDSTORE=1`,
+/// sd_pid_notify_with_fds(3)) and that come back from there.
+pub const STORED_PREFIX: &str = "handover-";
+
 /// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
 const LISTEN_FDS_START: RawFd = 3;
 /// The most that are taken from a service manager.
@@ -94,7 +98,8 @@ pub enum InheritError {
 static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 /// The listening sockets that a service manager passed to this very process; none if they are meant for
-/// another one, or were taken already. Call it first thing in `main`.
+/// another one, or were taken already. One from its store that does not listen any more is closed and left out. Call it
+/// first thing in `main`.
 ///
 /// # Errors
 /// The variables contradict themselves or what is open. Then nothing is taken.
@@ -103,10 +108,18 @@ pub fn listen_fds() -> Result<Vec<Inherited>, InheritError> {
     let (pid, fds, names) = (variable("LISTEN_PID"), variable("LISTEN_FDS"), variable("LISTEN_FDNAMES"));
     let names = announced(std::process::id(), pid.as_deref(), fds.as_deref(), names.as_deref())?;
     let mut numbered = Vec::with_capacity(names.len());
+    let mut useless = Vec::new();
     for (fd, name) in (LISTEN_FDS_START..).zip(names) {
-        check(fd, "LISTEN_FDS", is_listening)?;
-        numbered.push((fd, name));
+        match check(fd, "LISTEN_FDS", is_listening) {
+            Ok(()) => numbered.push((fd, name)),
+            // It was stored by an earlier supervisor, which died when it no longer served it.
+            Err(_) if name.starts_with(STORED_PREFIX) && check(fd, "LISTEN_FDS", is_open).is_ok() => {
+                useless.push(fd);
+            }
+            Err(error) => return Err(error),
+        }
     }
+    useless.into_iter().for_each(|fd| drop(take(fd)));
     let taken = numbered.into_iter().filter_map(|(fd, name)| Some(Inherited { name, socket: take(fd)? }));
     Ok(taken.collect())
 }

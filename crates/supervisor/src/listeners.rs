@@ -66,6 +66,12 @@ impl Held {
         Arc::new(Held { spec, socket, actual, file, inherited, rests: AtomicBool::new(false) })
     }
 
+    /// One that the service manager passed: its own, or, out of its store, one of an earlier supervisor's.
+    fn passed(spec: ListenerSpec, passed: &Passed) -> Arc<Self> {
+        let file = passed.file(&spec);
+        Self::new(spec, passed.socket.clone(), file, !passed.is_stored())
+    }
+
     /// Refuses connections from now on, and keeps its port.
     fn rest(&self) {
         if self.inherited
@@ -129,7 +135,7 @@ impl Listeners {
         let taken_over = |(spec, socket): (ListenerSpec, OwnedFd)| {
             // The manager passes it to every supervisor that it starts; its file is the manager's.
             if let Some(passed) = self.passed.iter().find(|passed| passed.is(&socket)) {
-                return (spec.clone(), Held::new(spec, passed.socket.clone(), None, true));
+                return (spec.clone(), Held::passed(spec, passed));
             }
             let file = match &spec.address {
                 Address::Unix { path, .. } => SocketFile::of(path).ok(),
@@ -280,7 +286,7 @@ fn bind_new(
     match passed_for(&spec, all, passed) {
         Err(Unbound { errno, detail }) => return (BindResult::Failed { errno, detail }, None),
         Ok(Some(passed)) => {
-            let held = (!dry_run).then(|| Held::new(spec.clone(), passed.socket.clone(), None, true));
+            let held = (!dry_run).then(|| Held::passed(spec.clone(), passed));
             return (BindResult::Bound, held.map(|held| (spec, held)));
         }
         Ok(None) => {}

@@ -6,25 +6,31 @@
 //! | has its name | with the same IP address and port 0 | is that listener's: the manager has chosen the port |
 //! | has its name | at another address, or is no stream socket | the generation is refused |
 //! | has neither | | nobody's |
+//! | was put into the manager's store for this listener by an earlier supervisor (`systemd/store.rs`) | | is that listener's, before all others |
 //!
 //! A name is the manager's `FileDescriptorName=` and the listener's name in the configuration. Refused, because
 //! two files contradict each other and neither guess is safe: to serve where the configuration does not say could
 //! show the world what was meant for the loopback, and to bind the configured address would leave clients
 //! of the passed one waiting in a queue that nobody looks at.
 //!
+//! A socket from the store is the server's own again, as if it had never let go of it: it rests, and its path is unlinked,
+//! as those that the server has bound.
+//!
 //! What nobody wants when the server has started is said and closed. What a later generation does without is
 //! kept: the next one may want it back, and could not bind it, because the manager holds it too.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::sync::Arc;
 
-use handover_handoff::inherit::Inherited;
+use handover_handoff::inherit::{Inherited, STORED_PREFIX};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use crate::protocol::{Address, ListenerSpec};
-use crate::sockets::{self, Unbound};
+use crate::sockets::{self, SocketFile, Unbound};
+use crate::systemd;
 
 /// A socket from the service manager.
 #[derive(Debug)]
@@ -63,8 +69,36 @@ impl Passed {
         sockets::is_same(&*self.socket, other)
     }
 
+    /// Whether it comes from the manager's store, where an earlier supervisor has put it.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.name.starts_with(STORED_PREFIX)
+    }
+
+    /// Its path in the file system, if it is for this server to unlink.
+    pub(crate) fn file(&self, spec: &ListenerSpec) -> Option<SocketFile> {
+        match &spec.address {
+            Address::Unix { path, .. } if self.is_stored() => SocketFile::of(path).ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether it can be reached where the listener is to be: the path of a stored one may be gone, with its directory.
+    fn is_reachable(&self, spec: &ListenerSpec) -> bool {
+        match &spec.address {
+            Address::Unix { path, .. } if self.is_stored() => {
+                std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+            }
+            _ => true,
+        }
+    }
+
+    fn was_stored_for(&self, spec: &ListenerSpec) -> bool {
+        self.is_stream && self.name == systemd::name_of(spec) && self.is_reachable(spec)
+    }
+
     fn fits(&self, spec: &ListenerSpec) -> bool {
-        self.is_stream && (self.address == spec.address.to_string() || self.has_chosen_the_port_of(spec))
+        let is_there = self.address == spec.address.to_string() && self.is_reachable(spec);
+        self.is_stream && (is_there || self.has_chosen_the_port_of(spec))
     }
 
     fn has_chosen_the_port_of(&self, spec: &ListenerSpec) -> bool {
@@ -80,6 +114,9 @@ pub(crate) fn passed_for<'a>(
     all: &[ListenerSpec],
     passed: &'a [Arc<Passed>],
 ) -> Result<Option<&'a Arc<Passed>>, Unbound> {
+    if let Some(stored) = passed.iter().find(|passed| passed.was_stored_for(spec)) {
+        return Ok(Some(stored));
+    }
     let fitting = || passed.iter().filter(|passed| passed.fits(spec));
     if let Some(found) = fitting().find(|passed| passed.name == spec.name).or_else(|| fitting().next()) {
         return Ok(Some(found));
@@ -142,6 +179,34 @@ mod tests {
             assert_eq!(name_for(&spec(name, address), &[], &both).as_deref(), Ok(name));
         }
         assert_eq!(name_for(&spec("third", address), &[], &both).as_deref(), Ok("first"), "by address");
+    }
+
+    #[test]
+    fn a_socket_from_the_store_is_its_listeners_whatever_port_the_kernel_has_chosen() {
+        let wanted = spec("web", any());
+        let (stored, _) = passed(&systemd::name_of(&wanted));
+        assert!(stored.is_stored());
+        let sockets = [passed("web").0, stored];
+        assert_eq!(name_for(&wanted, &[], &sockets).unwrap(), systemd::name_of(&wanted));
+        assert_eq!(name_for(&spec("api", any()), &[], &sockets).as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn a_stored_socket_whose_path_is_gone_is_bound_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.sock");
+        let wanted = ListenerSpec {
+            name: "app".to_owned(),
+            address: Address::Unix { path: path.clone(), mode: 0o600 },
+            backlog: 16,
+        };
+        let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let name = systemd::name_of(&wanted);
+        let stored = [Arc::new(Passed::new(Inherited { name: name.clone(), socket: socket.into() }))];
+        assert_eq!(name_for(&wanted, &[], &stored).as_deref(), Ok(name.as_str()));
+        assert!(stored[0].file(&wanted).is_some(), "its path is the server's own again");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(name_for(&wanted, &[], &stored).as_deref(), Ok(""));
     }
 
     #[test]

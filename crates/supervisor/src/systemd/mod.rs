@@ -5,13 +5,18 @@
 //!   reload ──── RELOADING=1 + MONOTONIC_USEC … STATUS=the verdict … READY=1, also when the reload failed
 //!   stop ────── STOPPING=1, EXTEND_TIMEOUT_USEC=as long as the drain may take
 //!   always ──── WATCHDOG=1, as long as the worker answers
+//!   listeners ─ FDSTORE=1 while they serve (`store.rs`)
 //! ```
 //!
 //! `Type=notify-reload` hangs when MONOTONIC_USEC is missing, or READY=1 after a reload that failed.
 
+mod store;
+
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+pub(crate) use store::{FdStore, name_of};
 
 /// The line to the service manager.
 #[derive(Debug)]
