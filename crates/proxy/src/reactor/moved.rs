@@ -24,7 +24,7 @@ const NOT_SENT: u32 = u32::MAX;
 impl Reactor {
     /// From now on it is noted which sockets were sent, and under which numbers.
     pub(crate) fn begin_numbers(&mut self) {
-        self.numbers.get_or_insert_default();
+        self.numbers = Some(Vec::new());
     }
 
     /// The move is over: nothing counts as sent any more.

@@ -1,6 +1,8 @@
 //! The data plane in the test's own process: real threads, real sockets, no supervisor.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub(crate) mod moves;
+
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -19,7 +21,7 @@ use handover_testkit::http::Connection;
 /// A proxy that serves; port 0 in its configuration is a port of its own, found by the listener's name.
 pub(crate) struct Plane {
     pub(crate) service: Arc<ProxyService>,
-    pub(crate) workspace: Workspace,
+    pub(crate) workspace: Arc<Workspace>,
     file: PathBuf,
     held: Arc<Mutex<Vec<(ListenerSpec, OwnedFd)>>>,
     generation: u64,
@@ -41,10 +43,30 @@ impl Plane {
     /// Serves this configuration, whose files are in the workspace.
     #[track_caller]
     pub(crate) fn serve_in(workspace: Workspace, threads: usize, config: &str) -> Self {
+        Self::begin(Arc::new(workspace), Arc::default(), threads, config, false)
+    }
+
+    /// Another one beside it, which holds the same listeners and accepts nothing yet.
+    #[track_caller]
+    pub(crate) fn candidate(&self, threads: usize) -> Self {
+        let config = std::fs::read_to_string(&self.file).unwrap();
+        Self::begin(Arc::clone(&self.workspace), Arc::clone(&self.held), threads, &config, true)
+    }
+
+    #[track_caller]
+    fn begin(
+        workspace: Arc<Workspace>,
+        held: Arc<Mutex<Vec<(ListenerSpec, OwnedFd)>>>,
+        threads: usize,
+        config: &str,
+        stands_by: bool,
+    ) -> Self {
         let file = workspace.path("handover.toml");
         let service = ProxyService::new(ConfigSource::File(file.clone())).with_threads(threads);
-        let mut plane =
-            Self { service: Arc::new(service), workspace, file, held: Arc::default(), generation: 0 };
+        if stands_by {
+            service.moving().unwrap().stand_by();
+        }
+        let mut plane = Self { service: Arc::new(service), workspace, file, held, generation: 0 };
         if let Err(problems) = plane.load(config) {
             let all: Vec<_> = problems.iter().map(Problem::report).collect();
             panic!("the configuration was refused: {}", all.join("\n"));

@@ -1,0 +1,140 @@
+//! Connections move from one data plane to another in the same process, over nothing but calls.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use handover::moving::{Counts, Frozen, FrozenView, Lost, Moving, Outlet, Sink};
+use handover::{Losses, Service as _};
+use handover_proxy::ProxyService;
+use handover_testkit::DEADLINE;
+
+use super::Plane;
+
+type Wakes = Arc<Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>>;
+
+/// Gives everything to the other one at once, for as long as that takes it.
+struct Direct {
+    to: Arc<ProxyService>,
+    format: u16,
+    ended: Arc<AtomicBool>,
+    wakes: Wakes,
+}
+
+fn copies(sockets: &[BorrowedFd<'_>]) -> Vec<std::os::fd::OwnedFd> {
+    sockets.iter().map(|socket| socket.try_clone_to_owned().unwrap()).collect()
+}
+
+impl Sink for Direct {
+    fn sockets(&self, thread: u32, first: u64, sockets: &[BorrowedFd<'_>]) -> Result<(), Lost> {
+        if self.has_ended() {
+            return Err(Lost::Ended);
+        }
+        self.to.sockets(thread, first, copies(sockets));
+        Ok(())
+    }
+
+    fn late(&self, thread: u32, state: &[u8], sockets: &[BorrowedFd<'_>]) -> Result<(), Lost> {
+        if self.has_ended() {
+            return Err(Lost::Ended);
+        }
+        self.to.late(self.format, thread, state, copies(sockets));
+        Ok(())
+    }
+
+    fn may_send(&self) -> bool {
+        !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    fn notify(&self, wake: Arc<dyn Fn() + Send + Sync>) {
+        self.wakes.lock().unwrap().push(wake);
+    }
+}
+
+/// A move that has begun: sockets have gone ahead.
+pub(crate) struct Move {
+    from: Arc<ProxyService>,
+    to: Arc<ProxyService>,
+    format: u16,
+    outlet: Arc<Outlet>,
+    ended: Arc<AtomicBool>,
+    wakes: Wakes,
+}
+
+/// A move that is committed: what is left ends on the giver, or comes late.
+pub(crate) struct Committed {
+    pub(crate) moved: Counts,
+    /// Bytes of all states.
+    pub(crate) bytes: usize,
+    going: Move,
+    drain: JoinHandle<Losses>,
+}
+
+impl Move {
+    pub(crate) fn begin(from: &Plane, to: &Plane) -> Self {
+        let (from, to) = (Arc::clone(&from.service), Arc::clone(&to.service));
+        let format = *from.formats().end().min(to.formats().end());
+        let (ended, wakes) = (Arc::new(AtomicBool::new(false)), Wakes::default());
+        let direct =
+            Direct { to: Arc::clone(&to), format, ended: Arc::clone(&ended), wakes: Arc::clone(&wakes) };
+        let outlet = Outlet::new(Box::new(direct));
+        from.precopy(&outlet, format);
+        Self { from, to, format, outlet, ended, wakes }
+    }
+
+    pub(crate) fn freeze(&self) -> Frozen {
+        self.from.freeze().unwrap()
+    }
+
+    /// It is called off; the other one would be killed now.
+    pub(crate) fn thaw(self) {
+        self.end();
+        self.from.thaw();
+    }
+
+    /// Nothing can be sent any more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.wakes.lock().unwrap().iter().for_each(|wake| wake());
+    }
+
+    /// Goes through with it.
+    #[track_caller]
+    pub(crate) fn commit(self) -> Committed {
+        let frozen = self.freeze();
+        let bytes = frozen.sections.iter().map(|section| section.bytes.len()).sum();
+        let moved = frozen.moved.clone();
+        let adopted = self.to.adopt(self.format, FrozenView::from(frozen)).unwrap();
+        assert_eq!(adopted, moved);
+        self.to.serve();
+        self.from.release();
+        let service = Arc::clone(&self.from);
+        let drain = handover::Drain::new(DEADLINE);
+        let drain = std::thread::spawn(move || service.drain(&drain));
+        Committed { moved, bytes, going: self, drain }
+    }
+}
+
+impl Committed {
+    /// Waits until the giver has nothing left.
+    #[track_caller]
+    pub(crate) fn finish(self) -> Counts {
+        let losses = self.drain.join().unwrap();
+        assert_eq!(losses, Losses::default());
+        self.going.end();
+        self.going.to.add_totals(&self.going.from.totals());
+        drop(self.going.outlet);
+        self.moved
+    }
+}
+
+/// Moves everything; says what moved in the freeze.
+#[track_caller]
+pub(crate) fn hand_over(from: &Plane, to: &Plane) -> Counts {
+    Move::begin(from, to).commit().finish()
+}
