@@ -176,18 +176,28 @@ impl Events {
     /// The next event.
     #[track_caller]
     pub fn next_event(&mut self) -> Event {
+        self.next_or_end().expect("events have no end")
+    }
+
+    /// The next event; `None` if there are no more, because whoever tells them has ended, or has become another program.
+    #[track_caller]
+    pub fn next_or_end(&mut self) -> Option<Event> {
         let deadline = Deadline::usual();
         loop {
             if let Some(end) = self.text.find("\n\n") {
                 let rest = self.text.split_off(end + 2);
                 let block = std::mem::replace(&mut self.text, rest);
                 if let Some(event) = parse(&block) {
-                    return event;
+                    return Some(event);
                 }
                 continue;
             }
             assert!(!deadline.passed(), "waited {DEADLINE:?} in vain for an event");
-            let chunk = self.connection.try_chunk().expect("events go on").expect("events have no end");
+            let chunk = match self.connection.try_chunk() {
+                Ok(Some(chunk)) => chunk,
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => panic!("no event: {error}"),
+                Ok(None) | Err(_) => return None,
+            };
             self.text.push_str(&String::from_utf8_lossy(&chunk));
         }
     }

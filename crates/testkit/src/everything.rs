@@ -17,12 +17,13 @@ use crate::authority::Authority;
 use crate::config;
 use crate::control::Control;
 use crate::crowd::{self, Crowd, Idle};
+use crate::deadline::until;
 use crate::echo::Echo;
 use crate::handover::{Handover, HandoverBuilder};
 use crate::http::{self, Connection, Response};
 use crate::origin::Origin;
 use crate::ports::Port;
-use crate::process::Output;
+use crate::process::{Output, run};
 use crate::program::Program;
 use crate::serving::SITE;
 use crate::tls::TlsClient;
@@ -72,7 +73,7 @@ impl Everything {
         about: impl FnOnce(HandoverBuilder<'_>) -> HandoverBuilder<'_>,
     ) -> Self {
         let (workspace, authority) = (Workspace::new(), Authority::new("Test Authority"));
-        let program = Program::install(&workspace, binary);
+        let program = Program::install(&workspace, &binary);
         authority.pair(&[SITE]).write(&workspace, "site");
         let (origin, echo) = (Origin::start("origin"), Echo::start());
         let [web, secure, tcp, tls, metrics] = std::array::from_fn(|_| Port::claim());
@@ -88,7 +89,8 @@ impl Everything {
             more.to_owned(),
         ]
         .concat();
-        let handover = about(Handover::of(program.path(), &workspace).config(text)).start();
+        let handover =
+            about(Handover::of(program.path(), &workspace).operator(binary.as_ref()).config(text)).start();
         Self { handover, program, authority, origin, echo, web, secure, tcp, tls, metrics, workspace }
     }
 
@@ -200,6 +202,29 @@ impl Everything {
         let mut all = vec![PathBuf::from("upgrade"), "--binary".into(), path.to_owned()];
         all.extend(words.iter().map(PathBuf::from));
         self.handover.cli(all)
+    }
+
+    /// Puts another version in place and begins `handover upgrade`, which goes on beside the test.
+    #[must_use]
+    pub fn begin_upgrade_to(&self, version: &str, words: &[&str]) -> std::thread::JoinHandle<Output> {
+        self.program.replace(version);
+        let mut all = vec!["upgrade"];
+        all.extend_from_slice(words);
+        let command = self.handover.command(all);
+        std::thread::spawn(move || run(command))
+    }
+
+    /// Waits until another worker than this one serves.
+    #[track_caller]
+    pub fn wait_for_another_worker(&self, than: u32) -> u32 {
+        until("another worker serves", || {
+            let answer =
+                self.control().try_ask("GET", "/v1/status", &[("Accept", "application/json")], "").ok()?;
+            let status: Value = serde_json::from_slice(&answer.body).ok()?;
+            let pid = status.pointer("/worker/pid").and_then(Value::as_u64)?;
+            let serves = status["phase"] == "serving" && pid != u64::from(than);
+            serves.then(|| u32::try_from(pid).expect("a process id"))
+        })
     }
 
     /// The operation that ended last.

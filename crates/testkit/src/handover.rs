@@ -20,6 +20,7 @@ pub const CONFIG: &str = "handover.toml";
 #[derive(Debug)]
 pub struct HandoverBuilder<'a> {
     binary: PathBuf,
+    operator: Option<PathBuf>,
     workspace: &'a Workspace,
     config: Option<String>,
     file: Option<PathBuf>,
@@ -51,6 +52,13 @@ impl HandoverBuilder<'_> {
     #[must_use]
     pub fn config_file(mut self, name: &str) -> Self {
         self.file = Some(self.workspace.path(name));
+        self
+    }
+
+    /// Operators run this binary, whatever becomes of the one that the server is started from.
+    #[must_use]
+    pub fn operator(mut self, binary: impl Into<PathBuf>) -> Self {
+        self.operator = Some(binary.into());
         self
     }
 
@@ -148,7 +156,8 @@ impl HandoverBuilder<'_> {
             Some(inherited) => inherited.start(&command),
         };
         let control = Control::at(&self.workspace.control_socket());
-        Handover { binary: self.binary, root: Paths::of(self.workspace), process, notifications, control }
+        let binary = self.operator.unwrap_or(self.binary);
+        Handover { binary, root: Paths::of(self.workspace), process, notifications, control }
     }
 }
 
@@ -228,6 +237,7 @@ pub fn command(binary: &Path, workspace: &Workspace) -> Command {
 /// A running `handover serve`.
 #[derive(Debug)]
 pub struct Handover {
+    /// What operators run.
     binary: PathBuf,
     root: Paths,
     /// The supervisor.
@@ -244,6 +254,7 @@ impl Handover {
     pub fn of<'a>(binary: impl Into<PathBuf>, workspace: &'a Workspace) -> HandoverBuilder<'a> {
         HandoverBuilder {
             binary: binary.into(),
+            operator: None,
             workspace,
             config: None,
             file: None,

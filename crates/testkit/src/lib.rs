@@ -35,6 +35,7 @@ pub mod origin;
 pub mod pattern;
 pub mod proc;
 pub mod program;
+pub mod relay;
 pub mod systemd;
 pub mod tls;
 pub mod tunnel;

@@ -7,7 +7,7 @@
 //! | `/bytes/N` | N bytes of the test pattern, with a length |
 //! | `/chunked/N` | the same in chunks of 1,000 bytes, with a trailer `X-Check: done` |
 //! | `/stream/N` | the same without length or chunks, ended by closing |
-//! | `/slow/N?gate=G` | a length of N, half the bytes, then the rest once gate G is open |
+//! | `/slow/N?gate=G` | a length of N, half the bytes, then the rest once gate G is open; with `how=chunked` in two chunks, of which the second is begun at once; with `how=stream` ended by closing |
 //! | `/cut/N` | a length of N, half the bytes, then an abrupt end |
 //! | `/held?gate=G` | `held` once gate G is open |
 //! | `/status/C` | an empty answer with status C |
@@ -443,12 +443,7 @@ fn by_path(request: &Request, answer: &mut Answer<'_>) -> io::Result<Then> {
             answer.send(&pattern::bytes(count))?;
             Ok(Then::Close)
         }
-        "slow" => {
-            let body = begin_half(answer, count)?;
-            answer.gate(&gate).pass();
-            answer.send(&body[count / 2..])?;
-            Ok(Then::Next)
-        }
+        "slow" => slow(answer, count, &gate, request.parameter("how").unwrap_or_default()),
         "cut" => begin_half(answer, count).map(|_| Then::Reset),
         "held" => {
             answer.gate(&gate).pass();
@@ -479,6 +474,34 @@ fn chunked(answer: &mut Answer<'_>, count: usize) -> io::Result<Then> {
     }
     answer.send(&bytes)?;
     Ok(Then::Next)
+}
+
+/// Sends half of `count` bytes, and the rest when the gate is open.
+fn slow(answer: &mut Answer<'_>, count: usize, gate: &str, how: &str) -> io::Result<Then> {
+    let half = count / 2;
+    let body = match how {
+        "" => begin_half(answer, count)?,
+        how => {
+            let chunked = how == "chunked";
+            let field = if chunked { "Transfer-Encoding: chunked" } else { "Connection: close" };
+            answer.send(format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n").as_bytes())?;
+            let body = pattern::bytes(count);
+            if chunked {
+                answer.send(format!("{half:x}\r\n").as_bytes())?;
+            }
+            answer.send(&body[..half])?;
+            if chunked {
+                answer.send(format!("\r\n{:x}\r\n", count - half).as_bytes())?;
+            }
+            body
+        }
+    };
+    answer.gate(gate).pass();
+    answer.send(&body[half..])?;
+    if how == "chunked" {
+        answer.send(b"\r\n0\r\n\r\n")?;
+    }
+    Ok(if how == "stream" { Then::Close } else { Then::Next })
 }
 
 /// Announces `count` bytes and sends half of them.

@@ -73,6 +73,15 @@ impl Program {
         copy(&stripped(program), &path, end);
         path
     }
+
+    /// Installs another build of it beside it, which is it with this variable in its environment (without it, if `value` is
+    /// empty); `binary` is the program under test (see [`crate::example()`]).
+    #[must_use]
+    pub fn build(&self, name: &str, binary: &str, variable: &str, value: &str) -> PathBuf {
+        let other = crate::example::example_of("handover-testkit", binary, "other_build");
+        let becomes = self.version(&format!("{name}-itself"));
+        self.other(name, &other, &format!("\n{}\n{variable}={value}", becomes.display()))
+    }
 }
 
 /// The SHA-256 of a file in hexadecimal digits, as sha256sum(1) tells it.

@@ -59,7 +59,13 @@ impl Download {
     #[track_caller]
     #[must_use]
     pub fn begin(address: SocketAddr, path: &str) -> Self {
-        let mut connection = Connection::open(address);
+        Self::over(Connection::open(address), path)
+    }
+
+    /// The same over a connection that is there.
+    #[track_caller]
+    #[must_use]
+    pub fn over(mut connection: Connection, path: &str) -> Self {
         connection.send(request_bytes("GET", path, &[], b""));
         let head = connection.head();
         assert_eq!(head.status, 200, "{}", String::from_utf8_lossy(&head.raw));
