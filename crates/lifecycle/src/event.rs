@@ -352,8 +352,8 @@ pub enum Effect {
     Switch {
         /// The worker.
         worker: WorkerKey,
-        /// Whose.
-        operation: OperationKey,
+        /// Whose; none if the operation has ended before.
+        operation: Option<OperationKey>,
     },
     /// This binary is not needed any more. Of the previous one a copy is kept on disk if this ends an upgrade.
     Forget {

@@ -102,10 +102,14 @@
 mod begin;
 mod end;
 mod guard;
+mod handing_over;
 mod load;
 mod pending;
+mod saving;
+mod serving_anew;
 mod start;
 mod table;
+mod taking_back;
 mod time;
 mod upgrade;
 mod workers;
@@ -113,11 +117,13 @@ mod workers;
 use std::time::Duration;
 
 use crate::{
-    Active, Asked, Effect, Event, Exit, GenerationNumber, Kind, Limits, Notice, OperationKey, OperationView,
-    PendingView, Phase, Recovered, Request, Role, Situation, Source, Stage, StepName, View, WorkerState,
-    WorkerView,
+    Active, Asked, Binary, Effect, Event, Exam, Exit, GenerationNumber, Kind, Limits, Notice, OperationKey,
+    OperationView, PendingView, Phase, Recovered, Request, Role, Situation, Source, Stage, StepName, View,
+    WorkerState, WorkerView,
 };
-use table::{EndStep, Ending, LoadStep, Operation, Probation, Step, Worker};
+use table::{
+    EndStep, Ending, Handoff, LoadStep, Operation, Probation, Retiring, Step, TakingBack, Way, Worker,
+};
 
 /// The lifecycle of one server.
 #[derive(Clone, Debug)]
@@ -127,6 +133,10 @@ pub struct Machine {
     now: Duration,
     phase: Phase,
     workers: Vec<Worker>,
+    /// What is moving from one worker to another.
+    handoff: Option<Handoff>,
+    /// The binary of which workers are started that serve.
+    binary: Binary,
     active: Option<Operation>,
     endings: Vec<Ending>,
     /// A reload that a signal asked for while something else ran.
@@ -174,6 +184,8 @@ impl Machine {
             now: Duration::ZERO,
             phase: Phase::New,
             workers: Vec::new(),
+            handoff: None,
+            binary: Binary::Serving,
             active: None,
             endings: Vec::new(),
             deferred: None,
@@ -246,9 +258,12 @@ impl Machine {
     /// Begins whatever can begin now. It looks at the state only, not at what just happened, so that
     /// no order of events can leave something waiting for ever.
     fn go_on(&mut self) {
+        self.go_on_with_upgrade();
         self.go_back_if_due();
+        self.go_on_with_upgrade();
         self.start_worker_if_due();
         self.employ_worker();
+        self.employ_candidate();
         if self.active.is_none()
             && self.endings.is_empty()
             && self.phase == Phase::Serving
@@ -265,12 +280,38 @@ impl Machine {
         }
     }
 
+    /// Everything about upgrades that follows from who lives, and who is gone.
+    fn go_on_with_upgrade(&mut self) {
+        loop {
+            self.settle_handoff();
+            let went_on = match self.active.map(|operation| operation.step) {
+                Some(Step::Discarding(end)) => {
+                    let gone = self.workers.iter().all(|worker| worker.role != Role::Candidate);
+                    if gone {
+                        self.decide_made(end.outcome, end.cause, end.made);
+                    }
+                    gone
+                }
+                Some(Step::Retiring(retiring)) => self.go_on_retiring(retiring),
+                Some(Step::Reexecuting(false)) => self.reexecute_if_alone(),
+                Some(Step::TakingBack(back)) => self.go_on_taking_back(back),
+                _ => false,
+            };
+            if !went_on {
+                return;
+            }
+        }
+    }
+
     /// Listeners and bundles of other generations go when the one that the server is held to serves, and nothing can
     /// take it back any more.
     fn let_go_if_final(&mut self) {
         let undecided = matches!(
             self.active,
-            Some(Operation { step: Step::Guarding(_) | Step::GoingBack(_) | Step::Settling(_), .. })
+            Some(Operation {
+                step: Step::Guarding(_) | Step::GoingBack(_) | Step::Settling(_) | Step::TakingBack(_),
+                ..
+            })
         );
         let serves =
             self.main().is_some_and(|main| main.generation.is_some() && main.generation == self.held_to);
@@ -288,7 +329,7 @@ impl Machine {
                 operation: operation.key,
                 kind: operation.kind,
                 joinable: self.is_joinable(operation, asked),
-                guarding: matches!(operation.step, Step::Guarding(_)),
+                guarding: matches!(operation.step, Step::Guarding(_)) || operation.warms(),
                 ended: false,
             }),
             (None, Some(ending)) => {
@@ -329,7 +370,7 @@ impl Machine {
         View {
             phase: self.phase,
             serving: main.filter(|worker| worker.is_usable()).and_then(|worker| worker.generation),
-            handing_over: None,
+            handing_over: self.handoff.map(|handoff| (handoff.from, handoff.to)),
             committing: main
                 .and_then(|worker| worker.load)
                 .filter(|load| load.step == LoadStep::Committing)
@@ -387,11 +428,42 @@ impl Machine {
             Step::Acting(_) => StepName::Action,
             Step::Draining => StepName::Drain,
             Step::Resuming(_) => StepName::Resume,
-            Step::Stopping(_) => match self.workers.iter().any(|worker| worker.stage == Stage::Draining) {
+            Step::Stopping => match self.workers.iter().any(|worker| worker.stage == Stage::Draining) {
                 true => StepName::Drain,
                 false => StepName::StopWorker,
             },
+            Step::Examining(Exam::Admission) => StepName::Admission,
+            Step::Examining(Exam::Preflight) => StepName::Preflight,
+            Step::Examining(Exam::Rehearsal) | Step::Reexecuting(_) => StepName::Supervisor,
+            Step::Examining(Exam::Probe { .. }) => StepName::Probe,
+            Step::Raising => self.raising_step_name(),
+            Step::Intending => StepName::Journal,
+            Step::HandingOver => StepName::HandOver,
+            Step::Discarding(_) => StepName::StopWorker,
+            Step::Retiring(retiring) => self.retiring_step_name(retiring == Retiring::ToWarm),
+            Step::TakingBack(TakingBack { way, .. }) => match way {
+                Way::Waiting => StepName::GoBack,
+                Way::Raising => self.raising_step_name(),
+                Way::Probing => StepName::Probe,
+                Way::Moving => StepName::HandOver,
+                Way::Resuming(_) => StepName::Resume,
+                Way::Retiring | Way::Gone => self.retiring_step_name(false),
+            },
         }
+    }
+
+    fn raising_step_name(&self) -> StepName {
+        let candidate = self.candidate();
+        match (candidate.map(|worker| worker.stage), candidate.and_then(|worker| worker.load)) {
+            (Some(Stage::Starting) | None, _) => StepName::StartWorker,
+            (_, Some(load)) if load.step == LoadStep::Binding => StepName::Bind,
+            _ => StepName::Prepare,
+        }
+    }
+
+    fn retiring_step_name(&self, warm: bool) -> StepName {
+        let drains = warm || self.workers.iter().any(|worker| worker.stage == Stage::Draining);
+        if drains { StepName::Drain } else { StepName::StopWorker }
     }
 
     /// The worker that serves or is to serve, unless it is on its way out.
@@ -399,9 +471,10 @@ impl Machine {
         self.workers.iter().find(|worker| worker.role == Role::Serving && worker.stage != Stage::Killed)
     }
 
-    /// Whether a process is or may still be there in the serving role, even one that is being killed.
+    /// Whether a process is or may still be there that accepts, even one that is being killed.
     fn slot_taken(&self) -> bool {
-        self.workers.iter().any(|worker| worker.role == Role::Serving)
+        let may_accept = |worker: &Worker| worker.role == Role::Serving || worker.stage == Stage::Killed;
+        self.handoff.is_some() || self.workers.iter().any(may_accept)
     }
 
     fn main_mut(&mut self) -> Option<&mut Worker> {

@@ -6,7 +6,7 @@ use super::Machine;
 use super::table::{Awaited, Drain, EndStep, Ending, Operation, Probation, Step, Worker};
 use crate::{
     Admission, Asked, CallKey, Caller, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey,
-    Outcome, Pending, Phase, Refusal, Request, Role, Source, Stage, StepName, WorkerKey, admit,
+    Outcome, Pending, PendingEnd, Phase, Refusal, Request, Role, Source, Stage, StepName, WorkerKey, admit,
 };
 
 impl Machine {
@@ -38,17 +38,20 @@ impl Machine {
         self.held_to = Some(generation);
         self.record_unfinished(Some((worker, generation)));
         self.workers.push(Worker {
-            key: worker,
-            role: Role::Serving,
             stage: if accepting { Stage::Serving } else { Stage::Drained },
             by: None,
-            drain: None,
             generation: Some(generation),
-            load: None,
+            ..Worker::new(worker, Role::Serving, Duration::ZERO)
         });
         self.restart.serving_since = Some(self.now);
-        let pending = pending.filter(|pending| pending.generation == generation);
-        self.pending = pending.map(|pending| self.probation(pending));
+        let on_probation = pending.filter(|pending| {
+            pending.generation == generation && pending.upgrade.is_none_or(|upgrade| upgrade == worker)
+        });
+        if let (None, Some(Pending { generation, upgrade: upgrade @ Some(_), .. })) = (on_probation, pending)
+        {
+            self.emit(Effect::PendingOver { generation, upgrade, how: PendingEnd::Replaced });
+        }
+        self.pending = on_probation.map(|pending| self.probation(pending));
         self.holds_others = true;
         if accepting {
             self.phase = Phase::Serving;
@@ -62,7 +65,9 @@ impl Machine {
 
     fn probation(&self, pending: Pending) -> Probation {
         let Pending { generation, back_to, upgrade, left } = pending;
-        Probation { generation, back_to, upgrade, by: self.after(left), failures: self.restart.failures }
+        let (by, failures) = (self.after(left), self.restart.failures);
+        let (died, reexec, losses) = (false, false, None);
+        Probation { generation, back_to, upgrade, by, failures, died, reexec, losses }
     }
 
     pub(super) fn request(&mut self, operation: OperationKey, asked: &Asked) {
@@ -123,8 +128,7 @@ impl Machine {
         request: Option<Request>,
         step: Step,
     ) {
-        let (by, back_to, instead) = (None, None, None);
-        self.active = Some(Operation { key: operation, kind, request, step, by, back_to, instead });
+        self.active = Some(Operation::new(operation, kind, request, step));
         self.emit(Effect::Started { operation });
     }
 
@@ -148,7 +152,8 @@ impl Machine {
     pub(super) fn tell_that_it_may_take_long(&mut self) {
         let waits = matches!(self.phase, Phase::Draining | Phase::Drained)
             || self.pending.is_some()
-            || self.is_guarding();
+            || self.is_guarding()
+            || self.active.is_some_and(|operation| operation.may_take_long());
         if waits && self.deferred.is_some() {
             self.emit(Effect::Notify(Notice::Reloading));
             self.emit(Effect::Notify(Notice::Ready));
@@ -254,11 +259,23 @@ impl Machine {
     /// Ends what is active, then every worker.
     fn begin_stop(&mut self, operation: OperationKey, now: bool, limit: Option<Duration>) {
         self.overtake();
-        self.begin(operation, Kind::Stop, Some(Request::Stop { now, limit }), Step::Stopping(None));
+        self.begin(operation, Kind::Stop, Some(Request::Stop { now, limit }), Step::Stopping);
         self.enter_stopping();
+        self.end_workers();
+    }
+
+    /// Every worker is drained and ended. Two of which one is about to take over from the other end that first.
+    pub(super) fn end_workers(&mut self) {
+        let Some(Operation { key: operation, request: Some(Request::Stop { now, limit }), .. }) = self.active
+        else {
+            return;
+        };
         let limit = if now { Some(Duration::ZERO) } else { limit };
-        let workers: Vec<_> = self.workers.iter().map(|w| (w.key, w.stage, w.may_accept())).collect();
-        for (worker, stage, may_accept) in workers {
+        let moves = self.handoff.map(|handoff| [handoff.from, handoff.to]);
+        let workers = self.workers.iter().filter(|w| moves.is_none_or(|moves| !moves.contains(&w.key)));
+        for (worker, stage, may_accept) in
+            workers.map(|w| (w.key, w.stage, w.may_accept())).collect::<Vec<_>>()
+        {
             match stage {
                 _ if may_accept || stage == Stage::Draining => {
                     self.progress(operation, StepName::Drain);
@@ -284,6 +301,9 @@ impl Machine {
     /// A stop comes first. What cannot be called off any more is awaited; the rest ends as rejected.
     fn overtake(&mut self) {
         let Some(operation) = self.active else { return };
+        if self.await_handoff(&operation) {
+            return;
+        }
         let main = self.main().map(|worker| (worker.key, worker.load, worker.drain));
         let awaited = match (operation.step, main) {
             (Step::Loading, Some((worker, Some(load), _))) if load.is_committing() && load.changes => {
@@ -315,12 +335,23 @@ impl Machine {
             // It serves; whether it would have passed is not found out.
             Step::Guarding(guarding) => {
                 let passed = guarding.passed;
-                self.decide_made(passed.outcome, Cause::ShuttingDown, passed.made);
+                match operation.is_upgrade() {
+                    true => self.decide_upgrade(Cause::ShuttingDown),
+                    false => self.decide_made(passed.outcome, Cause::ShuttingDown, passed.made),
+                }
             }
             Step::Noting(note) => {
                 let by = operation.by.unwrap_or(self.now);
                 self.active = None;
                 self.end_later(&operation, EndStep::Noting { note, by });
+            }
+            Step::TakingBack(back) => self.decide_overtaken_taking_back(back, &operation),
+            Step::Discarding(end) => self.decide_made(end.outcome, end.cause, end.made),
+            _ if operation.is_final_upgrade() => self.decide_overtaken_upgrade(),
+            _ if operation.is_before_handoff() => {
+                self.call_off_exam();
+                self.discard(Outcome::Rejected, Cause::ShuttingDown);
+                self.decide(Outcome::Rejected, Cause::ShuttingDown);
             }
             step => {
                 if let (Step::Resuming(_), Some(worker)) = (step, self.main_mut()) {
@@ -333,12 +364,19 @@ impl Machine {
         }
     }
 
-    fn end_later(&mut self, operation: &Operation, step: EndStep) {
+    pub(super) fn end_later(&mut self, operation: &Operation, step: EndStep) {
         self.endings.push(Ending { key: operation.key, kind: operation.kind, step });
     }
 
     /// Two stops in a row: no more draining.
     fn force_stop(&mut self) {
+        if let Some(Operation { request: Some(Request::Stop { now, .. }), .. }) = &mut self.active {
+            *now = true;
+        }
+        if let Some(handoff) = self.handoff {
+            self.kill(handoff.to, Cause::ShuttingDown);
+            self.kill(handoff.from, Cause::ShuttingDown);
+        }
         for (worker, stage) in self.workers.iter().map(|w| (w.key, w.stage)).collect::<Vec<_>>() {
             match stage {
                 Stage::Serving | Stage::Draining => self.drain(worker, Some(Duration::ZERO)),

@@ -3,8 +3,8 @@
 use super::Machine;
 use super::table::{Awaited, EndStep, Ending, Operation, Step, Worker};
 use crate::{
-    Cause, Effect, Exit, GenerationNumber, Kind, Notice, OperationKey, Outcome, Phase, Stage, StepName,
-    Verdict, WorkerKey,
+    Binary, Cause, Effect, Exit, GenerationNumber, Kind, Notice, OperationKey, Outcome, Phase, Stage,
+    StepName, Verdict, WorkerKey,
 };
 
 impl Machine {
@@ -19,6 +19,9 @@ impl Machine {
 
     pub(super) fn decide_made(&mut self, outcome: Outcome, cause: Cause, made: Option<GenerationNumber>) {
         if let Some(operation) = self.active.take() {
+            if operation.is_before_handoff() {
+                self.emit(Effect::Forget { binary: Binary::Candidate });
+            }
             self.record(operation.key, operation.kind, outcome, cause, made);
         }
     }
@@ -96,7 +99,7 @@ impl Machine {
         // A process manager waits for READY after every reload, failed ones too.
         let tells = match kind {
             Kind::Start => verdict.outcome.is_success() || verdict.outcome == Outcome::RolledBack,
-            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Upgrade | Kind::Cancel => true,
+            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::Cancel => true,
             _ => false,
         };
         let earlier = verdict.cause == Cause::SupervisorDied;
@@ -175,7 +178,7 @@ impl Machine {
 
     /// All workers are gone: the stop ends, and after the last answer the process.
     pub(super) fn finish_stop(&mut self) {
-        if let Some(Operation { step: Step::Stopping(losses), .. }) = self.active {
+        if let Some(Operation { step: Step::Stopping, losses, .. }) = self.active {
             match losses {
                 None => self.decide(Outcome::Applied, Cause::Done),
                 Some(cause) => self.decide(Outcome::AppliedWithLosses, cause),

@@ -38,6 +38,9 @@ impl Machine {
     }
 
     fn change_stays(&mut self, end: End) {
+        if self.active.is_some_and(|operation| operation.is_upgrade()) {
+            return self.upgrade_stays();
+        }
         self.begin_probation();
         self.decide_made(end.outcome, end.cause, end.made);
     }

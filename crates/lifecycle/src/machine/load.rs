@@ -3,8 +3,8 @@
 use super::Machine;
 use super::table::{Awaited, End, Load, LoadStep, Operation, Settling, Step, Worker};
 use crate::{
-    CandidateKey, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey, Outcome, Phase,
-    Source, Stage, StepName, WorkerKey,
+    Binary, CandidateKey, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey, Outcome,
+    Phase, Role, Source, Stage, StepName, WorkerKey,
 };
 
 impl Load {
@@ -53,7 +53,7 @@ impl Machine {
         }
     }
 
-    fn load(&mut self, worker: WorkerKey, owner: Option<OperationKey>, source: Source) {
+    pub(super) fn load(&mut self, worker: WorkerKey, owner: Option<OperationKey>, source: Source) {
         let candidate = CandidateKey(self.key());
         let generation = match source {
             Source::Disk | Source::Given => self.last_generation.next(),
@@ -126,6 +126,9 @@ impl Machine {
         let Some(load) = self.current(worker, candidate, &steps).copied() else { return };
         let unchanged = unchanged && load.source.may_be_unchanged() && self.compared_with().is_some();
         match self.active.filter(|operation| load.owner == Some(operation.key)) {
+            Some(Operation { kind: Kind::DryRun, step: Step::Raising, .. }) => {
+                self.candidate_rehearsed(worker)
+            }
             Some(Operation { kind: Kind::DryRun, .. }) => {
                 self.end_load(worker, Outcome::Unchanged, Cause::DryRun);
             }
@@ -179,6 +182,9 @@ impl Machine {
             })
         });
         let Some(worker) = worker.map(|worker| worker.key) else {
+            if self.upgrade_intent(operation, generation, written) {
+                return;
+            }
             return self.note_written(operation, generation, written);
         };
         if written { self.commit(worker) } else { self.intent_failed(worker) }
@@ -194,17 +200,17 @@ impl Machine {
 
     fn commit(&mut self, worker: WorkerKey) {
         let by = self.after(self.limits.commit);
-        let Some(load) = self.workers.iter_mut().find(|w| w.key == worker).and_then(|w| w.load.as_mut())
-        else {
-            return;
-        };
+        let Some(loaded) = self.workers.iter_mut().find(|w| w.key == worker) else { return };
+        let accept = loaded.role == Role::Serving;
+        let Some(load) = &mut loaded.load else { return };
         load.step = LoadStep::Committing;
         load.by = by;
         let (candidate, owner) = (load.candidate, load.owner);
-        if let Some(operation) = owner {
+        // For who looks on, a worker that is only to stand by is still being prepared.
+        if let Some(operation) = owner.filter(|_| accept) {
             self.progress(operation, StepName::Commit);
         }
-        self.emit(Effect::Send { worker, message: Message::Commit { candidate, accept: true } });
+        self.emit(Effect::Send { worker, message: Message::Commit { candidate, accept } });
     }
 
     pub(super) fn committed(&mut self, worker: WorkerKey, candidate: CandidateKey) {
@@ -214,6 +220,9 @@ impl Machine {
         let Some(serving) = self.workers.iter_mut().find(|w| w.key == worker) else { return };
         let Some(load) = serving.load.take() else { return };
         let generation = load.generation;
+        if serving.role == Role::Candidate {
+            return self.stands_by(worker, candidate, generation);
+        }
         serving.generation = Some(generation);
         if serving.stage == Stage::Loading {
             serving.stage = Stage::Serving;
@@ -222,7 +231,14 @@ impl Machine {
         let made = Some(generation).filter(|_| self.held_to != Some(generation));
         self.held_to = Some(generation);
         self.holds_others = true;
+        let previous = self.binary == Binary::Previous;
+        if previous {
+            self.switched(worker, self.active.map(|operation| operation.key), None);
+        }
         self.emit(Effect::Serve { worker, candidate, generation });
+        if previous {
+            self.emit(Effect::Forget { binary: Binary::Previous });
+        }
         if self.resolve(worker, Awaited::Commit(candidate), Outcome::Applied, Cause::Done, made)
             || self.resolve_back(worker, candidate)
         {
@@ -301,7 +317,11 @@ impl Machine {
 
     /// A living worker did not get through prepare, bind or the journal.
     pub(super) fn load_failed(&mut self, worker: WorkerKey, cause: Cause, tell: bool) {
-        let Some(load) = self.workers.iter().find(|w| w.key == worker).and_then(|w| w.load) else { return };
+        let Some(failed) = self.workers.iter().find(|w| w.key == worker) else { return };
+        let Some(load) = failed.load else { return };
+        if failed.role == Role::Candidate {
+            return self.kill(worker, cause);
+        }
         self.throw_away(worker, tell);
         // What served before and is refused now is no mistake of the one who asks.
         let refused = cause == Cause::Refused && (load.changes || load.dry_run);
@@ -358,7 +378,7 @@ impl Machine {
         self.release_lost(load);
     }
 
-    fn release_lost(&mut self, load: Option<Load>) {
+    pub(super) fn release_lost(&mut self, load: Option<Load>) {
         if let Some(load) = load {
             self.emit(Effect::Release { candidate: load.candidate });
         }

@@ -21,7 +21,9 @@
 use std::time::Duration;
 
 use super::Machine;
-use super::table::{Awaited, EndStep, Ending, GoingBack, Note, Operation, Probation, Settling, Step};
+use super::table::{
+    Awaited, EndStep, Ending, GoingBack, Note, Operation, Probation, Retiring, Settling, Step,
+};
 use crate::{
     CandidateKey, Cause, Effect, GenerationNumber, Kind, Notice, OperationKey, Outcome, Pending, PendingEnd,
     Phase, Refusal, Request, StepName, WorkerKey,
@@ -50,8 +52,10 @@ impl Machine {
         let (Some(generation), Some(back_to)) = (self.held_to, operation.back_to) else { return };
         let Some(left) = self.probation_of(&operation) else { return };
         let by = self.after(left);
-        let (upgrade, failures) = (None, self.restart.failures);
-        self.pending = Some(Probation { generation, back_to, upgrade, by, failures });
+        let upgrade = self.main().map(|main| main.key).filter(|_| operation.is_upgrade());
+        let (failures, died, reexec) = (self.restart.failures, false, upgrade.is_some());
+        let losses = None;
+        self.pending = Some(Probation { generation, back_to, upgrade, by, failures, died, reexec, losses });
         self.emit(Effect::Pending { operation: operation.key, generation, back_to, upgrade, left });
         self.tell_that_it_may_take_long();
     }
@@ -71,6 +75,15 @@ impl Machine {
     pub(super) fn begin_confirm(&mut self, operation: OperationKey) {
         if let Some(Operation { step: Step::Guarding(guarding), .. }) = self.active {
             self.end_guard(&guarding, true);
+        }
+        match self.active {
+            Some(upgrade) if upgrade.warms() => self.come_on_probation(),
+            // It was only guarded, and has its own end before it.
+            Some(_) => {
+                self.emit(Effect::Started { operation });
+                return self.record(operation, Kind::Confirm, Outcome::Applied, Cause::Done, None);
+            }
+            None => {}
         }
         let note = Step::Noting(Note::Confirm);
         self.begin(operation, Kind::Confirm, Some(Request::Confirm), note);
@@ -124,6 +137,7 @@ impl Machine {
             (Note::Confirm, Some(true)) => (Outcome::Applied, Cause::Done),
             (Note::Extend(_), Some(true)) => (Outcome::Unchanged, Cause::Extended),
         };
+        let upgrade = self.pending.filter(|pending| pending.upgrade.is_some());
         match (note, written) {
             (Note::Confirm, Some(true)) => self.end_probation(PendingEnd::Confirmed),
             (Note::Extend(by), Some(true)) => {
@@ -139,19 +153,27 @@ impl Machine {
             }
             (_, Some(false)) => {}
         }
-        match self.endings.iter().find(|ending| ending.key == operation) {
-            Some(&Ending { kind, .. }) => self.record(operation, kind, outcome, cause, None),
-            None => self.decide(outcome, cause),
+        match (self.endings.iter().find(|ending| ending.key == operation), upgrade, note) {
+            (Some(&Ending { kind, .. }), ..) => self.record(operation, kind, outcome, cause, None),
+            (None, Some(Probation { reexec, losses, .. }), Note::Confirm) if outcome == Outcome::Applied => {
+                if let Some(operation) = &mut self.active {
+                    operation.losses = losses;
+                }
+                self.retire(Retiring::ToNothing { reexec });
+            }
+            (None, ..) => self.decide(outcome, cause),
         }
     }
 
     pub(super) fn begin_cancel(&mut self, operation: OperationKey) {
         let kind = Kind::Cancel;
-        if let Some(Operation { key, step: Step::Guarding(guarding), .. }) = self.active {
+        if let Some(Operation { key, step, back_to: Some(back_to), .. }) = self.active {
             self.emit(Effect::Started { operation });
             self.endings.push(Ending { key: operation, kind, step: EndStep::With(key) });
-            self.end_guard(&guarding, false);
-            return self.go_back(guarding.back_to, Cause::Cancelled);
+            if let Step::Guarding(guarding) = step {
+                self.end_guard(&guarding, false);
+            }
+            return self.go_back(back_to, Cause::Cancelled);
         }
         let Some(Probation { back_to, .. }) = self.pending else { return };
         let step = Step::GoingBack(GoingBack { to: back_to, why: Cause::Cancelled });
@@ -164,7 +186,8 @@ impl Machine {
     pub(super) fn go_back_if_due(&mut self) {
         let Some(pending) = self.pending else { return };
         let overdue = pending.by <= self.now;
-        let deadly = self.restart.failures > pending.failures.saturating_add(1);
+        let deadly = pending.died
+            || (pending.upgrade.is_none() && self.restart.failures > pending.failures.saturating_add(1));
         if !(overdue || deadly) || !matches!(self.phase, Phase::Serving | Phase::Drained) {
             return;
         }
@@ -200,6 +223,9 @@ impl Machine {
     /// The active operation brings this generation back. [`Machine::employ_worker`] gives it to the worker.
     pub(super) fn go_back(&mut self, to: GenerationNumber, why: Cause) {
         let Some(operation) = &mut self.active else { return };
+        if operation.is_upgrade() || self.pending.is_some_and(|pending| pending.upgrade.is_some()) {
+            return self.take_upgrade_back(why);
+        }
         operation.step = Step::GoingBack(GoingBack { to, why });
         operation.by = None;
         let key = operation.key;
@@ -284,7 +310,7 @@ impl Machine {
         true
     }
 
-    fn end_probation(&mut self, how: PendingEnd) {
+    pub(super) fn end_probation(&mut self, how: PendingEnd) {
         if let Some(Probation { generation, upgrade, .. }) = self.pending.take() {
             self.emit(Effect::PendingOver { generation, upgrade, how });
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    CallKey, CandidateKey, Cause, GenerationNumber, Kind, OperationKey, Outcome, Request, Role, Source,
+    CallKey, CandidateKey, Cause, Exam, GenerationNumber, Kind, OperationKey, Outcome, Request, Role, Source,
     Stage, Terms, Verdict, WorkerKey,
 };
 
@@ -22,6 +22,8 @@ pub(super) struct Worker {
     pub(super) generation: Option<GenerationNumber>,
     /// What it is preparing or committing.
     pub(super) load: Option<Load>,
+    /// The candidate for which it stands by: what is bound for that is kept apart until the worker takes over.
+    pub(super) stands_for: Option<CandidateKey>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,8 @@ pub(super) struct Operation {
     pub(super) back_to: Option<GenerationNumber>,
     /// Why a start serves something else than it was told.
     pub(super) instead: Option<Cause>,
+    /// Why connections were cut in a stop, or while workers took over from each other, if they were.
+    pub(super) losses: Option<Cause>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,8 +100,92 @@ pub(super) enum Step {
     Draining,
     /// The serving worker was told to resume.
     Resuming(CallKey),
-    /// All workers are being ended; the cause is why connections were cut, if they were.
-    Stopping(Option<Cause>),
+    /// All workers are being ended.
+    Stopping,
+    /// The new binary is looked at, or is asked something.
+    Examining(Exam),
+    /// A worker of the new binary starts, and gets what serves.
+    Raising,
+    /// The journal is told which worker is to take over.
+    Intending,
+    /// The candidate takes over from the worker that serves: what comes of it is in the handoff.
+    HandingOver,
+    /// The candidate was killed; when it is gone, the operation ends like this.
+    Discarding(End),
+    /// The new worker serves and stays; the one before lets its last connections end.
+    Retiring(Retiring),
+    /// The supervisor becomes the new binary as soon as nothing else is under way. True when it was told to.
+    Reexecuting(bool),
+    /// The binary before is on its way back.
+    TakingBack(TakingBack),
+}
+
+/// What becomes of the worker that served before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retiring {
+    /// It stays, warm, when its last connection has ended: the upgrade comes on probation then.
+    ToWarm,
+    /// It is ended; then the supervisor becomes the new binary, if it is not.
+    ToNothing { reexec: bool },
+    /// It is gone. The server is at rest when the one that took over is.
+    Gone { reexec: bool },
+}
+
+/// How the binary before is brought back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TakingBack {
+    pub(super) why: Cause,
+    pub(super) way: Way,
+    /// Another worker of it had to be started.
+    pub(super) raised: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The warm worker's last connections are to end before it takes over; when that takes too long they are cut.
+    Waiting,
+    /// Another worker of the binary before starts beside the one that serves, and is probed.
+    Raising,
+    Probing,
+    /// The one takes over from the other: what comes of it is in the handoff.
+    Moving,
+    /// Nobody serves: the warm worker is told to, when whoever might accept is certainly dead. The call when it was.
+    Resuming(Option<CallKey>),
+    /// The worker before serves; the one that had taken over lets its last connections end, and is ended.
+    Retiring,
+    /// That one is gone: over when the worker before is at rest.
+    Gone,
+}
+
+/// Everything that is served, on its way from one worker to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handoff {
+    pub(super) call: CallKey,
+    /// The operation that wants it.
+    pub(super) owner: OperationKey,
+    pub(super) from: WorkerKey,
+    pub(super) to: WorkerKey,
+    /// `from` has said that it has handed over.
+    pub(super) handed: bool,
+    /// `from` has said that its last connections have ended, and whether none had to be cut.
+    pub(super) drained: Option<bool>,
+    /// What the first of the two died of that was lost.
+    pub(super) cause: Option<Cause>,
+    /// When one of the two counts as hung.
+    pub(super) by: Duration,
+}
+
+/// How a handoff ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The one has taken over; false if something was lost.
+    Took(bool),
+    /// The other serves as before.
+    Stayed,
+    /// The other has handed over, and the one that was to take over is dead.
+    Given,
+    /// Neither lives.
+    Lost,
 }
 
 /// Finding out after a crash which generation can be served: first the new one, then the old one.
@@ -156,6 +244,13 @@ pub(super) struct Probation {
     pub(super) by: Duration,
     /// How many workers in a row had died before it served: what they died of is not its fault.
     pub(super) failures: u32,
+    /// The worker that took over in an upgrade is gone: the binary before is brought back.
+    pub(super) died: bool,
+    /// Whether the supervisor is to become the new binary when it is confirmed. Not so if that made the upgrade
+    /// whose successor this one is.
+    pub(super) reexec: bool,
+    /// Why connections of the warm worker were cut, if they were.
+    pub(super) losses: Option<Cause>,
 }
 
 /// An operation that is over but for its end.
@@ -187,9 +282,15 @@ pub(super) enum Awaited {
     Back(CandidateKey, Cause),
     Action(CallKey),
     Drain(CallKey),
+    /// A handoff, and if it takes an upgrade back, why.
+    Handoff(CallKey, Option<Cause>),
 }
 
 impl Operation {
+    pub(super) fn new(key: OperationKey, kind: Kind, request: Option<Request>, step: Step) -> Self {
+        Self { key, kind, request, step, by: None, back_to: None, instead: None, losses: None }
+    }
+
     pub(super) fn terms(&self) -> Terms {
         match self.request {
             Some(
@@ -206,6 +307,16 @@ impl Operation {
         matches!(self.request, Some(Request::Reload { certs_only: true, .. }))
     }
 
+    /// Whether it is an upgrade, or the dry run of one.
+    pub(super) fn is_upgrade(&self) -> bool {
+        matches!(self.request, Some(Request::Upgrade { .. }))
+    }
+
+    /// Whether a reload that waits for its end may wait for minutes.
+    pub(super) fn may_take_long(&self) -> bool {
+        self.is_upgrade() || matches!(self.step, Step::Retiring(_) | Step::TakingBack(_))
+    }
+
     /// Whether it is to make the server serve something else.
     pub(super) fn is_change(&self) -> bool {
         matches!(self.kind, Kind::Reload | Kind::Rollback | Kind::Restore)
@@ -213,6 +324,12 @@ impl Operation {
 }
 
 impl Worker {
+    /// One whose process is being started.
+    pub(super) fn new(key: WorkerKey, role: Role, by: Duration) -> Self {
+        let (drain, generation, load, stands_for) = (None, None, None, None);
+        Self { key, role, stage: Stage::Starting, by: Some(by), drain, generation, load, stands_for }
+    }
+
     /// Whether it can be talked to and is meant to live.
     pub(super) fn is_usable(&self) -> bool {
         matches!(self.stage, Stage::Loading | Stage::Serving | Stage::Draining | Stage::Drained)
@@ -223,10 +340,17 @@ impl Worker {
         matches!(self.stage, Stage::Serving | Stage::Drained) && self.load.is_none()
     }
 
+    /// Whether it has served before, and could serve again.
+    pub(super) fn can_come_back(&self) -> bool {
+        matches!(self.role, Role::Draining | Role::Warm)
+            && matches!(self.stage, Stage::Draining | Stage::StandingBy)
+    }
+
     /// Whether it may take new connections: it serves, or was told to and has not said yet that it does.
     pub(super) fn may_accept(&self) -> bool {
         let committing = self.load.is_some_and(|load| load.step == LoadStep::Committing);
-        self.stage == Stage::Serving || (self.stage == Stage::Loading && committing)
+        let is_told = self.stage == Stage::Loading && committing && self.role == Role::Serving;
+        self.stage == Stage::Serving || is_told
     }
 
     /// Whether ending it now cuts connections, as far as anybody knows.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Machine;
-use super::table::{EndStep, Ending, LoadStep, Operation, Step};
+use super::table::{EndStep, Ending, LoadStep, Operation, Retiring, Step};
 use crate::{Cause, Outcome, WorkerKey};
 
 impl Machine {
@@ -16,6 +16,7 @@ impl Machine {
         workers
             .chain(endings)
             .chain([
+                self.handoff.map(|handoff| handoff.by),
                 self.active.and_then(|operation| operation.by),
                 self.restart.at.filter(|_| slot_free),
                 // Once it is over, what holds it up has a deadline of its own.
@@ -42,6 +43,11 @@ impl Machine {
             {
                 self.worker_is_late(key, worker.stage);
             }
+        }
+        if let Some(handoff) = self.handoff
+            && late(Some(handoff.by))
+        {
+            self.handoff_is_late(&handoff);
         }
         if let Some(operation) = self.active
             && late(operation.by)
@@ -76,8 +82,21 @@ impl Machine {
             }
             Step::Guarding(guarding) => self.guard_is_late(guarding),
             Step::Noting(note) => self.noted(operation.key, note, None),
-            // Bounded by the worker's or its load's deadlines.
-            Step::Loading | Step::Settling(_) | Step::GoingBack(_) | Step::Draining | Step::Stopping(_) => {}
+            Step::Examining(_) => self.exam_is_late(&operation),
+            Step::Intending => self.discard(Outcome::NotReady, Cause::JournalFailed),
+            Step::Retiring(Retiring::Gone { reexec: false }) => self.decide_upgrade(Cause::Done),
+            Step::Retiring(Retiring::Gone { .. }) | Step::Reexecuting(_) => self.not_reexecuted(),
+            Step::TakingBack(back) => self.taking_back_is_late(back, &operation),
+            // Bounded by the workers', their loads' or the handoff's deadlines.
+            Step::Loading
+            | Step::Settling(_)
+            | Step::GoingBack(_)
+            | Step::Draining
+            | Step::Stopping
+            | Step::Raising
+            | Step::HandingOver
+            | Step::Discarding(_)
+            | Step::Retiring(_) => {}
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Machine;
 use super::table::{Awaited, Operation, Step, Worker};
 use crate::{
-    Binary, CallKey, Cause, Effect, Kind, Message, Outcome, Phase, Role, Source, Stage, StepName, WorkerKey,
+    CallKey, Cause, Effect, Kind, Message, Outcome, Phase, Role, Source, Stage, StepName, WorkerKey,
 };
 
 impl Machine {
@@ -44,16 +44,8 @@ impl Machine {
         }
         let worker = WorkerKey(self.key());
         let by = self.after(self.limits.worker_start);
-        self.workers.push(Worker {
-            key: worker,
-            role: Role::Serving,
-            stage: Stage::Starting,
-            by: Some(by),
-            drain: None,
-            generation: None,
-            load: None,
-        });
-        self.emit(Effect::StartWorker { worker, binary: Binary::Serving });
+        self.workers.push(Worker::new(worker, Role::Serving, by));
+        self.emit(Effect::StartWorker { worker, binary: self.binary });
     }
 
     /// The pause before the next restart: it doubles with each worker that died without having served
@@ -110,9 +102,36 @@ impl Machine {
 
     /// Everything that depended on this worker.
     fn lose(&mut self, lost: Worker, cause: Cause) {
-        if lost.role != Role::Serving {
+        let in_handoff = self.handoff_lost(lost.key, cause);
+        match lost.role {
+            Role::Serving => self.lose_main(lost, cause, in_handoff),
+            Role::Candidate => {
+                self.release_lost(lost.load);
+                if let Some(candidate) = lost.stands_for {
+                    self.emit(Effect::Release { candidate });
+                }
+                if !in_handoff {
+                    self.candidate_lost(cause);
+                }
+            }
+            Role::Draining | Role::Warm => self.lose_old(&lost, cause),
+        }
+    }
+
+    /// One that has served before.
+    fn lose_old(&mut self, lost: &Worker, cause: Cause) {
+        self.resolve_all_of(lost.key, cause);
+        if !lost.may_have_connections() {
             return;
         }
+        self.lost_connections(cause);
+        if let Some(pending) = &mut self.pending {
+            pending.losses = pending.losses.or(Some(cause));
+        }
+    }
+
+    /// The one that serves.
+    fn lose_main(&mut self, lost: Worker, cause: Cause, in_handoff: bool) {
         if let Some(since) = self.restart.serving_since.take()
             && since.saturating_add(self.limits.backoff_reset) <= self.now
         {
@@ -121,13 +140,34 @@ impl Machine {
         if !matches!(cause, Cause::Done | Cause::ShuttingDown) {
             self.restart.failures = self.restart.failures.saturating_add(1);
         }
-        self.resolve_all_of(lost.key, cause);
-        self.load_lost(lost.load, cause);
+        if let Some(pending) = self.pending.as_mut().filter(|pending| pending.upgrade.is_some()) {
+            pending.died = true;
+        }
         let cut = lost.may_have_connections();
+        if let Some(operation @ Operation { step: Step::Stopping, .. }) = &mut self.active
+            && cut
+        {
+            operation.losses = operation.losses.or(Some(cause));
+        }
+        if in_handoff {
+            return;
+        }
+        self.resolve_all_of(lost.key, cause);
+        if let Some(operation) = self.active
+            && self.upgrade_lost_main(&operation, cause)
+        {
+            self.release_lost(lost.load);
+            return;
+        }
+        self.load_lost(lost.load, cause);
         match &mut self.active {
             Some(Operation { step: Step::Acting(_), .. }) => self.decide(Outcome::Unknown, cause),
             Some(Operation { step: Step::Draining, .. }) => {
                 self.drain_ended(Outcome::AppliedWithLosses, cause)
+            }
+            // What serves in its place is the binary before.
+            Some(Operation { step: Step::Resuming(_), .. }) if self.pending.is_some_and(|p| p.died) => {
+                self.decide(Outcome::NotReady, cause);
             }
             Some(operation @ Operation { step: Step::Resuming(_), .. }) => {
                 // Its successor will do; it is given the same generation.
@@ -135,12 +175,16 @@ impl Machine {
                 operation.by = None;
                 self.restart.at = Some(self.now);
             }
-            Some(Operation { step: Step::Stopping(losses), .. }) if cut => *losses = losses.or(Some(cause)),
             _ => {}
         }
     }
 
     pub(super) fn drained(&mut self, worker: WorkerKey, call: CallKey, clean: bool) {
+        if let Some(handoff) = self.handoff.as_mut().filter(|h| h.from == worker && h.call == call) {
+            // It is told so before the other one says that it serves.
+            handoff.drained = handoff.drained.or(Some(clean));
+            return;
+        }
         let Some(drained) = self.workers.iter_mut().find(|w| {
             w.key == worker
                 && w.drain.is_some_and(|drain| drain.call == call)
@@ -149,22 +193,26 @@ impl Machine {
             return;
         };
         drained.drain = None;
+        let serves = drained.role == Role::Serving;
         let (outcome, cause) = match clean {
             true => (Outcome::Applied, Cause::Done),
             false => (Outcome::AppliedWithLosses, Cause::DrainForced),
         };
         let on_time = drained.stage == Stage::Draining;
         if on_time {
-            drained.stage = Stage::Drained;
+            drained.stage = if serves { Stage::Drained } else { Stage::StandingBy };
             drained.by = None;
         }
         self.resolve(worker, Awaited::Drain(call), outcome, cause, None);
         match &mut self.active {
-            Some(Operation { step: Step::Draining, .. }) => self.drain_ended(outcome, cause),
-            Some(Operation { step: Step::Stopping(losses), .. }) if !clean => {
-                *losses = losses.or(Some(cause))
+            Some(Operation { step: Step::Draining, .. }) if serves => self.drain_ended(outcome, cause),
+            Some(operation) if !clean && (operation.kind == Kind::Stop || !serves) => {
+                operation.losses = operation.losses.or(Some(cause));
             }
             _ => {}
+        }
+        if let Some(pending) = self.pending.as_mut().filter(|_| !clean && !serves) {
+            pending.losses = pending.losses.or(Some(cause));
         }
         if on_time && self.phase == Phase::Stopping {
             self.stop_worker(worker, false);
@@ -178,6 +226,9 @@ impl Machine {
     }
 
     pub(super) fn resumed(&mut self, worker: WorkerKey, call: CallKey) {
+        if self.resumed_after_upgrade(worker, call) {
+            return;
+        }
         let Some(Operation { step: Step::Resuming(expected), .. }) = self.active else { return };
         let Some(main) = self.main_mut() else { return };
         if expected != call || main.key != worker {
@@ -211,7 +262,10 @@ impl Machine {
         stopping.by =
             Some(stopping.by.filter(|_| stopping.stage == Stage::Stopping).map_or(by, |old| old.min(by)));
         stopping.stage = Stage::Stopping;
-        if let Some(Operation { key, step: Step::Stopping(_), .. }) = self.active {
+        if let Some(Operation {
+            key, step: Step::Stopping | Step::Retiring(_) | Step::TakingBack(_), ..
+        }) = self.active
+        {
             self.progress(key, StepName::StopWorker);
         }
         self.emit(Effect::Send { worker, message: Message::Stop { now } });
@@ -220,6 +274,9 @@ impl Machine {
     /// A worker's stage has lasted too long.
     pub(super) fn worker_is_late(&mut self, worker: WorkerKey, stage: Stage) {
         match stage {
+            Stage::Starting if self.candidate().is_some_and(|candidate| candidate.key == worker) => {
+                self.kill(worker, Cause::CandidateSilent);
+            }
             Stage::Starting => self.kill(worker, Cause::NoWorker),
             Stage::Draining if self.phase == Phase::Stopping => self.stop_worker(worker, true),
             Stage::Draining | Stage::Stopping => self.kill(worker, Cause::NoAnswer),
