@@ -1,11 +1,7 @@
-//! The contract between the machine and its driver: what the driver reports, what it must do.
-
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
+//! What the driver reports to the machine. What the machine answers with is an [`crate::Effect`].
 
 use crate::{
-    Asked, CallKey, CandidateKey, GenerationNumber, Kind, OperationKey, Refusal, Verdict, WorkerKey,
+    Asked, CallKey, CandidateKey, Exam, Finding, GenerationNumber, OperationKey, Pending, Source, WorkerKey,
 };
 
 /// Something that happened. Events about a worker, candidate or call that the machine no longer
@@ -43,7 +39,7 @@ pub enum Event {
         pending: Option<Pending>,
     },
     /// Somebody asks for something. Answered in the same step by exactly one of
-    /// [`Effect::Started`], [`Effect::Joined`], [`Effect::Deferred`], [`Effect::Refuse`].
+    /// [`crate::Effect::Started`], [`crate::Effect::Joined`], [`crate::Effect::Deferred`], [`crate::Effect::Refuse`].
     Request {
         /// The key for this request.
         operation: OperationKey,
@@ -122,7 +118,7 @@ pub enum Event {
         /// Whether the new generation does as well as the one before.
         passed: bool,
     },
-    /// What [`Effect::Examine`] asked for is known.
+    /// What [`crate::Effect::Examine`] asked for is known.
     Examined {
         /// Whose.
         operation: OperationKey,
@@ -134,7 +130,7 @@ pub enum Event {
     /// The worker has taken over and accepts: it was told to commit by the one before, or that one is dead. It says so
     /// only when it is certain that the one before accepts nothing any more.
     TookOver {
-        /// Which worker: the [`Effect::HandOver`]'s `to`.
+        /// Which worker: the [`crate::Effect::HandOver`]'s `to`.
         worker: WorkerKey,
         /// Which handoff.
         call: CallKey,
@@ -144,7 +140,7 @@ pub enum Event {
     /// The worker has handed over: it accepts nothing more, has let go of what moved, and lets the rest end within the
     /// limit, which [`Event::Drained`] with the same call reports.
     HandedOver {
-        /// Which worker: the [`Effect::HandOver`]'s `from`.
+        /// Which worker: the [`crate::Effect::HandOver`]'s `from`.
         worker: WorkerKey,
         /// Which handoff.
         call: CallKey,
@@ -152,7 +148,7 @@ pub enum Event {
     /// The worker has not handed over and serves as before. The one that was to take over is dead: it has made sure of
     /// that before it went on.
     HandoffFailed {
-        /// Which worker: the [`Effect::HandOver`]'s `from`.
+        /// Which worker: the [`crate::Effect::HandOver`]'s `from`.
         worker: WorkerKey,
         /// Which handoff.
         call: CallKey,
@@ -187,7 +183,7 @@ pub enum Event {
         /// Whether it says that it succeeded.
         ok: bool,
     },
-    /// What [`Effect::WriteIntent`], [`Effect::WriteUpgrade`], [`Effect::Pending`] or [`Effect::WriteConfirm`] asked for is
+    /// What [`crate::Effect::WriteIntent`], [`crate::Effect::WriteUpgrade`], [`crate::Effect::Pending`] or [`crate::Effect::WriteConfirm`] asked for is
     /// written. Not synced:
     /// a crash of the process loses nothing of it, a crash of the system may lose it together with what follows.
     IntentWritten {
@@ -213,446 +209,4 @@ pub enum Event {
         /// Whose.
         operation: OperationKey,
     },
-}
-
-/// Something that the driver must do, in the order given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// The machine begins an operation that nobody asked for: the server goes back to the confirmed generation. The
-    /// key is the machine's own (see [`OperationKey::OWN`]); make an entry for it, as asked for by the supervisor.
-    /// [`Effect::Started`] follows.
-    Own {
-        /// Its key.
-        operation: OperationKey,
-        /// What it is.
-        kind: Kind,
-    },
-    /// The request was admitted and begins now. Note in the journal that it began.
-    Started {
-        /// Which.
-        operation: OperationKey,
-    },
-    /// The request asks for what another one is about to do: answer it with that one's answer.
-    Joined {
-        /// The request.
-        request: OperationKey,
-        /// The operation that it joined.
-        operation: OperationKey,
-    },
-    /// A signal that asks for a reload is remembered; [`Effect::Started`] follows when its turn comes, or
-    /// [`Effect::Refuse`] if the server stops first. Note it in the journal like a start.
-    Deferred {
-        /// The request.
-        request: OperationKey,
-    },
-    /// The request is refused. Record it in the journal (as rejected) and answer it at once.
-    Refuse {
-        /// The request.
-        request: OperationKey,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// The operation has come to this step: for its list of steps and their times.
-    Progress {
-        /// Which.
-        operation: OperationKey,
-        /// What it does now.
-        step: StepName,
-    },
-    /// Find this out, then report [`Event::Examined`].
-    Examine {
-        /// Whose.
-        operation: OperationKey,
-        /// What.
-        exam: Exam,
-    },
-    /// Nobody waits for this exam any more: end what it has started.
-    CallOff {
-        /// Whose.
-        operation: OperationKey,
-        /// What.
-        exam: Exam,
-    },
-    /// Start a process from this kept executable. Leads to `WorkerReady`, or `WorkerNotStarted`, or
-    /// `WorkerExited`.
-    StartWorker {
-        /// The key that it gets.
-        worker: WorkerKey,
-        /// Of which binary.
-        binary: Binary,
-    },
-    /// Send this to a worker. If it cannot be sent, report [`Event::ChannelLost`].
-    Send {
-        /// To which.
-        worker: WorkerKey,
-        /// What.
-        message: Message,
-    },
-    /// Bind what the worker needs and does not get from what is held, send it to the worker, then
-    /// report [`Event::Bound`], also when some could not be bound. A dry run only looks.
-    /// Until [`Effect::LetGo`] or [`Effect::Release`], both its listeners and all others that are held stay open.
-    Bind {
-        /// For which worker.
-        worker: WorkerKey,
-        /// For which candidate.
-        candidate: CandidateKey,
-        /// Whether nothing may be bound.
-        dry_run: bool,
-    },
-    /// Kill this worker with SIGKILL, and report [`Event::WorkerExited`] when it is reaped.
-    KillWorker {
-        /// Which.
-        worker: WorkerKey,
-    },
-    /// Write the candidate's bytes and the intent to serve it (the outcome is what is synced), then report
-    /// `IntentWritten` or `IntentFailed`. Its bundle is kept at hand from now on, for a restart; so is that of
-    /// `back_to`, until [`Effect::LetGo`].
-    WriteIntent {
-        /// Whose.
-        operation: OperationKey,
-        /// Which candidate.
-        candidate: CandidateKey,
-        /// The number that it gets; in a rollback the number that it has.
-        generation: GenerationNumber,
-        /// The generation that the server goes back to if this one does not stay.
-        back_to: Option<GenerationNumber>,
-        /// The time in which it must be confirmed. Written down as a time of the wall clock, counted from now:
-        /// should the supervisor die before [`Effect::Pending`], that is the deadline.
-        confirm: Option<Duration>,
-    },
-    /// Write down that this worker, of another binary, is to take over (the outcome is what is synced), then report
-    /// `IntentWritten` or `IntentFailed` with the generation that the server is held to.
-    WriteUpgrade {
-        /// Whose.
-        operation: OperationKey,
-        /// The worker that is to take over: who adopts it knows that the upgrade was made.
-        worker: WorkerKey,
-        /// As in [`Effect::WriteIntent`].
-        confirm: Option<Duration>,
-    },
-    /// Make a socket pair and give each of the two one end and the other's pidfd: everything that `from` serves moves to
-    /// `to`. Leads to `TookOver` and `HandedOver`, in either order, then to `Drained` of `from`; or to `HandoffFailed`. If
-    /// one of the two cannot be told, report [`Event::ChannelLost`] of it.
-    HandOver {
-        /// Whose.
-        operation: OperationKey,
-        /// Repeated in the answers.
-        call: CallKey,
-        /// The worker that serves.
-        from: WorkerKey,
-        /// The worker that stands by.
-        to: WorkerKey,
-        /// How long `from` may take until it has handed over; after that it calls the handoff off by itself.
-        within: Duration,
-        /// How long connections that cannot move may take to end on `from`, once it has handed over.
-        limit: Duration,
-    },
-    /// This worker serves now, in place of another: reports ask it, and its executable is [`Binary::Serving`]. The one
-    /// that was is [`Binary::Previous`] from now on, unless this worker was started from it: then what served is.
-    Switch {
-        /// The worker.
-        worker: WorkerKey,
-        /// Whose; none if the operation has ended before.
-        operation: Option<OperationKey>,
-    },
-    /// This binary is not needed any more. Of the previous one a copy is kept on disk if this ends an upgrade.
-    Forget {
-        /// Which; never the one that serves.
-        binary: Binary,
-    },
-    /// Execute [`Binary::Serving`] in this process, with what [`crate::Machine::save`] says, in this very turn: nothing
-    /// comes in between. If it fails, report [`Event::ReexecFailed`]; else the first event is [`Event::Reexecuted`].
-    Reexec {
-        /// Whose.
-        operation: OperationKey,
-    },
-    /// From now on this change awaits confirmation (or does so for longer than before). Write it down, with the wall
-    /// clock's time at which it is over, then report `IntentWritten` or `IntentFailed`; and show it.
-    Pending {
-        /// The operation that made the change, or moved its deadline.
-        operation: OperationKey,
-        /// The generation that serves on probation.
-        generation: GenerationNumber,
-        /// The generation that serves again if nobody confirms.
-        back_to: GenerationNumber,
-        /// If it is an upgrade: the worker that took over. The binary before must be kept on disk from now on, for the
-        /// supervisor after this one; both generations are the same.
-        upgrade: Option<WorkerKey>,
-        /// The time left, from now.
-        left: Duration,
-    },
-    /// Write down that this generation is confirmed, then report `IntentWritten` or `IntentFailed`.
-    WriteConfirm {
-        /// The operation that confirms it.
-        operation: OperationKey,
-        /// Which.
-        generation: GenerationNumber,
-    },
-    /// Nothing awaits confirmation any more: show it no longer. Write it down, unless it was confirmed (that is written
-    /// already); nothing waits for that.
-    PendingOver {
-        /// The generation that was on probation.
-        generation: GenerationNumber,
-        /// If it was an upgrade: the worker that took over.
-        upgrade: Option<WorkerKey>,
-        /// What became of it.
-        how: PendingEnd,
-    },
-    /// Write and sync this outcome, then report `OutcomeWritten` or `OutcomeFailed`.
-    WriteOutcome {
-        /// Whose.
-        operation: OperationKey,
-        /// How it ended.
-        verdict: Verdict,
-    },
-    /// Answer the operation, and all requests that joined it.
-    Answer {
-        /// Which.
-        operation: OperationKey,
-        /// How it ended.
-        verdict: Verdict,
-        /// Whether the outcome is in the journal. If not, the journal cannot be written: say so.
-        recorded: bool,
-    },
-    /// This generation serves, and workers that restart get its bundle. The candidate's listeners are the
-    /// listeners now. Those that only the generation before has refuse connections, but their ports and that
-    /// generation's bundle stay held until [`Effect::LetGo`]: the server may go back to it.
-    Serve {
-        /// By which worker.
-        worker: WorkerKey,
-        /// As which candidate.
-        candidate: CandidateKey,
-        /// Under which number.
-        generation: GenerationNumber,
-    },
-    /// What serves is final, no longer guarded or on probation: close all listeners that are held and that it does not
-    /// have, and forget the bundles of other generations.
-    LetGo,
-    /// Close what was bound for this candidate alone, now or when its binding ends; forget its bundle.
-    Release {
-        /// Which.
-        candidate: CandidateKey,
-    },
-    /// The server stops: close every listener, so that new connections are refused and not left waiting.
-    CloseListeners,
-    /// Tell the process manager.
-    Notify(Notice),
-    /// End the supervisor's process. Nothing follows.
-    Exit(Exit),
-}
-
-/// What is said to a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// Build a candidate.
-    Prepare {
-        /// Its key.
-        candidate: CandidateKey,
-        /// The number it will have if it is committed.
-        generation: GenerationNumber,
-        /// Where its bytes come from.
-        source: Source,
-        /// Whether it will be thrown away whatever happens.
-        dry_run: bool,
-        /// Only certificates and their keys are read anew; everything else is as it serves.
-        certs_only: bool,
-    },
-    /// Serve the candidate: cannot fail.
-    Commit {
-        /// Which.
-        candidate: CandidateKey,
-        /// Whether the worker accepts connections from now on. If not, it stands by: it holds the listeners and accepts
-        /// nothing until it takes over.
-        accept: bool,
-    },
-    /// Throw the candidate away.
-    Abort {
-        /// Which.
-        candidate: CandidateKey,
-    },
-    /// Compare how the new generation does with how the one before did, then answer: early if it fails.
-    Guard {
-        /// Repeated in the answer.
-        call: CallKey,
-        /// The operation whose terms say what is watched and what is too much.
-        operation: OperationKey,
-        /// How long.
-        watch: Duration,
-    },
-    /// The guard is over: somebody has decided.
-    EndGuard {
-        /// Which.
-        call: CallKey,
-        /// Whether the new generation stays.
-        passed: bool,
-    },
-    /// Stop accepting and let connections end; cut those left after `limit`, then answer.
-    Drain {
-        /// Repeated in the answer.
-        call: CallKey,
-        /// How long connections may take.
-        limit: Duration,
-    },
-    /// Accept again, then answer.
-    Resume {
-        /// Repeated in the answer.
-        call: CallKey,
-    },
-    /// Run the action that the operation names, then answer.
-    Action {
-        /// Repeated in the answer.
-        call: CallKey,
-        /// The operation that has the action's name and body.
-        operation: OperationKey,
-    },
-    /// End the process.
-    Stop {
-        /// Cut what is left at once.
-        now: bool,
-    },
-}
-
-/// Where a candidate's bytes come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The files as they are now.
-    Disk,
-    /// The bundle of this generation, as it was read then. It is at hand, or in the journal; if it can no longer be read,
-    /// report `Rejected` in the worker's place.
-    Generation(GenerationNumber),
-    /// The bundle that came with the request, of a restore: the driver has it.
-    Given,
-}
-
-/// What is to be found out about a new binary, or by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Exam {
-    /// Whether it may be run at all: the file, its owner and mode, its digest, its signature. It is kept open from then on,
-    /// as [`Binary::Candidate`].
-    Admission,
-    /// Whether it runs, and says that it speaks our channel and can read what we save.
-    Preflight,
-    /// Whether every thread of this worker, which stands by, answers through its own accept path.
-    Probe {
-        /// Which.
-        worker: WorkerKey,
-    },
-    /// Whether the binary that is to be executed ([`Binary::Candidate`] in a dry run, else [`Binary::Serving`]) can go on
-    /// with what [`crate::Machine::save`] says now.
-    Rehearsal,
-}
-
-/// What came out of an exam.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Finding {
-    /// It is well.
-    Passed,
-    /// A rule of the operator forbids it.
-    Refused,
-    /// It is broken, or did not answer.
-    Failed,
-}
-
-/// Which of the kept executables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Binary {
-    /// That of the worker that serves.
-    Serving,
-    /// The one that is examined.
-    Candidate,
-    /// The one that served before, until it is forgotten.
-    Previous,
-}
-
-/// A change that awaits confirmation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pending {
-    /// The generation on probation.
-    pub generation: GenerationNumber,
-    /// The generation that serves again if nobody confirms.
-    pub back_to: GenerationNumber,
-    /// If it is an upgrade: the worker that took over. Then both generations are the same.
-    pub upgrade: Option<WorkerKey>,
-    /// The time left. Zero if it is over.
-    pub left: Duration,
-}
-
-/// What became of a change that awaited confirmation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PendingEnd {
-    /// It stays.
-    Confirmed,
-    /// It was taken back by an operator.
-    Cancelled,
-    /// It was taken back because nobody confirmed it in time. A start does not serve it from the disk.
-    NotConfirmed,
-    /// It was taken back because its workers died one after the other.
-    WorkersDied,
-    /// A start found something else on the disk.
-    Replaced,
-}
-
-/// The steps that an operator sees in an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepName {
-    /// The new binary's file is looked at.
-    Admission,
-    /// The new binary is run and asked what it can do.
-    Preflight,
-    /// The new worker answers through its own accept path.
-    Probe,
-    /// Everything that is served moves to another worker.
-    HandOver,
-    /// The supervisor becomes the new binary.
-    Supervisor,
-    /// Waiting for a worker to be started.
-    StartWorker,
-    /// The worker reads, checks and builds.
-    Prepare,
-    /// The supervisor binds listeners.
-    Bind,
-    /// The intent is written into the journal.
-    Journal,
-    /// The worker's threads switch.
-    Commit,
-    /// The worker died while switching: another one finds out which generation can be served.
-    Settle,
-    /// The new generation is watched.
-    Guard,
-    /// The generation before is brought back.
-    GoBack,
-    /// The confirmation, or the new deadline, is written into the journal.
-    Confirm,
-    /// The embedder's action runs.
-    Action,
-    /// Connections end.
-    Drain,
-    /// The worker begins to accept again.
-    Resume,
-    /// The worker's process ends.
-    StopWorker,
-    /// The outcome is written into the journal.
-    Record,
-}
-
-/// What a process manager is told (`sd_notify(3)`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// `READY=1`: after the start, and after every reload however it ended.
-    Ready,
-    /// `RELOADING=1` with `MONOTONIC_USEC`.
-    Reloading,
-    /// `STOPPING=1`.
-    Stopping,
-}
-
-/// Why the supervisor ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// It was asked to.
-    Stopped,
-    /// Nothing could be served: the start's verdict says why.
-    StartFailed(Verdict),
 }

@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod admission;
+mod effect;
 mod event;
 mod ids;
 mod limits;
@@ -20,13 +21,13 @@ mod outcome;
 mod recovery;
 mod saved;
 mod view;
+mod words;
 
 pub use admission::{
     Active, Admission, Asked, Caller, Kind, Refusal, Request, Situation, Terms, WorkerState, admit,
 };
-pub use event::{
-    Binary, Effect, Event, Exam, Exit, Finding, Message, Notice, Pending, PendingEnd, Source, StepName,
-};
+pub use effect::{Effect, Exit, Message, Notice};
+pub use event::Event;
 pub use ids::{CallKey, CandidateKey, GenerationNumber, OperationKey, WorkerKey};
 pub use limits::Limits;
 pub use machine::Machine;
@@ -34,3 +35,4 @@ pub use outcome::{Cause, Outcome, Verdict};
 pub use recovery::{Recovered, Unfinished};
 pub use saved::{CannotResume, Saved, SavedOperation, SavedReload, SavedWorker};
 pub use view::{OperationView, PendingView, Phase, Role, Stage, View, WorkerView};
+pub use words::{Binary, Exam, Finding, Pending, PendingEnd, Source, StepName};
