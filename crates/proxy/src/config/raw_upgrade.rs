@@ -7,8 +7,8 @@ table! {
     /// Which binaries an upgrade may run; every rule that is given must be kept. Without this table any may that nobody
     /// but root, or the user that runs the server, can change.
     RawUpgrade: "upgrade", requires [];
-    /// The directory in which the binary must lie, itself or below, or a list of them; anywhere if left out. Relative to
-    /// the configuration file.
+    /// The directory in or below which the binary must lie, or a list of them; anywhere if left out. Relative to the
+    /// configuration file.
     directories: OneOrMany<String>;
     /// The user to whom the binary must belong.
     owner: Principal;
