@@ -12,7 +12,7 @@
 //! found there must be what was announced (a listening socket, a `SOCK_SEQPACKET` socket), which a
 //! descriptor that the process opened for itself at that point is not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -154,10 +154,10 @@ pub fn saved() -> Result<Option<OwnedFd>, InheritError> {
     Ok(take(fd))
 }
 
-/// What a descriptor must be that is taken by a number out of [`saved`].
+/// What a descriptor must be of which the number stood in what [`saved`] gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    /// A listening or resting socket: of the kind that [`std::net::TcpListener`] and its like are made of.
+    /// A socket: one that listens or rests, or a connection.
     Socket,
     /// A connected `SOCK_SEQPACKET` socket.
     Channel,
@@ -167,24 +167,47 @@ pub enum Expected {
     Other,
 }
 
-/// The descriptor with this number, which stood in what [`saved`] gave. Each is given out once.
-///
-/// # Errors
-/// It is not open, not what it should be, or was given out already.
-pub fn take_saved(fd: RawFd, expected: Expected) -> Result<OwnedFd, InheritError> {
-    let variable = SAVED_VARIABLE;
-    let problem = |problem: &str| InheritError::Descriptor { variable, fd, problem: problem.to_owned() };
-    if fd < LISTEN_FDS_START {
-        return Err(problem("is a standard stream"));
+/// The descriptors that another program has left open for the one in its place, by their numbers. They stay open, under
+/// these numbers, until this is dropped: so long this program can still go back into the one before.
+#[derive(Debug, Default)]
+pub struct LeftOpen {
+    descriptors: BTreeMap<RawFd, OwnedFd>,
+}
+
+impl LeftOpen {
+    /// Takes hold of all that have these numbers, which stood in what [`saved`] gave. Those that are not open are missed
+    /// when they are asked for. Each number is given out once. Call it first thing in `main`.
+    #[must_use]
+    pub fn take(numbers: &[RawFd]) -> Self {
+        let is_there = |fd: &RawFd| *fd >= LISTEN_FDS_START && check(*fd, SAVED_VARIABLE, is_open).is_ok();
+        let numbers = numbers.iter().copied().filter(is_there);
+        Self { descriptors: numbers.filter_map(|fd| Some((fd, take(fd)?))).collect() }
     }
-    let fits = match expected {
-        Expected::Socket => is_socket,
-        Expected::Channel => is_channel,
-        Expected::MemoryFile => is_sealed,
-        Expected::Other => is_open,
-    };
-    check(fd, variable, fits)?;
-    take(fd).ok_or_else(|| problem("stands there twice"))
+
+    /// A duplicate of the descriptor with this number.
+    ///
+    /// # Errors
+    /// It is not there, or not what it should be, or the process is out of descriptors.
+    pub fn duplicate(&self, fd: RawFd, expected: Expected) -> Result<OwnedFd, InheritError> {
+        let variable = SAVED_VARIABLE;
+        let problem = |problem: String| InheritError::Descriptor { variable, fd, problem };
+        let Some(descriptor) = self.descriptors.get(&fd) else {
+            return Err(problem("is not open, or was not announced".to_owned()));
+        };
+        let fits = match expected {
+            Expected::Socket => is_socket,
+            Expected::Channel => is_channel,
+            Expected::MemoryFile => is_sealed,
+            Expected::Other => is_open,
+        };
+        check(fd, variable, fits)?;
+        descriptor.try_clone().map_err(|error| problem(format!("cannot be duplicated: {error}")))
+    }
+
+    /// All of them, to be left open for another program.
+    pub fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.descriptors.values().map(AsFd::as_fd)
+    }
 }
 
 /// What the three variables say: the names of descriptors 3, 4 …

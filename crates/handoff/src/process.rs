@@ -204,6 +204,12 @@ impl Child {
         Ok(Child { pid, pidfd: rustix::process::pidfd_open(raw, PidfdFlags::empty())? })
     }
 
+    /// The process with this ID, which `pidfd` has held since it was certain.
+    #[must_use]
+    pub fn from_pidfd(pid: u32, pidfd: OwnedFd) -> Child {
+        Child { pid, pidfd }
+    }
+
     /// Its process ID.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -62,12 +62,35 @@ fn managed_set() -> libc::sigset_t {
 /// # Errors
 /// None that is known of.
 pub fn block_managed() -> io::Result<()> {
+    change_mask(libc::SIG_BLOCK)
+}
+
+/// Takes [`MANAGED`] again, in the calling thread: what waited meanwhile arrives. A program that was executed in the place of
+/// another one begins with the signals blocked that were blocked then (execve(2)).
+///
+/// # Errors
+/// None that is known of.
+pub fn unblock_managed() -> io::Result<()> {
+    change_mask(libc::SIG_UNBLOCK)
+}
+
+fn change_mask(how: libc::c_int) -> io::Result<()> {
     let set = managed_set();
     // SAFETY: needed because no safe call sets a thread's mask. Sound: `set` is initialised and outlives the
     // call; a null pointer for the old mask is allowed (pthread_sigmask(3)).
     #[allow(unsafe_code, reason = "see above")]
-    let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    let error = unsafe { libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut()) };
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// Sends one of [`MANAGED`] to this process, to be delivered when a thread takes it.
+///
+/// # Errors
+/// There is no such signal.
+pub fn raise(signal: i32) -> io::Result<()> {
+    let signal = MANAGED.into_iter().find(|managed| *managed == signal);
+    let signal = signal.and_then(rustix::process::Signal::from_named_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::kill_process(rustix::process::getpid(), signal)?)
 }
 
 /// A descriptor from which pending [`MANAGED`] signals can be read (signalfd(2)): readable when there is one.
