@@ -160,6 +160,7 @@ impl Giver {
     }
 
     /// Whether the taker was told to serve.
+    #[cfg(test)]
     pub(crate) fn has_committed(&self) -> bool {
         matches!(self.state, State::Releasing { .. } | State::Following | State::Parting)
     }

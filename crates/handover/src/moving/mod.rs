@@ -17,22 +17,38 @@
 //! The library owns the conversation, its deadlines and its failures; the service owns the connections and how they are
 //! written down. Nothing here has a path in the file system: the two workers talk over a socket pair.
 
+mod calls;
+mod flow;
 mod frozen;
 mod giver;
+mod giving;
+mod link;
 mod outlet;
 mod probe;
 mod taker;
+mod taking;
 #[cfg(test)]
 mod tests;
+mod waiting;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::service::Service;
+
 pub use frozen::{Frozen, FrozenView, Piece, Section};
+pub(crate) use giving::{Gave, Give, Giving};
 pub use outlet::{Lost, Outlet, Sink};
 pub use probe::Probe;
+pub(crate) use taking::{Take, Taking, Took};
+pub(crate) use wire::Sample;
+
+/// Environment variable with the newest format that a worker may state, whatever it knows: for upgrades to a build that
+/// will have to be left for an older one again, and for tests of that.
+pub const STATE_FORMAT_VARIABLE: &str = "HANDOVER_STATE_FORMAT";
 
 /// How many connections moved, by kind: `http`, `tunnel`, `tcp`.
 pub type Counts = BTreeMap<String, u64>;
@@ -115,4 +131,12 @@ pub trait Moving: Send + Sync {
 
     /// Adds what the other worker has counted since its freeze; called once, when it has drained.
     fn add_totals(&self, _totals: &[u8]) {}
+}
+
+/// The formats that this process states; `None` if its connections cannot move.
+pub(crate) fn formats(service: &dyn Service) -> Option<RangeInclusive<u16>> {
+    let formats = service.moving()?.formats();
+    let newest = std::env::var(STATE_FORMAT_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let newest = newest.map_or(*formats.end(), |newest: u16| newest.min(*formats.end()));
+    (newest >= *formats.start()).then(|| *formats.start()..=newest)
 }
