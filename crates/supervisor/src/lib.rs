@@ -23,6 +23,7 @@ pub mod control;
 mod control_socket;
 mod drift;
 mod driver;
+mod found;
 pub mod handle;
 pub mod journal;
 mod listeners;
@@ -33,6 +34,8 @@ mod passed;
 pub mod paths;
 #[allow(dead_code, reason = "used by what is built on it")]
 pub mod preflight;
+mod probe;
+mod program;
 pub mod protocol;
 pub mod reexec;
 mod scribe;
@@ -40,6 +43,7 @@ mod signals;
 mod sockets;
 mod start;
 mod systemd;
+mod tee;
 mod worker;
 
 pub use options::{Options, StartFrom};

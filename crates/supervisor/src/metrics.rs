@@ -11,9 +11,15 @@
 //! | `handover_running_equals_desired` | 1 if the files on disk are those that serve |
 //! | `handover_worker_restarts_total` | workers that died and were replaced |
 //! | `handover_reload_duration_seconds` | from a reload's admission to its outcome |
+//! | `handover_upgrade_duration_seconds` | from an upgrade's admission to its outcome |
+//! | `handover_connections_moved_total{kind}` | connections that one worker has handed over to another |
+//! | `handover_handoff_freeze_seconds` | for how long nothing was served while they were |
 //!
 //! An alarm belongs on `handover_running_equals_desired`: it follows what is, so that it ends when the good file
 //! is back, whether or not anybody reloads.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use handover_api::{Operation, Outcome};
 use handover_lifecycle::Kind;
@@ -38,6 +44,11 @@ struct RefusedFor {
     reason: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Moved {
+    kind: String,
+}
+
 /// The supervisor's own metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -51,6 +62,9 @@ pub(crate) struct Metrics {
     equals_desired: Gauge,
     restarts: Counter,
     reloads: Histogram,
+    upgrades: Histogram,
+    moved: Family<Moved, Counter>,
+    freeze: Histogram,
 }
 
 impl Metrics {
@@ -67,6 +81,11 @@ impl Metrics {
             restarts: Counter::default(),
             // 1 ms to 32 s.
             reloads: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            // 10 ms to 5 min.
+            upgrades: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
+            moved: Family::default(),
+            // 0.1 ms to 3 s.
+            freeze: Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
         };
         metrics.registered()
     }
@@ -88,6 +107,12 @@ impl Metrics {
         registry.register("worker_restarts", "Workers that died and were replaced", self.restarts.clone());
         let duration = "From a reload's admission to its outcome";
         registry.register("reload_duration_seconds", duration, self.reloads.clone());
+        let duration = "From an upgrade's admission to its outcome";
+        registry.register("upgrade_duration_seconds", duration, self.upgrades.clone());
+        let moved = "Connections that one worker has handed over to another";
+        registry.register("connections_moved", moved, self.moved.clone());
+        let freeze = "For how long nothing was served while connections were handed over";
+        registry.register("handoff_freeze_seconds", freeze, self.freeze.clone());
         self
     }
 
@@ -99,8 +124,23 @@ impl Metrics {
         if operation.kind != Kind::DryRun {
             self.last_success.set(i64::from(outcome.is_success()));
         }
-        if operation.kind == Kind::Reload {
-            self.reloads.observe(operation.ms / 1000.0);
+        match operation.kind {
+            Kind::Reload => self.reloads.observe(operation.ms / 1000.0),
+            Kind::Upgrade => self.upgrades.observe(operation.ms / 1000.0),
+            _ => {}
+        }
+    }
+
+    /// These connections were handed over; nothing was served for that long.
+    pub(crate) fn moved(&self, moved: &BTreeMap<String, u64>, freeze: Duration) {
+        self.moved_late(moved);
+        self.freeze.observe(freeze.as_secs_f64());
+    }
+
+    /// These were handed over afterwards, while the rest was served.
+    pub(crate) fn moved_late(&self, moved: &BTreeMap<String, u64>) {
+        for (kind, count) in moved {
+            self.moved.get_or_create(&Moved { kind: kind.clone() }).inc_by(*count);
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use handover_api::{ActorKind, Operation, Refused, Step, StepName, operation_id};
+use handover_api::{ActorKind, Binary, Operation, Refused, Step, StepName, operation_id};
 use handover_lifecycle::{Cause, Kind, OperationKey, Verdict};
 use tokio::sync::oneshot;
 
@@ -46,6 +46,8 @@ pub(crate) struct Entry {
     pub(crate) is_look: bool,
     /// What its guard compares, if it has one.
     pub(crate) guard: GuardLimits,
+    /// The kept binary that it upgrades to, if it asks for that.
+    pub(crate) binary: Option<Binary>,
     /// Who wants to see the bytes that it prepares.
     shows: Option<oneshot::Sender<Arc<Loaded>>>,
     begun: Instant,
@@ -147,6 +149,7 @@ impl Operations {
             is_told: false,
             is_look: false,
             guard: GuardLimits::DEFAULT,
+            binary: None,
             shows: None,
             begun: Instant::now(),
             step: None,
@@ -306,11 +309,12 @@ pub(crate) fn described(id: String, new: &NewOperation) -> Operation {
 pub(crate) fn kind_of(ask: &Ask) -> Kind {
     match ask {
         Ask::Reload { .. } => Kind::Reload,
-        Ask::Validate | Ask::Restore { dry_run: true, .. } => Kind::DryRun,
+        Ask::Validate | Ask::Restore { dry_run: true, .. } | Ask::Upgrade { dry_run: true, .. } => {
+            Kind::DryRun
+        }
         Ask::Rollback { .. } => Kind::Rollback,
         Ask::Restore { .. } => Kind::Restore,
-        // Until the machine knows upgrades.
-        Ask::Upgrade { .. } => Kind::Reload,
+        Ask::Upgrade { .. } => Kind::Upgrade,
         Ask::Confirm => Kind::Confirm,
         Ask::Cancel => Kind::Cancel,
         Ask::Action { .. } => Kind::Action,

@@ -10,27 +10,30 @@
 //! ports) is let go of before the last answer is written, so that whoever waited for `stop` can start anew at once.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use handover_api::Outcome;
 use handover_handoff::inherit::{self, InheritError, Inherited};
 use handover_handoff::process::{self, Executable};
-use handover_lifecycle::{Exit, GenerationNumber, Machine, Recovered, Unfinished};
+use handover_lifecycle::{Exit, GenerationNumber, Limits, Machine, Recovered, Unfinished, WorkerKey};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::binary;
 use crate::control;
 use crate::control_socket::{ControlError, Lock};
 use crate::driver::{self, Before, Driver, Ended, Parts, QUEUE, Queues};
+use crate::found::{CannotAdopt, Found};
 use crate::handle::{self, DriverHandle};
 use crate::journal::{DEFAULT_KEEP, Journal, JournalError};
 use crate::listeners::Listeners;
 use crate::operations::Operations;
 use crate::options::{Options, StartFrom};
+use crate::program::Program;
 use crate::protocol::Settings;
 use crate::scribe::Scribe;
 use crate::signals::Signals;
 use crate::systemd::Notifier;
-use crate::worker::{CannotAdopt, Found};
 
 /// How long answers that are being written may take at the end, the control server's own limit included.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
@@ -143,9 +146,10 @@ async fn live(options: Options) -> Result<Over, StartError> {
     let signals = Signals::install().map_err(StartError::io("install signal handlers"))?;
     let inherited = inherit::listen_fds()?;
     let executable = Executable::current().map_err(StartError::io("keep the program's own file open"))?;
+    let installed = binary::started_from().map_err(StartError::io("find out where the program lies"))?;
     process::become_subreaper().map_err(StartError::io("become the reaper of orphans"))?;
     let lock = Lock::take(&options.control)?;
-    let found = find_worker(&lock)?;
+    let found = find_worker(&lock, &options.limits)?;
     let journal = Journal::open(&options.state, DEFAULT_KEEP)?;
     let (socket, control) = lock.bind()?;
 
@@ -165,13 +169,17 @@ async fn live(options: Options) -> Result<Over, StartError> {
         }
     };
     let before = Before::of(&journal, found.is_some());
+    let kept = journal.previous_binary().cloned();
     let known = found.as_ref().and_then(|found| journal.generation(found.serving.generation).cloned());
     let made_by = found.as_ref().and_then(|found| journal.recovery().meant(found.serving.generation));
     let scribe = Scribe::start(journal).map_err(StartError::io("start the journal's thread"))?;
     let machine = Machine::new(options.limits, recovered);
+    let program = Arc::new(Program::new(executable, Some(options.version.clone())));
     let parts = Parts {
         options,
-        executable,
+        program,
+        installed,
+        kept,
         lock,
         control,
         listeners: listeners(inherited),
@@ -208,13 +216,8 @@ fn listeners(inherited: Vec<Inherited>) -> Listeners {
 }
 
 /// The worker of an earlier supervisor, if one lives.
-fn find_worker(lock: &Lock) -> Result<Option<Found>, StartError> {
-    for path in lock.worker_paths() {
-        if let Some(found) = Found::at(&path)? {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
+fn find_worker(lock: &Lock, limits: &Limits) -> Result<Option<Found>, StartError> {
+    Ok(Found::behind(&lock.worker_paths(), limits)?)
 }
 
 /// What the journal says of the time before. Operations without an outcome get a place among those of now, so
@@ -232,7 +235,7 @@ fn recovered(journal: &Journal, operations: &mut Operations) -> Recovered {
         operation: operations.own(unfinished.operation.clone()),
         kind: unfinished.operation.kind,
         intent: unfinished.intent.map(GenerationNumber),
-        upgrade: None,
+        upgrade: unfinished.upgrade.map(WorkerKey),
     });
     let unfinished = unfinished.collect();
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -4,6 +4,7 @@
 //!   channel ─┬─ reader: messages ────────────────────────┬─▶ the driver's queue
 //!            └─ writer ◀─ outbox                         │
 //!   pidfd ───── the process ended, after all it had said ┘
+//!   stderr ──── of a candidate: its last lines (`tee.rs`)
 //! ```
 //!
 //! A worker is not tied to this process's life: no PR_SET_PDEATHSIG, no kill on drop. If this process dies, it goes on.
@@ -11,24 +12,21 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_handoff::inherit::{CHANNEL_VARIABLE, SUCCESSION_VARIABLE};
-use handover_handoff::peer::Peer;
-use handover_handoff::process::{Child, Executable, Spawn};
-use handover_handoff::{Bundle, ChannelError, reactor, succession};
+use handover_handoff::inherit::{CHANNEL_VARIABLE, DESCRIPTORS_VARIABLE, SUCCESSION_VARIABLE};
+use handover_handoff::process::{Child, Spawn};
+use handover_handoff::{ChannelError, reactor};
 use handover_lifecycle::WorkerKey;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::protocol::{
-    OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Serving, SupervisorChannel, ToSupervisor, ToWorker,
-    common_version,
-};
+use crate::program::Program;
+use crate::protocol::{OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, SupervisorChannel, ToSupervisor, ToWorker};
+use crate::tee::{self, LastLines};
 
 /// Messages that may wait for a worker that does not read; one more, and it counts as lost.
 const OUTBOX: usize = 256;
@@ -36,10 +34,6 @@ const OUTBOX: usize = 256;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a worker whose channel ended is given to end itself, because that says more: by which signal it did.
 const LAST_BREATH: Duration = Duration::from_millis(200);
-/// How long a worker that is to be adopted may take to say hello.
-const HELLO_LIMIT: Duration = Duration::from_secs(5);
-/// How long the system may take to clear away a worker that was killed.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What comes from a worker.
 #[derive(Debug)]
@@ -68,10 +62,16 @@ pub(crate) struct Worker {
     pub(crate) process: Arc<Child>,
     /// Since when it is this supervisor's, RFC 3339.
     pub(crate) started_at: String,
+    /// What it runs.
+    pub(crate) program: Arc<Program>,
     /// Its program's version; empty until it said hello.
     pub(crate) version: String,
     /// Its actions; none until it said hello.
     pub(crate) actions: Vec<String>,
+    /// Its data threads; 0 until it said hello.
+    pub(crate) threads: u32,
+    /// The last lines that it has written to standard error, if it was started beside another one.
+    pub(crate) last_lines: Option<LastLines>,
     /// Where it waits for the next supervisor.
     pub(crate) succession: PathBuf,
     /// Whether the machine wants it to end, so that its end is no news.
@@ -86,25 +86,25 @@ impl Worker {
         self.outbox.try_send(Letter { message, descriptors }).is_ok()
     }
 
-    fn new(
-        number: u64,
-        process: Child,
-        channel: SupervisorChannel,
-        succession: PathBuf,
-        report: Reporter,
-    ) -> io::Result<Worker> {
+    /// Takes hold of a process that runs, and listens to it from now on.
+    pub(crate) fn new(running: Running, report: Reporter) -> io::Result<Worker> {
+        let Running { number, process, channel, program, succession, tee } = running;
         let process = Arc::new(process);
         let channel = Arc::new(reactor::register_channel(channel)?);
         let ended = reactor::register_child(Arc::clone(&process))?;
         let (outbox, letters) = mpsc::channel(OUTBOX);
         let writer = tokio::spawn(write(Arc::clone(&channel), letters, report.clone())).abort_handle();
-        let reader = tokio::spawn(attend(ended, channel, report)).abort_handle();
+        let (last_lines, tee) = tee.unzip();
+        let reader = tokio::spawn(attend(ended, channel, tee, report)).abort_handle();
         Ok(Worker {
             number,
             process,
             started_at: crate::journal::now(),
+            program,
             version: String::new(),
             actions: Vec::new(),
+            threads: 0,
+            last_lines,
             succession,
             is_ending: false,
             outbox,
@@ -119,6 +119,18 @@ impl Drop for Worker {
             task.abort();
         }
     }
+}
+
+/// A worker's process, and the ways to it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) number: u64,
+    pub(crate) process: Child,
+    pub(crate) channel: SupervisorChannel,
+    pub(crate) program: Arc<Program>,
+    pub(crate) succession: PathBuf,
+    /// What it writes to standard error, if that comes here.
+    pub(crate) tee: Option<(LastLines, JoinHandle<()>)>,
 }
 
 /// The way of a worker's tasks to the driver.
@@ -143,13 +155,15 @@ impl Reporter {
 /// What a new worker process needs.
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
-    pub(crate) executable: &'a Executable,
+    pub(crate) program: Arc<Program>,
     pub(crate) arguments: &'a [OsString],
     pub(crate) environment: &'a [(OsString, OsString)],
     pub(crate) number: u64,
     pub(crate) succession: PathBuf,
     /// What the worker that it replaces has handed over.
     pub(crate) carried: Option<Arc<OwnedFd>>,
+    /// If it is started beside the one that serves: for how many descriptors it should make room.
+    pub(crate) beside: Option<u64>,
 }
 
 impl Start<'_> {
@@ -161,185 +175,51 @@ impl Start<'_> {
         let number = std::os::fd::AsRawFd::as_raw_fd(&theirs).to_string();
         environment.push((CHANNEL_VARIABLE.into(), number.into()));
         environment.push((SUCCESSION_VARIABLE.into(), self.succession.clone().into_os_string()));
+        let mut stderr = None;
+        let mut tee = None;
+        if let Some(descriptors) = self.beside {
+            environment.push((DESCRIPTORS_VARIABLE.into(), descriptors.to_string().into()));
+            let (writer, last_lines, task) = tee::tee()?;
+            (stderr, tee) = (Some(writer), Some((last_lines, task)));
+        }
         let spawn = Spawn {
-            executable: self.executable,
+            executable: self.program.executable(),
             arguments: self.arguments,
             environment: &environment,
             descriptors: &[theirs.as_fd()],
             stdout: None,
-            stderr: None,
+            stderr: stderr.as_ref().map(AsFd::as_fd),
         };
         let process = spawn.start()?;
-        drop(theirs);
-        let worker = Worker::new(self.number, process, ours, self.succession, report)?;
+        drop((theirs, stderr));
+        let running = Running {
+            number: self.number,
+            process,
+            channel: ours,
+            program: self.program,
+            succession: self.succession,
+            tee,
+        };
+        let worker = Worker::new(running, report)?;
         let welcome = ToWorker::Welcome {
             protocol: PROTOCOL_VERSION,
             oldest: OLDEST_PROTOCOL_VERSION,
             worker: key.0,
             carried: self.carried.is_some(),
-            candidate: false,
+            candidate: self.beside.is_some(),
         };
         worker.send(welcome, self.carried.into_iter().collect());
         Ok(worker)
     }
 }
 
-/// A worker of an earlier supervisor, found alive.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) serving: Serving,
-    bundle: Bundle,
-    bundle_file: OwnedFd,
-    listeners: Vec<OwnedFd>,
-    held: Vec<OwnedFd>,
-    carried: Option<OwnedFd>,
-    process: Child,
-    channel: SupervisorChannel,
-    version: String,
-    actions: Vec<String>,
-    path: PathBuf,
-}
-
-/// Why a worker that lives cannot be adopted.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a worker of an earlier supervisor still runs{}, and cannot be taken over: {why}; end it with 'kill -9 {}' \
-     if it is not needed",
-    pid.map_or_else(String::new, |pid| format!(" (pid {pid})")),
-    pid.map_or_else(|| "its process ID".to_owned(), |pid| pid.to_string())
-)]
-pub(crate) struct CannotAdopt {
-    pid: Option<u32>,
-    why: String,
-}
-
-impl Found {
-    /// Looks at `path` for a worker that has outlived its supervisor, and takes hold of it. A path that nobody
-    /// listens at is unlinked. A worker that serves nothing or does not answer is ended, so that its ports are free when
-    /// this returns. Blocks for at most [`HELLO_LIMIT`] twice and [`KILL_LIMIT`].
-    pub(crate) fn at(path: &Path) -> Result<Option<Found>, CannotAdopt> {
-        let unknown = |why: String| CannotAdopt { pid: None, why };
-        let socket = match succession::knock(path) {
-            Ok(socket) => socket,
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused) => {
-                let _ = std::fs::remove_file(path);
-                return Ok(None);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(unknown(format!("cannot connect to {}: {error}", path.display()))),
-        };
-        let Peer { pid, uid, .. } = Peer::of(&socket).map_err(|error| unknown(error.to_string()))?;
-        let fail = |why: String| CannotAdopt { pid: Some(pid), why };
-        if uid != rustix::process::geteuid().as_raw() {
-            return Err(fail(format!("it belongs to uid {uid}")));
-        }
-        let process = Child::of(pid).map_err(|error| fail(error.to_string()))?;
-        let channel =
-            SupervisorChannel::from_socket(socket).map_err(|error: ChannelError| fail(error.to_string()))?;
-        let (hello, descriptors) = match greet(&channel) {
-            Ok(said) => said,
-            Err(ChannelError::TimedOut { .. }) => {
-                return end(&process, path, "does not answer").map_err(fail);
-            }
-            Err(error) => return Err(fail(error.to_string())),
-        };
-        let (serving, version, actions) = match hello {
-            ToSupervisor::Hello { protocol, oldest, .. } if common_version(oldest, protocol).is_none() => {
-                return Err(fail(format!(
-                    "it speaks version {protocol} of the protocol, this program version {PROTOCOL_VERSION}"
-                )));
-            }
-            ToSupervisor::Hello { serving: Some(serving), version, actions, .. } => {
-                (*serving, version, actions)
-            }
-            ToSupervisor::Hello { serving: None, .. } => {
-                return end(&process, path, "had not come to serve anything").map_err(fail);
-            }
-            _ => return Err(fail("it says something else than hello".to_owned())),
-        };
-        let mut descriptors = descriptors.into_iter();
-        let Some(bundle_file) = descriptors.next() else {
-            return Err(fail("it does not pass the bundle of what it serves".to_owned()));
-        };
-        let listeners: Vec<OwnedFd> = descriptors.by_ref().take(serving.listeners.len()).collect();
-        let held: Vec<OwnedFd> = descriptors.by_ref().take(serving.held.len()).collect();
-        if listeners.len() != serving.listeners.len() || held.len() != serving.held.len() {
-            return Err(fail("it does not pass all of its listeners".to_owned()));
-        }
-        let carried = descriptors.next().filter(|_| serving.carried);
-        let bundle = Bundle::from_memfd(&bundle_file).map_err(|error| fail(error.to_string()))?;
-        let path = path.to_owned();
-        Ok(Some(Found {
-            serving,
-            bundle,
-            bundle_file,
-            listeners,
-            held,
-            carried,
-            process,
-            channel,
-            version,
-            actions,
-            path,
-        }))
-    }
-
-    /// Makes it this supervisor's worker; `number` is its number from now on.
-    pub(crate) fn adopt(self, number: u64, report: Reporter) -> io::Result<Adopted> {
-        let mut worker = Worker::new(number, self.process, self.channel, self.path, report)?;
-        worker.version = self.version;
-        worker.actions = self.actions;
-        let Found { serving, bundle, bundle_file, listeners, held, carried, .. } = self;
-        Ok(Adopted { serving, bundle, bundle_file, listeners, held, carried, worker })
-    }
-}
-
-/// Asks a worker who it is. An answer, or a channel that stays open without one, proves that the process which its ID
-/// meant when it was taken hold of is the worker.
-fn greet(channel: &SupervisorChannel) -> Result<(ToSupervisor, Vec<OwnedFd>), ChannelError> {
-    let welcome = ToWorker::Welcome {
-        protocol: PROTOCOL_VERSION,
-        oldest: OLDEST_PROTOCOL_VERSION,
-        worker: 0,
-        carried: false,
-        candidate: false,
-    };
-    channel.send(&welcome, &[], HELLO_LIMIT)?;
-    channel.recv(Some(HELLO_LIMIT))
-}
-
-/// Ends an orphan that nobody can use, and waits until it is gone: what it listens on may be needed at once.
-fn end(process: &Child, path: &Path, why: &str) -> Result<Option<Found>, String> {
-    tracing::warn!(pid = process.pid(), "a worker of an earlier supervisor {why}: it is killed");
-    process.kill().map_err(|error| format!("it {why} and cannot be killed: {error}"))?;
-    let limit = Timespec { tv_sec: i64::try_from(KILL_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit)) {
-        Ok(0) => return Err(format!("it {why}, was killed, and is still there after {KILL_LIMIT:?}")),
-        Ok(_) => {}
-        Err(errno) => return Err(format!("it {why}, was killed, and cannot be watched: {errno}")),
-    }
-    // It is a zombie only if it was this process's child, say in a container; ECHILD otherwise.
-    let _ = process.try_wait();
-    let _ = std::fs::remove_file(path);
-    Ok(None)
-}
-
-/// A worker that was adopted, and what it serves.
-#[derive(Debug)]
-pub(crate) struct Adopted {
-    pub(crate) serving: Serving,
-    pub(crate) bundle: Bundle,
-    pub(crate) bundle_file: OwnedFd,
-    pub(crate) listeners: Vec<OwnedFd>,
-    /// Sockets that it held for going back.
-    pub(crate) held: Vec<OwnedFd>,
-    /// Its carried state.
-    pub(crate) carried: Option<OwnedFd>,
-    pub(crate) worker: Worker,
-}
-
 /// Reads until the channel or the process ends, and reports both ends, the process's last.
-async fn attend(process: AsyncFd<Arc<Child>>, channel: Arc<AsyncFd<SupervisorChannel>>, report: Reporter) {
+async fn attend(
+    process: AsyncFd<Arc<Child>>,
+    channel: Arc<AsyncFd<SupervisorChannel>>,
+    tee: Option<JoinHandle<()>>,
+    report: Reporter,
+) {
     let mut reading = std::pin::pin!(read(&channel, &report));
     tokio::select! {
         why = &mut reading => {
@@ -354,6 +234,13 @@ async fn attend(process: AsyncFd<Arc<Child>>, channel: Arc<AsyncFd<SupervisorCha
     }
     if let Err(error) = process.readable().await {
         tracing::error!("cannot watch the worker with pid {}: {error}", process.get_ref().pid());
+    }
+    if let Some(tee) = tee {
+        let task = tee.abort_handle();
+        // What it has written is in the pipe. A process that it has started may keep that open for ever.
+        if tokio::time::timeout(LAST_BREATH, tee).await.is_err() {
+            task.abort();
+        }
     }
     report.tell(FromWorker::Ended).await;
 }

@@ -9,15 +9,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use handover_api::{Actor, Generation, Kind, Operation, Problem, operation_id};
-use handover_lifecycle::{Event, GenerationNumber, OperationKey, Pending, Source, WorkerKey};
+use handover_api::{Actor, Generation, Kind, Operation, Problem, Upgrade, operation_id};
+use handover_lifecycle::{Event, GenerationNumber, OperationKey, Pending, PendingEnd, Source, WorkerKey};
 use jiff::Timestamp;
 
-use super::changes::written;
+use super::changes::{log_unwritten, written};
 use super::{CarriedState, Driver, Loaded, Probation, Serving};
-use crate::journal::{Journal, Unconfirmed, now};
+use crate::found::{Adopted, Found};
+use crate::journal::{Journal, Unconfirmed, UnconfirmedUpgrade, now};
 use crate::options::StartFrom;
-use crate::worker::{Adopted, Found, Reporter};
+use crate::worker::Reporter;
 
 /// What the journal says of the time before this supervisor.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub(crate) struct Before {
     unconfirmed: Option<(Unconfirmed, Option<Operation>)>,
     /// Its bytes, to compare the disk with, if none is adopted.
     loaded: Option<Loaded>,
+    /// The upgrade that was not confirmed, and the operation that made it.
+    upgrade: Option<(UnconfirmedUpgrade, Option<Operation>)>,
     /// The generation that served because of a rollback or a restore, and the digest of its files.
     rolled_back: Option<(u64, Option<String>)>,
     /// Whether the store could not be reached at the start.
@@ -55,7 +58,11 @@ impl Before {
             let made_by = journal.operation(&unconfirmed.operation_id).cloned();
             (unconfirmed, made_by)
         });
-        Before { unconfirmed, loaded, rolled_back, unreachable: false }
+        let upgrade = journal.unconfirmed_upgrade().cloned().map(|unconfirmed| {
+            let made_by = journal.operation(&unconfirmed.made.operation_id).cloned();
+            (unconfirmed, made_by)
+        });
+        Before { unconfirmed, loaded, upgrade, rolled_back, unreachable: false }
     }
 
     /// The number of the generation that was not confirmed.
@@ -82,6 +89,33 @@ impl Before {
             generation: GenerationNumber(unconfirmed.generation),
             back_to: GenerationNumber(unconfirmed.back_to),
             until: written(unconfirmed.until),
+            upgrade: None,
+        })
+    }
+
+    fn pending_upgrade(&self) -> Option<Pending> {
+        let (unconfirmed, _) = self.upgrade.as_ref()?;
+        let generation = GenerationNumber(unconfirmed.made.generation);
+        Some(Pending {
+            generation,
+            back_to: generation,
+            upgrade: Some(WorkerKey(unconfirmed.made.worker)),
+            left: unconfirmed.left(Timestamp::now()),
+        })
+    }
+
+    fn probation_of_upgrade(&self) -> Option<Probation> {
+        let (unconfirmed, made_by) = self.upgrade.as_ref()?;
+        let generation = GenerationNumber(unconfirmed.made.generation);
+        let upgrade = Upgrade::new(unconfirmed.made.from.clone(), unconfirmed.made.to.clone());
+        Some(Probation {
+            operation_id: unconfirmed.made.operation_id.clone(),
+            actor: made_by.as_ref().map_or_else(Actor::supervisor, |made_by| made_by.actor.clone()),
+            comment: made_by.as_ref().and_then(|made_by| made_by.comment.clone()),
+            generation,
+            back_to: generation,
+            until: written(unconfirmed.until),
+            upgrade: Some((WorkerKey(unconfirmed.made.worker), Box::new(upgrade))),
         })
     }
 }
@@ -107,6 +141,8 @@ impl Driver {
 
     /// Begins without a worker. Gives the event to begin with. `from` is a generation of the journal instead of the disk.
     pub(crate) fn begin(&mut self, mut before: Before, from: Option<u64>) -> Event {
+        self.replaced_upgrade(&before);
+        self.learn_digests();
         let pending = before.pending();
         if let (Some(loaded), Some(pending)) = (before.loaded.take(), pending) {
             self.loaded.insert(pending.generation, Arc::new(loaded));
@@ -139,7 +175,9 @@ impl Driver {
         self.workers_started += 1;
         let report = Reporter::new(key, self.from_workers.clone());
         let Adopted { serving, bundle, bundle_file, listeners, held, carried, worker } =
-            found.adopt(self.workers_started, report)?;
+            found.adopt(self.workers_started, &self.binaries.own, report)?;
+        self.binaries.serving = Arc::clone(&worker.program);
+        self.learn_digests();
         let pid = worker.process.pid();
         tracing::info!(pid, "adopted the worker that an earlier supervisor left behind");
         self.note_what_was_adopted(bundle.top());
@@ -179,6 +217,8 @@ impl Driver {
         }
         let pending = before.pending().filter(|pending| pending.generation == generation);
         self.probation = before.probation().filter(|_| pending.is_some());
+        // Of two that await confirmation the upgrade is the later one: nothing else is let in while one does.
+        let pending = self.adopt_upgrade(&before, key).or(pending);
         self.metrics.pending(pending.is_some());
         match pending {
             Some(pending) => self.back_to = Some(pending.back_to),
@@ -191,6 +231,35 @@ impl Driver {
         }
         let operation = self.own_start();
         Ok(Event::Adopted { operation, worker: key, generation, accepting: serving.accepting, pending })
+    }
+
+    /// The worker that was adopted has taken over in an upgrade that nobody has confirmed yet: it still awaits that.
+    fn adopt_upgrade(&mut self, before: &Before, worker: WorkerKey) -> Option<Pending> {
+        let pending = before.pending_upgrade()?;
+        if pending.upgrade != Some(worker) {
+            self.replaced_upgrade(before);
+            return None;
+        }
+        if let Some((unconfirmed, _)) = &before.upgrade {
+            self.find_previous(unconfirmed);
+        }
+        self.probation = before.probation_of_upgrade();
+        Some(pending)
+    }
+
+    /// The worker of an upgrade that was not confirmed is gone: whatever serves now was started for it.
+    fn replaced_upgrade(&mut self, before: &Before) {
+        let Some((unconfirmed, _)) = &before.upgrade else { return };
+        let worker = unconfirmed.made.worker;
+        self.parts.scribe.later(move |journal| {
+            log_unwritten(journal.upgrade_over(worker, PendingEnd::Replaced));
+        });
+        let note = format!(
+            "the upgrade from {} to {} was not confirmed when its worker ended: what was started now serves",
+            unconfirmed.made.from, unconfirmed.made.to
+        );
+        tracing::warn!("{note}");
+        self.notes.push(note);
     }
 
     /// Says where the worker that was adopted differs from what this supervisor was told to serve.

@@ -224,9 +224,10 @@ impl Driver {
         let mut operation = Operation::running(operation_id(), kind, Actor::supervisor(), now());
         operation.serving_generation = self.serving.as_ref().map(|serving| serving.generation.0);
         if let Some(probation) = &self.probation {
-            operation.undone = Some(probation.generation.0);
+            operation.undone = Some(probation.generation.0).filter(|_| probation.upgrade.is_none());
             operation.comment = Some(format!("{} was not confirmed", probation.operation_id));
         }
+        operation.upgrade = self.record_of_pending(kind, &operation.actor);
         self.operations.own_as(key, operation);
     }
 
@@ -258,8 +259,9 @@ impl Driver {
             back_to: back_to.0,
             until,
         };
-        let until = written(until);
-        self.probation = Some(Probation { operation_id, actor, comment, generation, back_to, until });
+        let (until, upgrade) = (written(until), None);
+        self.probation =
+            Some(Probation { operation_id, actor, comment, generation, back_to, until, upgrade });
         self.back_to = Some(back_to);
         self.metrics.pending(true);
         let inputs = self.inputs.clone();
@@ -270,6 +272,10 @@ impl Driver {
     }
 
     pub(super) fn write_confirm(&mut self, operation: OperationKey, generation: GenerationNumber) {
+        let upgrade = self.probation.as_ref().and_then(|probation| probation.upgrade.as_ref());
+        if let Some((worker, _)) = upgrade {
+            return self.confirm_upgrade(operation, generation, *worker);
+        }
         let Some(entry) = self.operations.get_mut(operation) else { return };
         // Its worker may be gone at this moment: what is confirmed is known all the same.
         entry.operation.generation = Some(generation.0);
@@ -312,7 +318,7 @@ impl Driver {
             comment: probation.comment.clone(),
             until: probation.until.clone(),
             left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
-            upgrade: None,
+            upgrade: probation.upgrade.as_ref().map(|(_, upgrade)| upgrade.clone()),
         })
     }
 
@@ -362,7 +368,8 @@ impl Driver {
 
     /// The generation that a cancellation takes back.
     pub(super) fn cancelled(&self, ask: Option<&Ask>) -> Option<u64> {
-        let is_cancel = matches!(ask, Some(Ask::Cancel));
+        let of_generation = self.probation.as_ref().is_none_or(|probation| probation.upgrade.is_none());
+        let is_cancel = matches!(ask, Some(Ask::Cancel)) && of_generation;
         let serving = self.serving.as_ref().map(|serving| serving.generation);
         let undone = self.probation.as_ref().map(|probation| probation.generation).or(serving);
         undone.filter(|_| is_cancel).map(|generation| generation.0)

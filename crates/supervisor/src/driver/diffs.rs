@@ -115,8 +115,8 @@ impl Driver {
     /// A look has ended: whoever waited for that has their turn.
     pub(super) fn after_look(&mut self) {
         while !self.looks() {
-            let Some((new, admission)) = self.after_look.pop_front() else { return };
-            self.admit(new, admission);
+            let Some((new, binary, admission)) = self.after_look.pop_front() else { return };
+            self.admit(new, binary, admission);
         }
     }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use handover_api::EventKind;
-use handover_lifecycle::{Effect, Event, Message, Notice, WorkerKey};
+use handover_lifecycle::{Binary, Effect, Event, Message, Notice, Role, WorkerKey};
 
 use super::Driver;
 use super::changes::Intended;
+use super::upgrades::Handoff;
 use crate::protocol::ToWorker;
 use crate::worker::{Reporter, Start};
 
@@ -18,7 +19,7 @@ impl Driver {
             Effect::Deferred { request } => self.deferred(request),
             Effect::Refuse { request, refusal } => self.refuse_by_machine(request, refusal),
             Effect::Progress { operation, step } => self.progress(operation, step),
-            Effect::StartWorker { worker, .. } => self.start_worker(worker),
+            Effect::StartWorker { worker, binary } => self.start_worker(worker, binary),
             Effect::Send { worker, message } => self.send(worker, message),
             Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
             Effect::KillWorker { worker } => self.kill_worker(worker),
@@ -26,39 +27,63 @@ impl Driver {
                 self.write_intent(Intended { operation, candidate, generation, back_to, confirm });
             }
             Effect::Own { operation, kind } => self.own(operation, kind),
+            Effect::Pending { operation, generation, upgrade: Some(worker), left, .. } => {
+                self.await_upgrade(operation, generation, worker, left);
+            }
             Effect::Pending { operation, generation, back_to, left, .. } => {
                 self.await_confirmation(operation, generation, back_to, left);
             }
             Effect::WriteConfirm { operation, generation } => self.write_confirm(operation, generation),
+            Effect::PendingOver { upgrade: Some(worker), how, .. } => {
+                self.upgrade_confirmation_over(worker, how);
+            }
             Effect::PendingOver { generation, how, .. } => self.confirmation_over(generation, how),
             Effect::LetGo => self.let_go(),
             Effect::WriteOutcome { operation, verdict } => self.write_outcome(operation, verdict),
             Effect::Answer { operation, recorded, .. } => self.answer(operation, recorded),
             Effect::Serve { worker, candidate, generation } => self.serve(worker, candidate, generation),
             Effect::Release { candidate } => self.release(candidate),
-            // Upgrades: not yet.
-            Effect::Examine { .. }
-            | Effect::CallOff { .. }
-            | Effect::WriteUpgrade { .. }
-            | Effect::HandOver { .. }
-            | Effect::Switch { .. }
-            | Effect::Forget { .. }
-            | Effect::Reexec { .. } => {}
+            Effect::Examine { operation, exam } => self.examine(operation, exam),
+            Effect::CallOff { operation, exam } => self.call_off(operation, exam),
+            Effect::WriteUpgrade { operation, worker, confirm } => {
+                self.write_upgrade(operation, worker, confirm);
+            }
+            Effect::HandOver { operation, call, from, to, within, limit } => {
+                self.hand_over(Handoff { operation, call, from, to, within, limit });
+            }
+            Effect::Switch { worker, .. } => self.switch(worker),
+            Effect::Forget { binary } => self.forget(binary),
+            Effect::Reexec { operation } => self.reexecute(operation),
             Effect::CloseListeners => self.close_listeners(),
             Effect::Notify(notice) => self.notify(notice),
             Effect::Exit(exit) => self.exit = Some(exit),
         }
     }
 
-    fn start_worker(&mut self, key: WorkerKey) {
+    fn start_worker(&mut self, key: WorkerKey, binary: Binary) {
+        let program = self.binaries.get(binary).cloned();
+        let Some(program) = program else {
+            return self.not_started(key, "there is no binary to start a worker from".to_owned());
+        };
+        if let Err(why) = program.check() {
+            return self.not_started(key, why.to_string());
+        }
         self.workers_started += 1;
+        let path = program.path().display().to_string();
+        let is_beside = self
+            .machine
+            .view()
+            .workers
+            .iter()
+            .any(|worker| worker.worker == key && worker.role == Role::Candidate);
         let start = Start {
-            executable: &self.parts.executable,
+            program,
             arguments: &self.parts.options.arguments,
             environment: &self.parts.options.environment,
             number: self.workers_started,
             succession: self.parts.lock.worker_path(key.0),
             carried: self.carried.as_ref().map(|carried| Arc::clone(&carried.file)),
+            beside: is_beside.then(|| self.room_for_descriptors()),
         };
         match start.start(Reporter::new(key, self.from_workers.clone())) {
             Ok(worker) => {
@@ -68,19 +93,24 @@ impl Driver {
                 self.tell(EventKind::Worker, message, None);
             }
             Err(error) => {
-                let why = format!(
-                    "a worker could not be started from {}: {error}",
-                    self.parts.executable.path().display()
-                );
-                tracing::error!("{why}");
-                self.tell(EventKind::Worker, why.clone(), None);
-                self.last_exit = Some(why);
-                self.pending.push_back(Event::WorkerNotStarted { worker: key });
+                self.not_started(key, format!("a worker could not be started from {path}: {error}"));
             }
         }
     }
 
-    fn kill_worker(&mut self, key: WorkerKey) {
+    fn not_started(&mut self, key: WorkerKey, why: String) {
+        tracing::error!("{why}");
+        self.tell(EventKind::Worker, why.clone(), None);
+        if let Some(operation) = self.active()
+            && self.operations.get(operation).is_some_and(|entry| entry.operation.upgrade.is_some())
+        {
+            self.note_failure(operation, why.clone(), Vec::new());
+        }
+        self.last_exit = Some(why);
+        self.pending.push_back(Event::WorkerNotStarted { worker: key });
+    }
+
+    pub(super) fn kill_worker(&mut self, key: WorkerKey) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
         worker.is_ending = true;
         if let Err(error) = worker.process.kill() {
@@ -91,9 +121,11 @@ impl Driver {
     fn send(&mut self, key: WorkerKey, message: Message) {
         let message = match message {
             Message::Prepare { .. } => return self.prepare(key, message),
-            Message::Commit { candidate, .. } => {
-                self.hold_beside(key, candidate);
-                ToWorker::Commit { candidate: candidate.0, accept: true }
+            Message::Commit { candidate, accept } => {
+                if accept {
+                    self.hold_beside(key, candidate);
+                }
+                ToWorker::Commit { candidate: candidate.0, accept }
             }
             Message::Abort { candidate } => ToWorker::Abort { candidate: candidate.0 },
             Message::Guard { call, operation, watch } => self.guard(call, operation, watch),

@@ -13,7 +13,10 @@ impl Driver {
         self.last_exit = None;
         let serving = self.serving.as_ref().map(|serving| serving.generation.0);
         let undone = self.cancelled(self.operations.get(key).and_then(|entry| entry.ask.as_ref()));
+        let decided = self.operations.get(key).map(|entry| &entry.operation);
+        let decided = decided.and_then(|decided| self.record_of_pending(decided.kind, &decided.actor));
         let Some(entry) = self.operations.get_mut(key) else { return };
+        entry.operation.upgrade = entry.operation.upgrade.take().or(decided);
         entry.operation.serving_generation = serving;
         entry.operation.undone = entry.operation.undone.or(undone);
         if entry.is_look {
@@ -83,7 +86,7 @@ impl Driver {
                 generation: generation.0,
                 back_to: back_to.0,
                 left,
-                upgrade: None,
+                upgrade: self.probation.as_ref().and_then(|p| Some(p.upgrade.as_ref()?.1.clone())),
             },
             Refusal::TakenBack => Refused::TakenBack,
             Refusal::NothingPending => Refused::NothingPending,

@@ -331,7 +331,9 @@ impl Driver {
         let view = self.machine.view();
         let starts = view.operation.is_some_and(|running| running.kind == Kind::Start);
         self.before.unreachable |= unreachable && starts;
+        let serves = self.serving.as_ref().is_none_or(|serving| serving.worker == worker);
         if let Source::Generation(number) = noted.source
+            && serves
             && (Some(number) == view.held_to || view.operation.is_none())
         {
             for problem in &problems {

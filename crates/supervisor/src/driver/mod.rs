@@ -22,29 +22,36 @@
 //! | `report.rs` | what is asked about: status, history, metrics |
 //! | `diffs.rs` | what a reload or rollback would change |
 //! | `workers.rs` | what workers say |
+//! | `exams.rs` | a new binary looked at, asked, and probed |
+//! | `upgrades.rs` | one worker taking over from another, and what is written of that |
+//! | `binaries.rs` | the programs that workers are started from |
 //! | `adopting.rs` | the beginning: alone, or with a worker that was left behind |
 //! | `asking.rs` | reloads that workers ask for |
 
 mod adopting;
 mod asking;
+mod binaries;
 mod changes;
 mod diffs;
 mod effects;
 mod endings;
+mod exams;
 mod loads;
+mod reexec;
 mod report;
 mod requests;
+mod upgrades;
 mod workers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handover_api::{Actor, Change, Event as Told, EventKind, Operation, Problem, Refused};
-use handover_handoff::process::Executable;
+use handover_api::{Actor, Binary, Change, Event as Told, EventKind, Operation, Problem, Refused, Upgrade};
 use handover_lifecycle::{
-    CandidateKey, Event, Exit, GenerationNumber, Machine, OperationKey, Source, WorkerKey,
+    CandidateKey, Event, Exam, Exit, GenerationNumber, Machine, OperationKey, Source, WorkerKey,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -56,6 +63,7 @@ use crate::listeners::{Binding, Listeners};
 use crate::metrics::Metrics;
 use crate::operations::{Admission, Operations};
 use crate::options::Options;
+use crate::program::Program;
 use crate::protocol::{ListenerSpec, Settings, ToWorker};
 use crate::scribe::Scribe;
 use crate::signals::{Arrived, Signals};
@@ -98,6 +106,12 @@ pub(crate) enum Input {
     Refused { operation: Box<Operation>, answer: RefusalAnswer },
     /// The disk was compared with what serves.
     Compared { generation: GenerationNumber, equal: bool },
+    /// An exam of a binary, or of a worker of it, is over.
+    Examined { operation: OperationKey, exam: Exam, result: exams::Examined },
+    /// The connections of the worker that serves were counted, for the one that is to take over.
+    Counted { operation: OperationKey, connections: u64 },
+    /// A copy of a binary was kept, or why not; of one that can be gone back to if `previous`.
+    Kept { binary: Box<Binary>, previous: bool, failure: Option<String> },
 }
 
 /// A request on its way to admission.
@@ -110,6 +124,8 @@ pub(crate) struct Checked {
     room: Result<(), JournalError>,
     /// The generation that a rollback is to go to.
     target: Option<Result<u64, Refused>>,
+    /// The kept binary that an upgrade is to.
+    binary: Option<Result<Binary, Refused>>,
 }
 
 /// Who waits for a refusal to be written.
@@ -182,6 +198,8 @@ pub(crate) struct Probation {
     back_to: GenerationNumber,
     /// RFC 3339.
     until: String,
+    /// If it is an upgrade: the worker that took over, and from which binary to which. Both generations are the same.
+    upgrade: Option<(WorkerKey, Box<Upgrade>)>,
 }
 
 /// What must outlive a worker and is no file.
@@ -195,7 +213,12 @@ struct CarriedState {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) options: Options,
-    pub(crate) executable: Executable,
+    /// What this process runs.
+    pub(crate) program: Arc<Program>,
+    /// Where it was started from: what lies there is what an upgrade is to, unless it says otherwise.
+    pub(crate) installed: PathBuf,
+    /// The binary that can be gone back to, as the journal says.
+    pub(crate) kept: Option<Binary>,
     pub(crate) lock: Lock,
     pub(crate) control: ControlSocket,
     pub(crate) listeners: Listeners,
@@ -232,11 +255,13 @@ pub(crate) struct Driver {
     back_to: Option<GenerationNumber>,
     probation: Option<Probation>,
     carried: Option<CarriedState>,
+    binaries: binaries::Binaries,
+    upgrading: upgrades::Upgrading,
     /// Whether the worker holds sockets that it does not serve.
     holding: bool,
     operations: Operations,
     /// Requests that wait until a look at what would change has ended.
-    after_look: VecDeque<(NewOperation, Option<Admission>)>,
+    after_look: VecDeque<(NewOperation, Option<Binary>, Option<Admission>)>,
     asks: asking::Asks,
     last: Option<Operation>,
     metrics: Arc<Metrics>,
@@ -276,8 +301,11 @@ impl Driver {
     ) -> Self {
         let interval =
             parts.notifier.watchdog_interval().map_or(PING_INTERVAL, |wanted| wanted.min(PING_INTERVAL));
+        let binaries = binaries::Binaries::new(&parts);
         Driver {
             parts,
+            binaries,
+            upgrading: upgrades::Upgrading::default(),
             machine,
             begun: Instant::now(),
             started_at: now(),
@@ -363,9 +391,7 @@ impl Driver {
                 self.ask_by_signal(Ask::Stop { now: false, limit }, Actor::signal(name));
             }
             Arrived::User1 => self.reopen_logs(),
-            Arrived::User2 => {
-                tracing::warn!("signal USR2 does nothing: this version does not upgrade itself");
-            }
+            Arrived::User2 => self.ask_by_signal(Ask::upgrade(), Actor::signal("USR2")),
             Arrived::Child => self.reap(),
         }
     }
@@ -395,6 +421,9 @@ impl Driver {
                 self.operations.answer(request);
             }
             Input::Refused { operation, answer } => self.refusal_written(*operation, answer),
+            Input::Examined { operation, exam, result } => self.examined(operation, exam, result),
+            Input::Counted { operation, connections } => self.counted(operation, connections),
+            Input::Kept { binary, previous, failure } => self.kept(*binary, previous, failure),
             Input::Compared { generation, equal } => {
                 if self.serving.as_ref().is_some_and(|serving| serving.generation == generation) {
                     self.metrics.equals_desired(equal);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use handover_api::{Generation, JournalStatus, Operation, Status, WorkerRole, WorkerStatus};
 use handover_handoff::Bundle;
+use handover_lifecycle::{Role, View, WorkerKey};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -12,6 +13,7 @@ use super::Driver;
 use crate::handle::{BACKUP_HISTORY, BackupParts, ServingConfig};
 use crate::metrics;
 use crate::protocol::{Report, ToWorker};
+use crate::worker::Worker;
 
 /// How long a worker may take to say something about itself.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
@@ -57,8 +59,10 @@ impl Driver {
     fn known_status(&mut self) -> Status {
         let view = self.machine.view();
         let options = &self.parts.options;
-        let worker = self.serving.as_ref().and_then(|serving| self.workers.get(&serving.worker));
-        let worker = worker.or_else(|| self.workers.values().next_back());
+        let serving = self.serving.as_ref().map(|serving| serving.worker);
+        let serving = serving.filter(|serving| self.workers.contains_key(serving));
+        let worker = serving.or_else(|| self.workers.keys().next_back().copied());
+        let workers = self.worker_status(&view, serving);
         let bundle = self.serving.as_ref().map(|serving| serving.loaded.drift.bundle());
         let top = bundle.and_then(|bundle| bundle.files().find(|(path, _)| Some(*path) == bundle.top()));
         let config = top.filter(|(_, file)| file.on_disk).map(|(path, _)| path.display().to_string());
@@ -78,17 +82,10 @@ impl Driver {
             source_version: self.serving.as_ref().and_then(|serving| serving.loaded.version.clone()),
             expiring: Vec::new(),
             drift: Vec::new(),
-            worker: worker.map(|worker| WorkerStatus {
-                number: worker.number,
-                pid: worker.process.pid(),
-                started_at: worker.started_at.clone(),
-                version: worker.version.clone(),
-                sha256: None,
-                role: WorkerRole::Serving,
-            }),
-            workers: Vec::new(),
-            binary: None,
-            previous_binary: None,
+            worker: workers.iter().find(|(key, _)| Some(*key) == worker).map(|(_, worker)| worker.clone()),
+            workers: workers.into_iter().map(|(_, worker)| worker).collect(),
+            binary: Some(self.binaries.own.described()),
+            previous_binary: self.binaries.kept.clone(),
             respawns: view.restarts,
             connections: self.connections,
             listeners: self.parts.listeners.status(),
@@ -97,6 +94,33 @@ impl Driver {
             last: self.last.clone(),
             journal: JournalStatus::default(),
         }
+    }
+
+    /// All workers, the one that serves first.
+    fn worker_status(&self, view: &View, serving: Option<WorkerKey>) -> Vec<(WorkerKey, WorkerStatus)> {
+        let role = |key: WorkerKey| {
+            let known = view.workers.iter().find(|worker| worker.worker == key).map(|worker| worker.role);
+            match known {
+                Some(Role::Candidate) => WorkerRole::Candidate,
+                Some(Role::Draining) => WorkerRole::Draining,
+                Some(Role::Warm) => WorkerRole::Warm,
+                Some(Role::Serving) | None => WorkerRole::Serving,
+            }
+        };
+        let status = |(key, worker): (&WorkerKey, &Worker)| {
+            let status = WorkerStatus {
+                number: worker.number,
+                pid: worker.process.pid(),
+                started_at: worker.started_at.clone(),
+                version: worker.version.clone(),
+                sha256: worker.program.sha256().map(str::to_owned),
+                role: role(*key),
+            };
+            (*key, status)
+        };
+        let mut workers: Vec<_> = self.workers.iter().map(status).collect();
+        workers.sort_by_key(|(key, _)| Some(*key) != serving);
+        workers
     }
 
     pub(super) fn operation(&mut self, id: String, answer: oneshot::Sender<Option<Box<Operation>>>) {
@@ -188,7 +212,7 @@ impl Driver {
     }
 
     /// Asks the worker that serves.
-    fn report(&mut self, what: Report) -> Reporting {
+    pub(super) fn report(&mut self, what: Report) -> Reporting {
         let Some(worker) = self.serving.as_ref().and_then(|serving| self.workers.get(&serving.worker)) else {
             return Reporting(None);
         };
@@ -210,10 +234,10 @@ fn is_on_disk(bundle: &Bundle) -> bool {
 }
 
 /// A worker's answer about itself that is on its way.
-struct Reporting(Option<oneshot::Receiver<String>>);
+pub(super) struct Reporting(Option<oneshot::Receiver<String>>);
 
 impl Reporting {
-    async fn wait(self) -> Option<String> {
+    pub(super) async fn wait(self) -> Option<String> {
         timeout(REPORT_LIMIT, self.0?).await.ok()?.ok()
     }
 }

@@ -1,11 +1,12 @@
 //! What is asked for, on its way to the machine: looked up, checked, admitted or refused.
 
-use handover_api::{Actor, ActorKind, Refused, operation_id};
+use handover_api::{Actor, ActorKind, Binary, Refused, Upgrade, operation_id};
 use handover_lifecycle::{Asked, Caller, Event, GenerationNumber, Kind, Phase, Request};
 use tokio::sync::oneshot;
 
+use super::exams::asked_for;
 use super::{Checked, Driver, Input, RefusalAnswer};
-use crate::handle::{Ask, Command, NewOperation, Terms, Ticket};
+use crate::handle::{Ask, Command, NewOperation, Terms, Ticket, WhichBinary};
 use crate::journal::Journal;
 use crate::operations::{Admission, described, kind_of};
 use crate::protocol::GuardLimits;
@@ -40,11 +41,16 @@ impl Driver {
     }
 
     /// Looks the ID up, and asks the journal for room. Ending and serving again are never refused for want of room.
-    pub(super) fn request(&mut self, new: NewOperation, admission: Option<Admission>) {
+    pub(super) fn request(&mut self, mut new: NewOperation, admission: Option<Admission>) {
+        let is_upgrade = self.probation.as_ref().is_some_and(|probation| probation.upgrade.is_some());
+        if is_upgrade && matches!(new.ask, Ask::Rollback { to: None, .. }) {
+            // What there is to be taken back is the upgrade that nobody has confirmed yet.
+            new.ask = Ask::Cancel;
+        }
         let needs_room = needs_room(&new.ask);
         let serving = self.serving.as_ref().map(|serving| serving.generation.0);
         if !needs_room && new.id.is_none() {
-            return self.admit(new, admission);
+            return self.admit(new, None, admission);
         }
         let inputs = self.inputs.clone();
         self.parts.scribe.later(move |journal| {
@@ -54,13 +60,19 @@ impl Driver {
                 Ask::Rollback { to, .. } => Some(target(journal, *to, serving)),
                 _ => None,
             };
-            let checked = Checked { new, admission, found, room, target };
+            let binary = match &new.ask {
+                Ask::Upgrade { binary: WhichBinary::Previous, .. } => {
+                    Some(journal.previous_binary().cloned().ok_or_else(no_previous_binary))
+                }
+                _ => None,
+            };
+            let checked = Checked { new, admission, found, room, target, binary };
             let _ = inputs.blocking_send(Input::Checked(Box::new(checked)));
         });
     }
 
     pub(super) fn checked(&mut self, checked: Checked) {
-        let Checked { mut new, admission, found, room, target } = checked;
+        let Checked { mut new, admission, found, room, target, binary } = checked;
         if let Some(id) = new.id.as_deref() {
             if let Some(entry) = self.operations.by_id(id) {
                 let (kind, action) = (entry.operation.kind, entry.operation.action.clone());
@@ -83,8 +95,12 @@ impl Driver {
             (_, Some(Err(why))) => return self.refuse_request(&new, why, admission),
             _ => {}
         }
+        let binary = match binary.transpose() {
+            Ok(binary) => binary,
+            Err(why) => return self.refuse_request(&new, why, admission),
+        };
         match room {
-            Ok(()) => self.admit(new, admission),
+            Ok(()) => self.admit(new, binary, admission),
             Err(error) => {
                 let why = Refused::Journal(error.to_string());
                 if matches!(new.ask, Ask::Reload { .. }) && new.actor.signal.is_some() {
@@ -121,9 +137,14 @@ impl Driver {
         self.refuse(described(operation_id(), new), &why, answer);
     }
 
-    pub(super) fn admit(&mut self, mut new: NewOperation, admission: Option<Admission>) {
+    pub(super) fn admit(
+        &mut self,
+        mut new: NewOperation,
+        binary: Option<Binary>,
+        admission: Option<Admission>,
+    ) {
         if self.looks() && !matches!(new.ask, Ask::Stop { .. }) {
-            return self.after_look.push_back((new, admission));
+            return self.after_look.push_back((new, binary, admission));
         }
         let drain_limit = self.drain_limit();
         let mut guard = GuardLimits::DEFAULT;
@@ -143,9 +164,8 @@ impl Driver {
             Ask::Restore { dry_run, terms: asked, .. } => {
                 Request::Restore { dry_run: *dry_run, terms: terms(asked) }
             }
-            Ask::Upgrade { .. } => {
-                let why = Refused::Unavailable("it cannot upgrade yet".to_owned());
-                return self.refuse_request(&new, why, admission);
+            Ask::Upgrade { dry_run, terms: asked, .. } => {
+                Request::Upgrade { dry_run: *dry_run, terms: terms(asked) }
             }
             Ask::Confirm => Request::Confirm,
             Ask::Cancel => Request::Cancel,
@@ -165,8 +185,12 @@ impl Driver {
         let caller = if new.actor.signal.is_some() { Caller::Signal } else { Caller::Waiting };
         let expected = new.if_match.map(GenerationNumber);
         let serving = self.serving.as_ref().map(|serving| serving.generation.0);
+        let upgrade = asked_for(&new.ask, &self.binaries.installed, binary.as_ref());
+        let upgrade = upgrade.map(|to| Box::new(Upgrade::new(self.binaries.serving.described(), to)));
         let operation = self.operations.ask(new, serving, admission);
         if let Some(entry) = self.operations.get_mut(operation) {
+            entry.operation.upgrade = upgrade;
+            entry.binary = binary;
             entry.guard = guard;
             entry.operation.guard_ms = guarded_ms(&request);
         }
@@ -184,6 +208,7 @@ impl Driver {
 fn guarded_ms(request: &Request) -> Option<u64> {
     let (Request::Reload { dry_run: false, terms, .. }
     | Request::Rollback { dry_run: false, terms, .. }
+    | Request::Upgrade { dry_run: false, terms }
     | Request::Restore { dry_run: false, terms }) = request
     else {
         return None;
@@ -195,7 +220,12 @@ fn guarded_ms(request: &Request) -> Option<u64> {
 fn needs_room(ask: &Ask) -> bool {
     matches!(
         ask,
-        Ask::Reload { .. } | Ask::Rollback { .. } | Ask::Restore { .. } | Ask::Action { .. } | Ask::Confirm
+        Ask::Upgrade { .. }
+            | Ask::Reload { .. }
+            | Ask::Rollback { .. }
+            | Ask::Restore { .. }
+            | Ask::Action { .. }
+            | Ask::Confirm
     )
 }
 
@@ -206,6 +236,11 @@ fn target(journal: &Journal, to: Option<u64>, serving: Option<u64>) -> Result<u6
     target
         .filter(|target| Some(*target) == serving || kept.contains(target))
         .ok_or(Refused::NoSuchGeneration { wanted: to, kept })
+}
+
+fn no_previous_binary() -> Refused {
+    let why = "there is no binary to go back to: none was upgraded from since this journal began, or no copy could be kept";
+    Refused::NoPreviousBinary(why.to_owned())
 }
 
 fn answer(admission: Option<Admission>, ticket: Result<Ticket, Refused>) {
@@ -230,5 +265,7 @@ fn is_same(ask: &Ask, kind: Kind, action: Option<&str>) -> bool {
         Ask::Action { name, .. } => Some(name.as_str()),
         _ => None,
     };
-    kind_of(ask) == kind && asked_action == action
+    // Sent again when the upgrade was taken back that it was about.
+    let took_back = matches!(ask, Ask::Rollback { to: None, .. }) && kind == Kind::Cancel;
+    (kind_of(ask) == kind || took_back) && asked_action == action
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use handover_api::{EventKind, Losses};
 use handover_handoff::memfd;
-use handover_handoff::process::{self, Exit};
+use handover_handoff::process::Exit;
 use handover_lifecycle::{CallKey, CandidateKey, Event, Kind, WorkerKey};
 
 use super::{CarriedState, Driver, PINGS_UNANSWERED, Prepared};
 use crate::handle::Carried;
+use crate::preflight;
 use crate::protocol::{MAX_CARRIED_BYTES, PROTOCOL_VERSION, ToSupervisor, ToWorker, common_version};
 use crate::worker::FromWorker;
 
@@ -34,8 +35,8 @@ impl Driver {
     fn said(&mut self, key: WorkerKey, message: ToSupervisor, descriptors: Vec<OwnedFd>) {
         tracing::trace!(worker = %key, ?message, "worker says");
         match message {
-            ToSupervisor::Hello { protocol, oldest, version, actions, .. } => {
-                self.hello(key, (oldest, protocol), version, actions)
+            ToSupervisor::Hello { protocol, oldest, version, actions, threads, .. } => {
+                self.hello(key, (oldest, protocol), version, actions, threads);
             }
             ToSupervisor::Need { candidate, listeners } => {
                 let candidate = CandidateKey(candidate);
@@ -56,14 +57,13 @@ impl Driver {
                 self.step(Event::Committed { worker: key, candidate: CandidateKey(candidate) });
             }
             ToSupervisor::DrainProgress { connections, .. } => {
-                self.connections = Some(connections);
-                tracing::debug!(connections, "draining");
+                if self.serving.as_ref().is_some_and(|serving| serving.worker == key) {
+                    self.connections = Some(connections);
+                }
+                tracing::debug!(worker = %key, connections, "draining");
             }
-            ToSupervisor::Drained { call, losses, .. } => {
-                self.connections = Some(0);
-                self.lose_connections(&losses);
-                let (call, clean) = (CallKey(call), losses.is_empty());
-                self.step(Event::Drained { worker: key, call, clean });
+            ToSupervisor::Drained { call, losses, late, ended } => {
+                self.drained(key, call, &losses, &late, ended);
             }
             ToSupervisor::Resumed { call } => {
                 self.connections = None;
@@ -92,16 +92,25 @@ impl Driver {
             }
             ToSupervisor::Carry => self.carry(key, descriptors.into_iter().next()),
             ToSupervisor::Ask { call, why } => self.ask_by_worker(key, call, why),
-            // Not yet.
-            ToSupervisor::Probed { .. }
-            | ToSupervisor::TookOver { .. }
-            | ToSupervisor::HandedOver { .. }
-            | ToSupervisor::HandoffFailed { .. } => {}
+            // Its answers on the connections say more.
+            ToSupervisor::Probed { .. } => {}
+            ToSupervisor::TookOver { call, moved, losses, freeze } => {
+                self.took_over(key, call, moved, &losses, freeze);
+            }
+            ToSupervisor::HandedOver { call, moved, freeze } => self.handed_over(key, call, moved, freeze),
+            ToSupervisor::HandoffFailed { call, why } => self.handoff_failed(key, call, why),
             ToSupervisor::Stopping { losses } => self.lose_connections(&losses),
         }
     }
 
-    fn hello(&mut self, key: WorkerKey, speaks: (u16, u16), version: String, actions: Vec<String>) {
+    fn hello(
+        &mut self,
+        key: WorkerKey,
+        speaks: (u16, u16),
+        version: String,
+        actions: Vec<String>,
+        threads: u32,
+    ) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
         if common_version(speaks.0, speaks.1).is_none() {
             let why = format!(
@@ -110,8 +119,10 @@ impl Driver {
             );
             return self.lost(key, &why);
         }
+        worker.program.is_version(version.clone());
         worker.version = version;
         worker.actions = actions;
+        worker.threads = threads;
         self.step(Event::WorkerReady { worker: key });
         self.send_facts();
     }
@@ -120,16 +131,20 @@ impl Driver {
     fn carry(&mut self, key: WorkerKey, file: Option<OwnedFd>) {
         let taken = file.ok_or_else(|| "nothing came with it".to_owned()).and_then(CarriedState::of);
         match taken {
+            Ok(carried) if self.serving.as_ref().is_some_and(|serving| serving.worker != key) => {
+                self.upgrading.carried.insert(key, carried);
+            }
             Ok(carried) => self.carried = Some(carried),
             Err(why) => self.lost(key, &format!("it hands over its state, and {why}")),
         }
     }
 
     /// Connections were cut: that belongs to whatever ends connections now.
-    fn lose_connections(&mut self, losses: &Losses) {
+    pub(super) fn lose_connections(&mut self, losses: &Losses) {
         for entry in self.operations.unanswered() {
             let operation = &mut entry.operation;
-            if operation.outcome.is_none() && matches!(operation.kind, Kind::Drain | Kind::Stop) {
+            let ends = matches!(operation.kind, Kind::Drain | Kind::Stop) || operation.upgrade.is_some();
+            if operation.outcome.is_none() && entry.is_begun && ends {
                 operation.losses.merge(losses);
             }
         }
@@ -140,7 +155,9 @@ impl Driver {
             if !worker.is_ending {
                 let pid = worker.process.pid();
                 tracing::error!(worker = worker.number, pid, "the worker cannot be talked to: {why}");
-                self.last_exit = Some(format!("the worker (pid {pid}) cannot be talked to: {why}"));
+                let why = format!("the worker (pid {pid}) cannot be talked to: {why}");
+                self.note_lost_candidate(key, &why);
+                self.last_exit = Some(why);
             }
             self.step(Event::ChannelLost { worker: key });
         }
@@ -155,7 +172,13 @@ impl Driver {
             // An adopted worker is not this process's child.
             Some(_) => Exit::Unknown,
         };
+        let unexpected = self.workers.get(&key).filter(|worker| !worker.is_ending);
+        if let Some(worker) = unexpected {
+            let what = format!("the worker {} (pid {}) {exit}", worker.number, worker.process.pid());
+            self.note_lost_candidate(key, &what);
+        }
         let Some(worker) = self.workers.remove(&key) else { return };
+        self.upgrading.carried.remove(&key);
         let what = format!("worker {} (pid {}) {exit}", worker.number, worker.process.pid());
         if worker.is_ending {
             tracing::info!("{what}");
@@ -166,7 +189,9 @@ impl Driver {
         // It unlinks the path itself when it ends in order; the next worker has another one.
         let _ = std::fs::remove_file(&worker.succession);
         self.tell(EventKind::Worker, what, None);
-        self.actions.clear();
+        if self.serving.as_ref().is_none_or(|serving| serving.worker == key) {
+            self.actions.clear();
+        }
         self.step(Event::WorkerExited { worker: key });
         self.reap();
     }
@@ -174,7 +199,7 @@ impl Driver {
     /// Reaps orphans that fell to this process. Workers are reaped one by one, when they have been listened to.
     pub(super) fn reap(&self) {
         let workers: Vec<u32> = self.workers.values().map(|worker| worker.process.pid()).collect();
-        match process::reap_orphans(&workers) {
+        match preflight::reap_orphans(&workers) {
             Ok(reaped) => {
                 for (pid, exit) in reaped {
                     tracing::debug!("an orphan (pid {pid}) {exit}");

@@ -7,6 +7,7 @@ use handover_lifecycle::PendingEnd;
 use jiff::Timestamp;
 
 use super::record::{Record, Stored, now, written};
+use super::upgrades::Upgrades;
 use super::{KEPT_GENERATIONS, Unconfirmed, Unfinished};
 
 /// What the records say.
@@ -25,6 +26,7 @@ pub(super) struct Contents {
     pub(super) kept: VecDeque<Kept>,
     pub(super) unfinished: Vec<Unfinished>,
     pub(super) probation: Option<Probation>,
+    pub(super) upgrades: Upgrades,
 }
 
 /// A generation whose files are kept.
@@ -54,7 +56,7 @@ impl Probation {
 
 /// A deadline that was written down at this time, but no later than it was then: a clock that was set back meanwhile
 /// gives nobody more time than was asked for.
-fn not_later(until: Timestamp, written_at: &str) -> Timestamp {
+pub(super) fn not_later(until: Timestamp, written_at: &str) -> Timestamp {
     let now = Timestamp::now();
     match written_at.parse::<Timestamp>() {
         Ok(at) if now < at => now.checked_add(until.duration_since(at)).map_or(until, |then| then.min(until)),
@@ -115,6 +117,12 @@ impl Contents {
                 }
             }
             Record::TakenBack { generation, how, at } => self.taken_back(generation, how, at.parse().ok()),
+            Record::UpgradeIntent { made, confirm, at } => self.upgrade_meant(made, confirm.as_deref(), &at),
+            Record::UpgradePending { made, until, at } => self.upgrade_pending(made, &until, &at),
+            Record::UpgradeOver { worker, operation_id, .. } => {
+                self.upgrade_over(worker, operation_id.as_deref());
+            }
+            Record::PreviousBinary { binary, .. } => self.previous_binary(binary),
             Record::Generation { generation } => self.committed(generation),
             Record::Done { operation } => self.done(operation),
         }
@@ -127,7 +135,9 @@ impl Contents {
             || (operation.kind == Kind::Rollback && operation.actor.kind == ActorKind::Supervisor);
         let pending = self.probation.as_ref().filter(|known| goes_back && known.over.is_none());
         let intent = pending.map(|known| known.change.back_to);
-        self.unfinished.push(Unfinished { operation, intent, back_to: None });
+        let upgrade = self.upgrades.worker().filter(|_| goes_back);
+        let intent = intent.filter(|_| upgrade.is_none());
+        self.unfinished.push(Unfinished { operation, intent, back_to: None, upgrade, made: None });
     }
 
     /// A change is about to be made that must be confirmed.
@@ -205,6 +215,8 @@ impl Contents {
 
     fn done(&mut self, operation: Operation) {
         self.unfinished.retain(|u| u.operation.id != operation.id);
+        let stays = operation.outcome.is_some_and(|outcome| outcome.is_success());
+        self.upgrades.done(&operation.id, stays);
         let changed_nothing = operation.outcome.is_some_and(|outcome| !outcome.may_have_changed());
         let made_it = |known: &Probation| known.change.operation_id == operation.id && known.over.is_none();
         if changed_nothing && self.probation.as_ref().is_some_and(made_it) {
@@ -274,7 +286,12 @@ impl Contents {
         let in_order = self.order.iter().filter_map(|number| self.generations.get(number));
         let in_order = in_order.map(|generation| Record::Generation { generation: generation.clone() });
         let history = self.history.iter().map(|operation| Record::Done { operation: operation.clone() });
-        let admitted = self.unfinished.iter().map(|u| Record::Admitted { operation: u.operation.clone() });
+        // Before the operations that take one back.
+        let upgrades = self.upgrades.records();
+        let admitted = self.unfinished.iter().flat_map(|u| {
+            let admitted = Record::Admitted { operation: u.operation.clone() };
+            std::iter::once(admitted).chain(u.upgrade_intent())
+        });
         let intents = self.kept.iter().map(|kept| Record::Intent {
             operation_id: self.operation_of(kept.number).unwrap_or_default().to_owned(),
             generation: kept.number,
@@ -300,6 +317,7 @@ impl Contents {
             });
             std::iter::once(pending).chain(over)
         });
-        taken_back.chain(in_order).chain(history).chain(admitted).chain(intents).chain(probation)
+        let operations = history.chain(upgrades).chain(admitted);
+        taken_back.chain(in_order).chain(operations).chain(intents).chain(probation)
     }
 }

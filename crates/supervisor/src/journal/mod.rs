@@ -7,6 +7,7 @@
 //!   admitted ──▶ intent ──▶ generation ──▶ done     a reload that is applied
 //!   admitted ────────────────────────────▶ done     one that fails, a dry run, a drain …
 //!                                          done     never admitted: not permitted, busy, stale
+//!   admitted ──▶ upgrade intent ─────────▶ done     an upgrade (`upgrades.rs`)
 //! ```
 //!
 //! - `intent` is written before the worker is told to commit. Whoever opens the journal after a crash in
@@ -33,6 +34,7 @@ mod record;
 mod store;
 #[cfg(test)]
 mod tests;
+mod upgrades;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,7 @@ pub use probation::Unconfirmed;
 use record::{Line, encode, lines};
 pub use record::{Record, now};
 use store::{DirStore, Store};
+pub use upgrades::{UnconfirmedUpgrade, UpgradeMade};
 
 /// Operations that are kept by default, in memory and, at least, on disk.
 pub const DEFAULT_KEEP: usize = 1_000;
@@ -102,6 +105,10 @@ pub struct Unfinished {
     pub intent: Option<u64>,
     /// The generation that served until then.
     back_to: Option<u64>,
+    /// The worker that an upgrade's intent names: of the upgrade itself, and of what takes it back.
+    pub upgrade: Option<u64>,
+    /// The whole of that intent, of the upgrade itself.
+    made: Option<UpgradeMade>,
 }
 
 /// The journal. Its calls block for as long as the disk takes.
@@ -302,8 +309,7 @@ impl Journal {
     /// remembered in any case, and the file is rewritten with it as soon as the disk allows.
     fn append(&mut self, record: Record) -> Result<(), JournalError> {
         let record = record.bounded();
-        let has_happened =
-            matches!(record, Record::Generation { .. } | Record::TakenBack { .. } | Record::Done { .. });
+        let has_happened = record.has_happened();
         let is_final = matches!(record, Record::Done { .. });
         let written = encode(&record).and_then(|line| {
             self.mend()?;

@@ -5,12 +5,13 @@
 
 use std::io;
 
-use handover_api::{Generation, Operation};
+use handover_api::{Binary, Generation, Operation};
 use handover_lifecycle::PendingEnd;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::MAX_RECORD_BYTES;
+use super::upgrades::WrittenUpgrade;
 
 /// Hexadecimal digits of the hash that stand before the JSON text.
 const CHECKSUM_DIGITS: usize = 16;
@@ -81,6 +82,46 @@ pub enum Record {
         /// When, RFC 3339.
         at: String,
     },
+    /// A worker of another binary is about to take over.
+    UpgradeIntent {
+        /// What is made.
+        #[serde(flatten)]
+        made: WrittenUpgrade,
+        /// When it goes back unless it is confirmed, RFC 3339.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confirm: Option<String>,
+        /// When, RFC 3339.
+        at: String,
+    },
+    /// An upgrade awaits confirmation.
+    UpgradePending {
+        /// What was made.
+        #[serde(flatten)]
+        made: WrittenUpgrade,
+        /// When it goes back, RFC 3339.
+        until: String,
+        /// When this was written, RFC 3339.
+        at: String,
+    },
+    /// An upgrade is on probation no longer.
+    UpgradeOver {
+        /// The worker that had taken over.
+        worker: u64,
+        /// What became of it.
+        how: PendingEnd,
+        /// By which operation it is confirmed, if it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        operation_id: Option<String>,
+        /// When, RFC 3339.
+        at: String,
+    },
+    /// A copy of this binary is kept, to be gone back to.
+    PreviousBinary {
+        /// Which.
+        binary: Binary,
+        /// When, RFC 3339.
+        at: String,
+    },
     /// A generation serves.
     Generation {
         /// The generation.
@@ -94,6 +135,24 @@ pub enum Record {
 }
 
 impl Record {
+    /// Whether it says what is so already, written down or not; others say what is about to happen, and does not if they
+    /// cannot be written.
+    pub(super) fn has_happened(&self) -> bool {
+        match self {
+            Self::Generation { .. }
+            | Self::TakenBack { .. }
+            | Self::PreviousBinary { .. }
+            | Self::Done { .. } => true,
+            Self::UpgradeOver { how, .. } => *how != PendingEnd::Confirmed,
+            Self::Admitted { .. }
+            | Self::Intent { .. }
+            | Self::Pending { .. }
+            | Self::Confirmed { .. }
+            | Self::UpgradeIntent { .. }
+            | Self::UpgradePending { .. } => false,
+        }
+    }
+
     /// The same, short enough to be written whole.
     pub(super) fn bounded(mut self) -> Self {
         let too_long =
@@ -116,6 +175,9 @@ impl Record {
                 operation.errors.truncate(entries);
                 operation.warnings.truncate(entries);
                 operation.steps.truncate(entries);
+                if let Some(upgrade) = &mut operation.upgrade {
+                    upgrade.last_lines.truncate(entries);
+                }
                 let kept = operation.changes.len() + operation.errors.len() + operation.warnings.len();
                 operation.left_out += (all - kept) as u64;
             }
@@ -123,7 +185,14 @@ impl Record {
                 generation.changes.truncate(entries);
                 generation.files.truncate(entries);
             }
-            Self::Intent { .. } | Self::Pending { .. } | Self::Confirmed { .. } | Self::TakenBack { .. } => {}
+            Self::Intent { .. }
+            | Self::Pending { .. }
+            | Self::Confirmed { .. }
+            | Self::TakenBack { .. }
+            | Self::UpgradeIntent { .. }
+            | Self::UpgradePending { .. }
+            | Self::UpgradeOver { .. }
+            | Self::PreviousBinary { .. } => {}
         }
     }
 
@@ -137,6 +206,9 @@ impl Record {
             for change in &mut operation.changes {
                 shorten(&mut change.name);
                 change.detail.as_mut().map(shorten);
+            }
+            if let Some(upgrade) = &mut operation.upgrade {
+                upgrade.last_lines.iter_mut().for_each(shorten);
             }
             shorten(&mut operation.message);
             operation.answer.as_mut().map(shorten);
