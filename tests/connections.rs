@@ -1,14 +1,14 @@
-//! Connections that a reload does not concern are not touched by it: hazard 22, and what follows from it.
+//! Connections that a reload does not concern are not touched by it: hazard 22, and what follows from it; hazards 20 and 23.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use handover_testkit::config::{everything_to, fixed, service, tcp_listener};
+use handover_testkit::config::{drain, everything_to, fixed, service, tcp_listener};
 use handover_testkit::echo::Echo;
 use handover_testkit::http::Connection;
 use handover_testkit::origin::Origin;
 use handover_testkit::pattern;
 use handover_testkit::tunnel::{Download, Tunnel};
 use handover_testkit::websocket::WebSocket;
-use handover_testkit::{Port, Serving, handover, text_at};
+use handover_testkit::{Port, Serving, handover, text_at, until};
 
 /// Hazard 22.
 #[test]
@@ -110,4 +110,27 @@ fn a_kept_connection_of_a_removed_listener_is_told_before_it_is_closed() {
     let last = kept.response("GET");
     assert!(last.head.closes(), "{}", String::from_utf8_lossy(&last.head.raw));
     kept.expect_end();
+}
+
+/// Hazard 23: who loses a connection comes back at once, and not everybody may do so in the same moment.
+#[test]
+fn idle_connections_are_not_all_closed_at_once_when_the_server_drains() {
+    const KEPT: usize = 200;
+    let origin = Origin::start("origin");
+    let rest = [service("origin", origin.address()), everything_to("origin"), drain("60s")].concat();
+    let server = Serving::start(handover!(), &rest);
+    let mut kept: Vec<Connection> = (0..KEPT).map(|_| Connection::open(server.address())).collect();
+    for connection in &mut kept {
+        assert_eq!(connection.get("/").text(), "origin\n");
+    }
+    let draining = server.handover.control.begin("/v1/drain", &[]);
+    let open_at_first = until("the first is closed", || {
+        let open = kept.iter_mut().filter_map(|one| one.is_open().then_some(())).count();
+        (open < KEPT).then_some(open)
+    });
+    assert!(open_at_first > 0, "all were closed at once");
+    for connection in &mut kept {
+        connection.expect_end();
+    }
+    drop(draining);
 }

@@ -1,7 +1,7 @@
 //! Gates: how a test holds a server's handler at a chosen point and lets it go on.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::deadline::{DEADLINE, Deadline};
 
@@ -24,13 +24,13 @@ impl Gate {
 
     /// Lets everybody through, now and later.
     pub fn open(&self) {
-        self.0.0.lock().unwrap().open = true;
+        self.lock().open = true;
         self.0.1.notify_all();
     }
 
     /// Waits until the gate is open.
     pub fn pass(&self) {
-        let mut state = self.0.0.lock().unwrap();
+        let mut state = self.lock();
         state.waiting += 1;
         self.0.1.notify_all();
         self.wait(state, "a gate to open", |state| state.open);
@@ -38,11 +38,16 @@ impl Gate {
 
     /// Waits until `count` callers have arrived at the gate (whether or not they have passed it since).
     pub fn arrived(&self, count: usize) {
-        let state = self.0.0.lock().unwrap();
+        let state = self.lock();
         self.wait(state, "callers to arrive at a gate", |state| state.waiting >= count);
     }
 
-    fn wait(&self, mut state: std::sync::MutexGuard<'_, State>, what: &str, enough: impl Fn(&State) -> bool) {
+    /// A wait that was in vain must not hide behind those that follow from it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self, mut state: MutexGuard<'_, State>, what: &str, enough: impl Fn(&State) -> bool) {
         let deadline = Deadline::usual();
         while !enough(&state) {
             assert!(!deadline.passed(), "waited {DEADLINE:?} in vain for {what}");
