@@ -179,6 +179,8 @@ pub enum Effect {
         operation: OperationKey,
         /// Which.
         generation: GenerationNumber,
+        /// If it is an upgrade: the worker that took over.
+        upgrade: Option<WorkerKey>,
     },
     /// Nothing awaits confirmation any more: show it no longer. Write it down, unless it was confirmed (that is written
     /// already); nothing waits for that.

@@ -88,9 +88,9 @@ impl Machine {
         let note = Step::Noting(Note::Confirm);
         self.begin(operation, Kind::Confirm, Some(Request::Confirm), note);
         match self.pending {
-            Some(Probation { generation, .. }) => {
+            Some(Probation { generation, upgrade, .. }) => {
                 self.begin_noting(Note::Confirm);
-                self.emit(Effect::WriteConfirm { operation, generation });
+                self.emit(Effect::WriteConfirm { operation, generation, upgrade });
             }
             // It was only guarded.
             None => self.decide(Outcome::Applied, Cause::Done),

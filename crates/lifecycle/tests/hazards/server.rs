@@ -128,7 +128,7 @@ impl Server {
     pub(crate) fn journal(&mut self, well: bool) -> Vec<Effect> {
         let event = self.said.iter().rev().find_map(|effect| match *effect {
             Effect::WriteIntent { operation, generation, .. }
-            | Effect::WriteConfirm { operation, generation } => Some(match well {
+            | Effect::WriteConfirm { operation, generation, .. } => Some(match well {
                 true => Event::IntentWritten { operation, generation },
                 false => Event::IntentFailed { operation, generation },
             }),

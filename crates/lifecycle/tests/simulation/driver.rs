@@ -208,7 +208,7 @@ impl World {
                 let until = self.wall_clock() + left;
                 Write::Pending { operation, generation, back_to, until }
             }
-            Effect::WriteConfirm { operation, generation } => Write::Confirm { operation, generation },
+            Effect::WriteConfirm { operation, generation, .. } => Write::Confirm { operation, generation },
             Effect::PendingOver { generation, how, .. } if how != PendingEnd::Confirmed => {
                 Write::Over { generation, how }
             }
