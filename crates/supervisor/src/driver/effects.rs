@@ -33,7 +33,7 @@ impl Driver {
             Effect::Pending { operation, generation, back_to, left, .. } => {
                 self.await_confirmation(operation, generation, back_to, left);
             }
-            Effect::WriteConfirm { operation, generation } => self.write_confirm(operation, generation),
+            Effect::WriteConfirm { operation, generation, .. } => self.write_confirm(operation, generation),
             Effect::PendingOver { upgrade: Some(worker), how, .. } => {
                 self.upgrade_confirmation_over(worker, how);
             }
