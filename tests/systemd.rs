@@ -3,98 +3,17 @@
 //! It runs in namespaces of its own (`scripts/user-manager`); where that is not possible, these tests are skipped, loudly.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use handover_testkit::config::{drain, everything_to, fixed, listener, service};
-use handover_testkit::http::{self, Connection};
+use handover_testkit::config::{drain, everything_to, fixed, service};
+use handover_testkit::http::Connection;
 use handover_testkit::origin::Origin;
-use handover_testkit::systemd::Manager;
+use handover_testkit::systemd::{Site, UNIT};
 use handover_testkit::tunnel::Download;
-use handover_testkit::{Port, Program, Workspace, handover, until};
-
-const UNIT: &str = "site.service";
-
-/// The server as a unit of a systemd of its own.
-struct Site {
-    manager: Manager,
-    program: Program,
-    port: Port,
-    workspace: Workspace,
-}
-
-impl Site {
-    /// A unit with these further lines in its section `[Service]`, not started yet.
-    fn new(test: &str, lines: &str) -> Option<Self> {
-        let workspace = Workspace::new();
-        let manager = Manager::start(&workspace, test)?;
-        let (program, port) = (Program::install(&workspace, handover!()), Port::claim());
-        let site = Self { manager, program, port, workspace };
-        site.manager.unit(UNIT, &site.text(lines));
-        Some(site)
-    }
-
-    /// As [`Site::new`], serving this configuration.
-    fn started(test: &str, lines: &str, rest: &str) -> Option<Self> {
-        let site = Self::new(test, lines)?;
-        site.write(rest);
-        site.systemctl(&["start", UNIT], 0);
-        Some(site)
-    }
-
-    fn text(&self, lines: &str) -> String {
-        let program = self.program.path().display();
-        let file = self.workspace.path("handover.toml").display().to_string();
-        let control = self.workspace.control_socket().display().to_string();
-        let state = self.workspace.path("state/handover").display().to_string();
-        let log = self.workspace.path("log").display().to_string();
-        format!(
-            "[Service]\nType=notify\nExecStart={program} serve {file}\nExecReload={program} reload\n\
-             Environment=HANDOVER_CONTROL={control} HANDOVER_STATE={state} NO_COLOR=1\n\
-             StandardOutput=append:{log}\nStandardError=append:{log}\n{lines}\n"
-        )
-    }
-
-    fn write(&self, rest: &str) {
-        self.workspace.write("handover.toml", listener("web", &self.port) + rest);
-    }
-
-    #[track_caller]
-    fn systemctl(&self, words: &[&str], code: i32) -> String {
-        let output = self.manager.systemctl(words);
-        assert_eq!(output.code, code, "{words:?}: {}\n{}", output.all(), self.said());
-        output.all()
-    }
-
-    fn property(&self, name: &str) -> String {
-        self.manager.property(UNIT, name)
-    }
-
-    fn main_pid(&self) -> u32 {
-        self.property("MainPID").parse().unwrap()
-    }
-
-    fn worker(&self) -> u32 {
-        handover_testkit::Control::at(&self.workspace.control_socket()).worker()
-    }
-
-    fn text_of(&self, path: &str) -> String {
-        http::get(self.port.address(), path).text()
-    }
-
-    /// What server and manager have said, for a failure's message.
-    fn said(&self) -> String {
-        let log = std::fs::read_to_string(self.workspace.path("log")).unwrap_or_default();
-        format!("--- server\n{log}\n--- manager\n{}", self.manager.log())
-    }
-
-    /// Waits until nothing of the unit runs, and nothing is left.
-    fn wait_until_empty(&self) {
-        until("no process of the unit is left", || self.manager.processes(UNIT).is_empty().then_some(()));
-    }
-}
+use handover_testkit::{handover, until};
 
 #[test]
 fn systemctl_reload_tells_the_truth_and_a_failed_one_changes_nothing() {
     let test = "systemctl_reload_tells_the_truth_and_a_failed_one_changes_nothing";
-    let Some(site) = Site::started(test, "", &fixed("/", "one")) else { return };
+    let Some(site) = Site::started(test, handover!(), "", &fixed("/", "one")) else { return };
     // Type=notify: it serves when the start has returned.
     assert_eq!((site.property("ActiveState").as_str(), site.text_of("/").as_str()), ("active", "one"));
     let (pid, worker) = (site.main_pid(), site.worker());
@@ -124,7 +43,7 @@ fn systemctl_stop_lets_requests_end_and_leaves_nothing_whatever_the_kill_mode() 
     for mode in ["control-group", "mixed"] {
         let origin = Origin::start("origin");
         let rest = [service("origin", origin.address()), everything_to("origin"), drain("60s")].concat();
-        let Some(site) = Site::started(test, &format!("KillMode={mode}"), &rest) else { return };
+        let Some(site) = Site::started(test, handover!(), &format!("KillMode={mode}"), &rest) else { return };
         let mut held = Download::begin(site.port.address(), "/slow/1000000?gate=rest");
         held.take(1000);
         let mut idle = Connection::open(site.port.address());
@@ -144,11 +63,11 @@ fn systemctl_stop_lets_requests_end_and_leaves_nothing_whatever_the_kill_mode() 
 #[test]
 fn the_death_of_a_worker_is_no_failure_of_the_unit() {
     let test = "the_death_of_a_worker_is_no_failure_of_the_unit";
-    let Some(site) = Site::started(test, "Restart=always", &fixed("/", "one")) else { return };
+    let Some(site) = Site::started(test, handover!(), "Restart=always", &fixed("/", "one")) else { return };
     let (pid, worker) = (site.main_pid(), site.worker());
     site.manager.run(&["kill", "-KILL", &worker.to_string()]).expect_code(0);
     until("another worker serves", || {
-        let status = handover_testkit::Control::at(&site.workspace.control_socket()).status();
+        let status = site.control().status();
         let other = status.pointer("/worker/pid").and_then(serde_json::Value::as_u64)?;
         (other != u64::from(worker) && status["phase"] == "serving").then_some(())
     });
@@ -160,7 +79,7 @@ fn the_death_of_a_worker_is_no_failure_of_the_unit() {
 #[test]
 fn a_socket_unit_holds_the_listener_before_and_after_the_server() {
     let test = "a_socket_unit_holds_the_listener_before_and_after_the_server";
-    let Some(site) = Site::new(test, "") else { return };
+    let Some(site) = Site::new(test, handover!(), "") else { return };
     site.write(&fixed("/", "served"));
     let address = site.port.address();
     let socket = format!("[Socket]\nListenStream={address}\nFileDescriptorName=web\n");
@@ -184,7 +103,7 @@ fn the_watchdog_restarts_a_server_that_hangs_and_no_other() {
     let test = "the_watchdog_restarts_a_server_that_hangs_and_no_other";
     // A kind signal for the watchdog: what it does is not to be hidden by a core dump that takes its time.
     let lines = "WatchdogSec=2s\nWatchdogSignal=SIGKILL\nRestart=always\nRestartSec=0\n";
-    let Some(site) = Site::started(test, lines, &fixed("/", "served")) else { return };
+    let Some(site) = Site::started(test, handover!(), lines, &fixed("/", "served")) else { return };
     let fed = || site.property("WatchdogTimestampMonotonic");
     for _ in 0..3 {
         let before = fed();

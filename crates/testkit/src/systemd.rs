@@ -9,10 +9,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::config;
+use crate::control::Control;
 use crate::deadline::until;
+use crate::http;
 use crate::notify::Notifications;
+use crate::ports::Port;
 use crate::proc;
 use crate::process::{Output, Process, run};
+use crate::program::Program;
 use crate::skip::{have, root, skip};
 use crate::workspace::Workspace;
 
@@ -128,6 +133,125 @@ impl Manager {
     #[must_use]
     pub fn log(&self) -> String {
         self.process.stderr()
+    }
+}
+
+/// The name of a [`Site`]'s unit.
+pub const UNIT: &str = "site.service";
+
+/// The server as a unit of a systemd of its own, with a listener `web`.
+#[derive(Debug)]
+pub struct Site {
+    /// What is above it.
+    pub manager: Manager,
+    /// What it is started from.
+    pub program: Program,
+    /// The port of its listener.
+    pub port: Port,
+    /// Where its files are.
+    pub workspace: Workspace,
+    operator: PathBuf,
+}
+
+impl Site {
+    /// A unit with these further lines in its section `[Service]`, not started yet.
+    #[must_use]
+    pub fn new(test: &str, binary: impl AsRef<Path>, lines: &str) -> Option<Self> {
+        let workspace = Workspace::new();
+        let manager = Manager::start(&workspace, test)?;
+        let (program, port) = (Program::install(&workspace, &binary), Port::claim());
+        let site = Self { manager, program, port, workspace, operator: binary.as_ref().to_owned() };
+        site.manager.unit(UNIT, &site.text(lines));
+        Some(site)
+    }
+
+    /// As [`Site::new`], serving this configuration.
+    #[must_use]
+    #[track_caller]
+    pub fn started(test: &str, binary: impl AsRef<Path>, lines: &str, rest: &str) -> Option<Self> {
+        let site = Self::new(test, binary, lines)?;
+        site.write(rest);
+        site.systemctl(&["start", UNIT], 0);
+        Some(site)
+    }
+
+    fn text(&self, lines: &str) -> String {
+        let program = self.program.path().display();
+        let file = self.workspace.path("handover.toml").display().to_string();
+        let control = self.workspace.control_socket().display().to_string();
+        let state = self.workspace.path("state/handover").display().to_string();
+        let log = self.workspace.path("log").display().to_string();
+        format!(
+            "[Service]\nType=notify\nExecStart={program} serve {file}\nExecReload={program} reload\n\
+             Environment=HANDOVER_CONTROL={control} HANDOVER_STATE={state} NO_COLOR=1\n\
+             StandardOutput=append:{log}\nStandardError=append:{log}\n{lines}\n"
+        )
+    }
+
+    /// Writes the listener `web` and this rest to its file.
+    pub fn write(&self, rest: &str) {
+        self.workspace.write("handover.toml", config::listener("web", &self.port) + rest);
+    }
+
+    /// Runs an operator's command line, which must end with this code.
+    #[track_caller]
+    pub fn cli(&self, words: &[&str], code: i32) -> Output {
+        let mut command = crate::handover::command(&self.operator, &self.workspace);
+        command.args(words);
+        let output = run(command);
+        assert_eq!(output.code, code, "{words:?}: {}\n{}", output.all(), self.said());
+        output
+    }
+
+    /// Runs `systemctl --user`, which must end with this code.
+    #[track_caller]
+    pub fn systemctl(&self, words: &[&str], code: i32) -> String {
+        let output = self.manager.systemctl(words);
+        assert_eq!(output.code, code, "{words:?}: {}\n{}", output.all(), self.said());
+        output.all()
+    }
+
+    /// A property of its unit.
+    #[must_use]
+    pub fn property(&self, name: &str) -> String {
+        self.manager.property(UNIT, name)
+    }
+
+    /// The process that systemd takes for the service, as it is numbered inside.
+    #[must_use]
+    pub fn main_pid(&self) -> u32 {
+        self.property("MainPID").parse().expect("a process id")
+    }
+
+    /// Its control socket.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control::at(&self.workspace.control_socket())
+    }
+
+    /// The serving worker's process, as it is numbered inside.
+    #[must_use]
+    pub fn worker(&self) -> u32 {
+        self.control().worker()
+    }
+
+    /// The text of a GET on a new connection.
+    #[must_use]
+    #[track_caller]
+    pub fn text_of(&self, path: &str) -> String {
+        http::get(self.port.address(), path).text()
+    }
+
+    /// What server and manager have said, for a failure's message.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let log = std::fs::read_to_string(self.workspace.path("log")).unwrap_or_default();
+        format!("--- server\n{log}\n--- manager\n{}", self.manager.log())
+    }
+
+    /// Waits until nothing of the unit runs, and nothing is left.
+    pub fn wait_until_empty(&self) {
+        until("no process of the unit is left", || self.manager.processes(UNIT).is_empty().then_some(()));
     }
 }
 
