@@ -88,7 +88,7 @@ impl Sheet {
         let mut giver = Giver { cx, book: &mut self.book, sockets };
         let item = match conn {
             Conn::Http(http) => http.to_state(&mut giver).map(Item::Http),
-            Conn::Tunnel(tunnel) => tunnel.to_state(&mut giver).map(Item::Tunnel),
+            Conn::Tunnel(tunnel) => tunnel.to_state(&mut giver).map(|tunnel| Item::Tunnel(Box::new(tunnel))),
             Conn::Handshake(_) => None,
         };
         if let Some(item) = item {
@@ -166,7 +166,7 @@ impl<'c> Giver<'_, 'c> {
 #[derive(Debug)]
 enum Item<'a> {
     Http(HttpState<'a>),
-    Tunnel(TunnelState<'a>),
+    Tunnel(Box<TunnelState<'a>>),
     Idle(IdleState<'a>),
 }
 
@@ -196,8 +196,8 @@ impl<'a> Item<'a> {
         Ok(match decoder.byte(WHAT)? {
             WAITING => Self::Http(HttpState::read(decoder, names, false)?),
             PASSING => Self::Http(HttpState::read(decoder, names, true)?),
-            TCP => Self::Tunnel(TunnelState::read(decoder, names, TunnelKind::Tcp)?),
-            WEBSOCKET => Self::Tunnel(TunnelState::read(decoder, names, TunnelKind::Websocket)?),
+            TCP => Self::Tunnel(Box::new(TunnelState::read(decoder, names, TunnelKind::Tcp)?)),
+            WEBSOCKET => Self::Tunnel(Box::new(TunnelState::read(decoder, names, TunnelKind::Websocket)?)),
             IDLE => {
                 let idle = IdleState::read(decoder)?;
                 names.check_endpoint(idle.endpoint, idle.socket.is_protected())?;
@@ -300,7 +300,7 @@ impl Parsed<'_> {
             Item::Http(HttpState { kept, phase: PhaseState::Passing(proxy) }) => {
                 Conn::Http(Box::new(HttpConn::from_passing(kept, *proxy, &mut taker)?))
             }
-            Item::Tunnel(tunnel) => Conn::Tunnel(Box::new(Tunnel::from_state(tunnel, &mut taker)?)),
+            Item::Tunnel(tunnel) => Conn::Tunnel(Box::new(Tunnel::from_state(*tunnel, &mut taker)?)),
             Item::Idle(_) => return Err(StateError::Value("the kind of a connection")),
         })
     }

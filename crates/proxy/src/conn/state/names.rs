@@ -89,24 +89,26 @@ impl Book {
 /// The table that was read.
 #[derive(Debug, Default)]
 pub(super) struct Names<'a> {
-    listeners: Vec<ListenerName<'a>>,
-    endpoints: Vec<EndpointName<'a>>,
+    pub(super) listeners: Vec<ListenerName<'a>>,
+    pub(super) endpoints: Vec<EndpointName<'a>>,
 }
 
+/// A listener. Whether it is for HTTP, and over TLS, is said so that nothing goes on as something else.
 #[derive(Debug)]
-struct ListenerName<'a> {
-    name: &'a str,
-    address: Address<'a>,
-    http: bool,
-    tls: bool,
+pub(super) struct ListenerName<'a> {
+    pub(super) name: &'a str,
+    pub(super) address: Address<'a>,
+    pub(super) http: bool,
+    pub(super) tls: bool,
 }
 
+/// An endpoint. `kept`: connections to it may carry other requests.
 #[derive(Debug)]
-struct EndpointName<'a> {
-    service: &'a str,
-    address: Address<'a>,
-    kept: bool,
-    tls: bool,
+pub(super) struct EndpointName<'a> {
+    pub(super) service: &'a str,
+    pub(super) address: Address<'a>,
+    pub(super) kept: bool,
+    pub(super) tls: bool,
 }
 
 impl<'a> ListenerName<'a> {
@@ -275,7 +277,7 @@ impl Places {
 
 /// Where something listens, or is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Address<'a> {
+pub(super) enum Address<'a> {
     Tcp(SocketAddr),
     Unix(&'a Path),
     Abstract(&'a str),

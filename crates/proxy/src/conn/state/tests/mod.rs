@@ -1,1 +1,9 @@
-//! Tests of the states of connections.
+//! Connections that move in the middle of whatever they do: to whoever is at their other ends, nothing has happened.
+
+mod fixture;
+mod hostile;
+mod made;
+mod moves;
+mod rig;
+mod sizes;
+mod tunnels;
