@@ -14,6 +14,8 @@ mod probing;
 mod taking;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_moving;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -16,15 +16,16 @@ use crate::metrics::Metrics;
 use crate::reactor::Reactor;
 
 /// How long a test waits for what must come.
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
-const WEB: &str = "[listeners.web]\naddress = \"127.0.0.1:0\"\nbacklog = 2\n[[routes]]\nfixed = \"hello\"\n";
+pub(super) const WEB: &str =
+    "[listeners.web]\naddress = \"127.0.0.1:0\"\nbacklog = 2\n[[routes]]\nfixed = \"hello\"\n";
 
 /// Threads that do a turn when the test says so.
-struct Rig {
-    loops: Vec<EventLoop>,
+pub(super) struct Rig {
+    pub(super) loops: Vec<EventLoop>,
     peers: Arc<Peers>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     published: Arc<ArcSwap<Generation>>,
     listener: TcpListener,
     socket: Socket,
@@ -41,13 +42,22 @@ fn generation(text: &str, metrics: &Metrics) -> Generation {
 }
 
 impl Rig {
-    fn new(threads: usize, text: &str) -> Self {
+    pub(super) fn new(threads: usize, text: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self::on(listener, threads, text)
+    }
+
+    /// Other threads, as in another process, with the same listener.
+    pub(super) fn beside(&self, threads: usize, text: &str) -> Self {
+        Self::on(self.listener.try_clone().unwrap(), threads, text)
+    }
+
+    fn on(listener: TcpListener, threads: usize, text: &str) -> Self {
         let metrics = Arc::new(Metrics::new(threads));
         let generation = Arc::new(generation(text, &metrics));
         let address = generation.addresses(0)[0].clone();
         let published = Arc::new(ArcSwap::new(generation));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
         let socket = Socket {
             serial: 7,
             name: "web".into(),
@@ -73,13 +83,18 @@ impl Rig {
         Self { loops: loops.collect(), peers, metrics, published, listener, socket }
     }
 
-    fn tell(&mut self, thread: usize, command: Command) {
+    /// Leaves a command for the next turn.
+    pub(super) fn leave(&self, thread: usize, command: Command) {
         self.peers.mailboxes[thread].send(command);
+    }
+
+    pub(super) fn tell(&mut self, thread: usize, command: Command) {
+        self.leave(thread, command);
         self.loops[thread].turn(Some(Duration::ZERO)).unwrap();
     }
 
     /// The thread serves the listener.
-    fn listen(&mut self, thread: usize) {
+    pub(super) fn listen(&mut self, thread: usize) {
         let sockets = Arc::new([self.socket.clone()]);
         self.tell(thread, Command::Listen { sockets, cut_after: Ticks(100), done: channel().0 });
     }
@@ -93,14 +108,14 @@ impl Rig {
         );
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(super) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         stream.set_nonblocking(true).unwrap();
         stream
     }
 
     /// A connection, accepted by nobody.
-    fn arrival(&self) -> (TcpStream, Arrival) {
+    pub(super) fn arrival(&self) -> (TcpStream, Arrival) {
         let client = self.connect();
         let fd = loop {
             match self.listener.accept() {
@@ -116,7 +131,7 @@ impl Rig {
     }
 
     /// Turns until the client gets something: 0 bytes if that is the end.
-    fn answer(&mut self, thread: usize, client: &mut TcpStream) -> String {
+    pub(super) fn answer(&mut self, thread: usize, client: &mut TcpStream) -> String {
         let until = Instant::now() + DEADLINE;
         let mut bytes = [0; 4096];
         while Instant::now() < until {
@@ -130,7 +145,7 @@ impl Rig {
     }
 
     /// Turns until something holds.
-    fn turn_until(&mut self, thread: usize, holds: impl Fn(&EventLoop) -> bool) {
+    pub(super) fn turn_until(&mut self, thread: usize, holds: impl Fn(&EventLoop) -> bool) {
         let until = Instant::now() + DEADLINE;
         while !holds(&self.loops[thread]) {
             assert!(Instant::now() < until);
@@ -143,7 +158,7 @@ impl Rig {
     }
 }
 
-const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(super) const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
 fn a_connection_that_is_on_its_way_when_its_listener_goes_is_served() {

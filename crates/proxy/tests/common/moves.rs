@@ -8,9 +8,13 @@ use std::thread::JoinHandle;
 use handover::moving::{Counts, Frozen, FrozenView, Lost, Moving, Outlet, Sink};
 use handover::{Losses, Service as _};
 use handover_proxy::ProxyService;
-use handover_testkit::DEADLINE;
+use handover_testkit::crowd::{self, Crowd};
+use handover_testkit::echo::Echo;
+use handover_testkit::http::Connection;
+use handover_testkit::origin::Origin;
+use handover_testkit::{Authority, DEADLINE, TlsClient, Workspace};
 
-use super::Plane;
+use super::{Plane, to_endpoints};
 
 type Wakes = Arc<Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>>;
 
@@ -121,6 +125,11 @@ impl Move {
 }
 
 impl Committed {
+    /// The move itself.
+    pub(crate) fn going(&self) -> &Move {
+        &self.going
+    }
+
     /// Waits until the giver has nothing left.
     #[track_caller]
     pub(crate) fn finish(self) -> Counts {
@@ -137,4 +146,83 @@ impl Committed {
 #[track_caller]
 pub(crate) fn hand_over(from: &Plane, to: &Plane) -> Counts {
     Move::begin(from, to).commit().finish()
+}
+
+/// All kinds of listeners, an origin and an echo behind them.
+pub(crate) struct Scene {
+    pub(crate) root: Authority,
+    pub(crate) origin: Origin,
+    _echo: Echo,
+    pub(crate) planes: [Plane; 2],
+}
+
+impl Scene {
+    pub(crate) fn new(threads: [usize; 2]) -> Self {
+        Self::with(threads, "")
+    }
+
+    /// `routes` are more of them, before the one to the origin.
+    pub(crate) fn with(threads: [usize; 2], routes: &str) -> Self {
+        let root = Authority::new("root");
+        let workspace = Workspace::new();
+        root.pair(&["a.test"]).write(&workspace, "a");
+        let (origin, echo) = (Origin::start("one"), Echo::start());
+        let tls =
+            |name: &str| format!("[listeners.{name}.tls]\ncertificate = \"a.pem\"\nkey = \"a.key\"\n\n");
+        let config = [
+            "[listeners.web]\naddress = \"127.0.0.1:0\"\n\n",
+            "[listeners.secure]\naddress = \"127.0.0.1:0\"\n\n",
+            &tls("secure"),
+            "[listeners.raw]\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nservice = \"echo\"\n\n",
+            "[listeners.sealed]\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nservice = \"echo\"\n\n",
+            &tls("sealed"),
+            &format!("[services.echo]\nendpoints = \"{}\"\n\n", echo.address()),
+            routes,
+            &to_endpoints(&[origin.address()], ""),
+        ]
+        .concat();
+        let first = Plane::serve_in(workspace, threads[0], &config);
+        let second = first.candidate(threads[1]);
+        Self { root, origin, _echo: echo, planes: [first, second] }
+    }
+
+    pub(crate) fn plain(&self, listener: &str) -> Connection {
+        self.planes[0].connect(listener)
+    }
+
+    pub(crate) fn client(&self) -> TlsClient {
+        TlsClient::trusting(self.root.pem(), "a.test")
+    }
+
+    pub(crate) fn secure(&self, listener: &str) -> Connection {
+        self.client().connect(self.planes[0].address(listener)).connection
+    }
+
+    pub(crate) fn tls12(&self, listener: &str) -> Connection {
+        self.client().only_tls12().connect(self.planes[0].address(listener)).connection
+    }
+
+    /// Clients of every kind, over all versions of TLS and without it.
+    pub(crate) fn crowd(&self) -> Crowd {
+        let mut crowd = Crowd::new();
+        crowd.add("keep-alive", crowd::keep_alive(self.plain("web"), false));
+        crowd.add("keep-alive, TLS 1.3", crowd::keep_alive(self.secure("secure"), true));
+        crowd.add("keep-alive, TLS 1.2", crowd::keep_alive(self.tls12("secure"), false));
+        crowd.add("fresh", crowd::fresh(self.planes[0].address("web"), None));
+        crowd.add("fresh, TLS", crowd::fresh(self.planes[0].address("secure"), Some(self.client())));
+        crowd.add("WebSocket", crowd::websocket(self.plain("web"), false));
+        crowd.add("WebSocket, TLS", crowd::websocket(self.secure("secure"), true));
+        crowd.add("tunnel", crowd::tunnel(self.plain("raw"), false));
+        crowd.add("tunnel, TLS 1.3", crowd::tunnel(self.secure("sealed"), true));
+        crowd.add("tunnel, TLS 1.2", crowd::tunnel(self.tls12("sealed"), false));
+        crowd.add("download", crowd::download(self.plain("web"), false));
+        crowd.add("download, TLS", crowd::download(self.secure("secure"), true));
+        crowd.add("upload", crowd::upload(self.plain("web"), false));
+        crowd.add("upload, TLS", crowd::upload(self.secure("secure"), true));
+        crowd
+    }
+
+    pub(crate) fn total(&self, plane: usize, metric: &str) -> u64 {
+        self.planes[plane].metric(metric)
+    }
 }
