@@ -12,7 +12,7 @@ use common::moves::{Move, Scene, hand_over};
 use common::{Plane, WEB};
 use handover::Service as _;
 use handover::moving::{FrozenView, Moving as _, Piece, Probe};
-use handover_testkit::http::{Connection, request_bytes};
+use handover_testkit::http::{Connection, Response, request_bytes};
 use handover_testkit::{DEADLINE, pattern, until};
 
 const OPEN_HTTP: &str = "handover_open_connections{kind=\"http\"}";
@@ -20,11 +20,17 @@ const OPEN_TLS: &str = "handover_open_connections{kind=\"tls_handshake\"}";
 const OPEN_ON_WEB: &str = "handover_listener_open_connections{listener=\"web\"}";
 const ACCEPTED: &str = "handover_listener_accepted_connections_total{listener=\"web\"}";
 
+/// It is an answer.
+#[track_caller]
+fn ok(response: &Response) {
+    assert_eq!(response.status(), 200);
+}
+
 /// Sends a request, and waits until it is with the origin.
 fn ask_and_wait(scene: &Scene, connection: &mut Connection, target: &str) {
     let before = scene.origin.requests().len();
     connection.send(request_bytes("GET", target, &[], b""));
-    scene.origin.wait_for_requests(before + 1);
+    let _ = scene.origin.wait_for_requests(before + 1);
 }
 
 #[test]
@@ -66,9 +72,7 @@ fn gauges_follow_the_connections_and_limits_hold_on_the_other_side() {
     let first = Plane::serve(&config.concat());
     let second = first.candidate(2);
     let mut open = [first.connect("web"), first.connect("web")];
-    open.iter_mut().for_each(|connection| {
-        connection.get("/").expect(200);
-    });
+    open.iter_mut().for_each(|connection| ok(&connection.get("/")));
     let moved = hand_over(&first, &second);
     assert_eq!(moved.into_iter().collect::<Vec<_>>(), [("http".to_owned(), 2)]);
     assert_eq!([&first, &second].map(|plane| plane.metric(OPEN_ON_WEB)), [0, 2]);
@@ -79,9 +83,9 @@ fn gauges_follow_the_connections_and_limits_hold_on_the_other_side() {
         (second.metric("handover_listener_full_total{listener=\"web\"}") > 0).then_some(())
     });
     let [mut one, other] = open;
-    one.get("/").expect(200);
+    ok(&one.get("/"));
     drop((one, other));
-    third.response("GET").expect(200);
+    ok(&third.response("GET"));
     drop(third);
     second.wait_until_idle();
     assert_eq!(second.service.buffer_bytes(), 0);
@@ -102,7 +106,7 @@ fn requests_that_wait_for_their_answer_move_and_get_it() {
     for (number, connection) in waiting.iter_mut().enumerate() {
         scene.origin.gate(&number.to_string()).open();
         assert_eq!(connection.response("GET").expect(200).text(), "held");
-        connection.get("/bytes/5").expect(200);
+        ok(&connection.get("/bytes/5"));
     }
     assert_eq!(second.metric("handover_requests_total{listener=\"web\",status=\"2xx\"}"), 2);
 }
@@ -112,12 +116,12 @@ fn kept_connections_to_endpoints_move_and_are_used_again() {
     let scene = Scene::new([1, 1]);
     let [first, second] = &scene.planes;
     let mut connection = scene.plain("web");
-    connection.get("/").expect(200);
+    ok(&connection.get("/"));
     until("a kept connection", || (first.metric("handover_idle_upstream_connections") == 1).then_some(()));
     hand_over(first, second);
-    connection.get("/").expect(200);
+    ok(&connection.get("/"));
     hand_over(second, first);
-    connection.get("/").expect(200);
+    ok(&connection.get("/"));
     assert_eq!(scene.origin.connections(), 1, "one connection served all three");
     assert_eq!(first.metric("handover_service_reused_connections_total{service=\"app\"}"), 2);
     // The endpoint closes it while nobody looks: it is not used.
@@ -127,7 +131,7 @@ fn kept_connections_to_endpoints_move_and_are_used_again() {
     second.service.adopt(2, FrozenView::from(frozen)).unwrap();
     second.service.serve();
     first.service.release();
-    connection.get("/").expect(200);
+    ok(&connection.get("/"));
     assert_eq!(scene.origin.connections(), 2);
 }
 
@@ -152,7 +156,7 @@ fn an_answer_of_our_own_ends_where_it_began_and_its_connection_comes_late() {
         assert_eq!(connection.exactly(LENGTH), pattern::bytes(LENGTH));
         committed.finish();
         assert_eq!((first.metric(OPEN_HTTP), second.metric(OPEN_HTTP)), (0, 1));
-        connection.get("/bytes/10").expect(200);
+        ok(&connection.get("/bytes/10"));
         drop(connection);
         second.wait_until_idle();
         hand_over(second, first);
@@ -172,7 +176,7 @@ fn a_handshake_ends_where_it_began_and_its_connection_comes_late() {
         committed.finish();
         if name == "secure" {
             assert_eq!(second.metric(OPEN_HTTP), 1);
-            connection.get("/bytes/100").expect(200);
+            ok(&connection.get("/bytes/100"));
         } else {
             connection.send(b"through the tunnel");
             assert_eq!(connection.exactly(18), b"through the tunnel");
@@ -223,7 +227,7 @@ fn who_leaves_in_the_middle_of_a_move_is_noticed_by_whoever_serves() {
     let [first, second] = &scene.planes;
     let connect = || {
         let mut connection = scene.plain("web");
-        connection.get("/").expect(200);
+        ok(&connection.get("/"));
         connection
     };
     // Before, while its socket is open twice; while all stand still; afterwards.
@@ -249,12 +253,12 @@ fn a_connection_that_we_close_after_its_socket_was_sent_ends_for_its_client() {
     let [first, second] = &scene.planes;
     let mut connections = [scene.plain("web"), scene.secure("secure")];
     for connection in &mut connections {
-        connection.get("/").expect(200);
+        ok(&connection.get("/"));
     }
     let going = Move::begin(first, second);
     for connection in &mut connections {
         connection.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        connection.response("GET").expect(200);
+        ok(&connection.response("GET"));
         connection.expect_end();
     }
     going.thaw();
@@ -265,7 +269,7 @@ fn what_cannot_be_read_is_refused_and_the_giver_goes_on() {
     let scene = Scene::new([2, 2]);
     let [first, second] = &scene.planes;
     let mut connection = scene.secure("secure");
-    connection.get("/").expect(200);
+    ok(&connection.get("/"));
     for damage in 0..4 {
         let going = Move::begin(first, second);
         let mut view = FrozenView::from(going.freeze());
@@ -286,11 +290,11 @@ fn what_cannot_be_read_is_refused_and_the_giver_goes_on() {
         let why = second.service.adopt(format, view).unwrap_err();
         assert!(!why.is_empty());
         going.thaw();
-        connection.get("/").expect(200);
+        ok(&connection.get("/"));
         assert_eq!(second.metric(OPEN_HTTP), 0);
     }
     hand_over(first, second);
-    connection.get("/").expect(200);
+    ok(&connection.get("/"));
 }
 
 #[test]
@@ -324,7 +328,7 @@ fn who_has_given_everything_away_serves_again_when_it_is_told_to() {
     let scene = Scene::new([2, 2]);
     let [first, second] = &scene.planes;
     let mut moved = scene.plain("web");
-    moved.get("/").expect(200);
+    ok(&moved.get("/"));
     hand_over(first, second);
     // The other one has died.
     second.service.stop_now();
