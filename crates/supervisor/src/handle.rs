@@ -11,6 +11,7 @@ use handover_api::{Actor, Diff, Event, Generation, Operation, Problem, Refused, 
 use handover_handoff::Bundle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::control::Crossing;
 use crate::protocol::Settings;
 
 /// How many requests may wait for the driver; further ones wait with whoever asks.
@@ -242,6 +243,7 @@ pub struct DriverHandle {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) settings: watch::Receiver<Settings>,
     pub(crate) closing: watch::Receiver<bool>,
+    pub(crate) crossing: Crossing,
 }
 
 /// What goes through the queue to the driver.

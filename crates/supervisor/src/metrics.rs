@@ -18,6 +18,8 @@
 //! An alarm belongs on `handover_running_equals_desired`: it follows what is, so that it ends when the good file
 //! is back, whether or not anybody reloads.
 
+mod tally;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -27,8 +29,10 @@ use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+pub(crate) use tally::SavedMetrics;
+use tally::{Observed, Tallies};
 
 /// Ends a text of metrics in the OpenMetrics format.
 const END: &str = "# EOF\n";
@@ -61,10 +65,12 @@ pub(crate) struct Metrics {
     last_success: Gauge,
     equals_desired: Gauge,
     restarts: Counter,
-    reloads: Histogram,
-    upgrades: Histogram,
+    reloads: Observed,
+    upgrades: Observed,
     moved: Family<Moved, Counter>,
-    freeze: Histogram,
+    freeze: Observed,
+    /// The same once more, to be saved.
+    tallies: Tallies,
 }
 
 impl Metrics {
@@ -80,12 +86,13 @@ impl Metrics {
             equals_desired: Gauge::default(),
             restarts: Counter::default(),
             // 1 ms to 32 s.
-            reloads: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            reloads: Observed::new(0.001),
             // 10 ms to 5 min.
-            upgrades: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
+            upgrades: Observed::new(0.01),
             moved: Family::default(),
             // 0.1 ms to 3 s.
-            freeze: Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
+            freeze: Observed::new(0.0001),
+            tallies: Tallies::default(),
         };
         metrics.registered()
     }
@@ -106,13 +113,13 @@ impl Metrics {
         registry.register("running_equals_desired", equals, self.equals_desired.clone());
         registry.register("worker_restarts", "Workers that died and were replaced", self.restarts.clone());
         let duration = "From a reload's admission to its outcome";
-        registry.register("reload_duration_seconds", duration, self.reloads.clone());
+        registry.register("reload_duration_seconds", duration, self.reloads.histogram());
         let duration = "From an upgrade's admission to its outcome";
-        registry.register("upgrade_duration_seconds", duration, self.upgrades.clone());
+        registry.register("upgrade_duration_seconds", duration, self.upgrades.histogram());
         let moved = "Connections that one worker has handed over to another";
         registry.register("connections_moved", moved, self.moved.clone());
         let freeze = "For how long nothing was served while connections were handed over";
-        registry.register("handoff_freeze_seconds", freeze, self.freeze.clone());
+        registry.register("handoff_freeze_seconds", freeze, self.freeze.histogram());
         self
     }
 
@@ -121,6 +128,7 @@ impl Metrics {
         let outcome = operation.outcome.unwrap_or(Outcome::Unknown);
         let labels = Ended { kind: operation.kind.as_str().to_owned(), outcome: outcome.as_str().to_owned() };
         self.operations.get_or_create(&labels).inc();
+        self.tallies.ended(&labels.kind, &labels.outcome);
         if operation.kind != Kind::DryRun {
             self.last_success.set(i64::from(outcome.is_success()));
         }
@@ -141,12 +149,14 @@ impl Metrics {
     pub(crate) fn moved_late(&self, moved: &BTreeMap<String, u64>) {
         for (kind, count) in moved {
             self.moved.get_or_create(&Moved { kind: kind.clone() }).inc_by(*count);
+            self.tallies.moved(kind, *count);
         }
     }
 
     /// A request was refused.
     pub(crate) fn refused(&self, operation: &Operation) {
         let reason = operation.refused.clone().unwrap_or_default();
+        self.tallies.refused(&reason);
         self.refused.get_or_create(&RefusedFor { reason }).inc();
     }
 
@@ -173,6 +183,42 @@ impl Metrics {
     /// This many workers were replaced since the start.
     pub(crate) fn restarts(&self, count: u64) {
         self.restarts.inc_by(count.saturating_sub(self.restarts.get()));
+    }
+
+    /// What the next image of this process goes on counting from.
+    pub(crate) fn save(&self) -> SavedMetrics {
+        SavedMetrics {
+            last_success: self.last_success.get(),
+            equals_desired: self.equals_desired.get(),
+            confirmed: self.confirmed.get(),
+            reloads: self.reloads.save(),
+            upgrades: self.upgrades.save(),
+            freeze: self.freeze.save(),
+            ..self.tallies.save()
+        }
+    }
+
+    /// Goes on counting from what another image of this process has counted.
+    pub(crate) fn restore(&self, saved: &SavedMetrics) {
+        for ((kind, outcome), count) in saved.operations.iter().flat_map(|(kind, by_outcome)| {
+            by_outcome.iter().map(move |(outcome, count)| ((kind, outcome), *count))
+        }) {
+            let labels = Ended { kind: kind.clone(), outcome: outcome.clone() };
+            self.operations.get_or_create(&labels).inc_by(count);
+        }
+        for (reason, count) in &saved.refused {
+            self.refused.get_or_create(&RefusedFor { reason: reason.clone() }).inc_by(*count);
+        }
+        for (kind, count) in &saved.moved {
+            self.moved.get_or_create(&Moved { kind: kind.clone() }).inc_by(*count);
+        }
+        self.last_success.set(saved.last_success);
+        self.equals_desired.set(saved.equals_desired);
+        self.confirmed.set(saved.confirmed);
+        self.reloads.restore(&saved.reloads);
+        self.upgrades.restore(&saved.upgrades);
+        self.freeze.restore(&saved.freeze);
+        self.tallies.restore(saved);
     }
 
     /// All of them as text, without its end.
@@ -225,6 +271,31 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_next_image_goes_on_counting() {
+        let metrics = Metrics::new();
+        for ms in [3.0, 40.0, 41.0, 1e9] {
+            let mut operation = ended(Kind::Reload, Outcome::Applied);
+            operation.ms = ms;
+            metrics.ended(&operation);
+        }
+        metrics.ended(&ended(Kind::Upgrade, Outcome::RolledBack));
+        metrics.moved(&BTreeMap::from([("http".to_owned(), 7)]), Duration::from_micros(900));
+        metrics.equals_desired(true);
+        metrics.confirmed(3);
+        let saved: SavedMetrics =
+            serde_json::from_str(&serde_json::to_string(&metrics.save()).unwrap()).unwrap();
+        let next = Metrics::new();
+        next.restore(&saved);
+        let sorted = |metrics: &Metrics| {
+            let mut lines: Vec<String> = metrics.text().lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&next), sorted(&metrics));
+        assert_eq!(next.save(), saved, "once more");
     }
 
     #[test]

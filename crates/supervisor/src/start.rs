@@ -20,7 +20,7 @@ use handover_lifecycle::{Exit, GenerationNumber, Limits, Machine, Recovered, Unf
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::binary;
-use crate::control;
+use crate::control::{self, Crossing};
 use crate::control_socket::{ControlError, Lock};
 use crate::driver::{self, Before, Driver, Ended, Parts, QUEUE, Queues};
 use crate::found::{CannotAdopt, Found};
@@ -157,7 +157,13 @@ async fn live(options: Options) -> Result<Over, StartError> {
     let (events, _) = broadcast::channel(handle::EVENTS_KEPT);
     let (settings, seen_settings) = watch::channel(Settings::default());
     let (close, closing) = watch::channel(false);
-    let handle = DriverHandle { commands, events: events.clone(), settings: seen_settings, closing };
+    let handle = DriverHandle {
+        commands,
+        events: events.clone(),
+        settings: seen_settings,
+        closing,
+        crossing: Crossing::default(),
+    };
 
     let mut operations = Operations::new();
     let recovered = recovered(&journal, &mut operations);

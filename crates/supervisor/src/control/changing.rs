@@ -224,6 +224,8 @@ pub(super) async fn perform(
     };
     let admitted = ticket.operation.clone();
     let Some(wait) = wait else { return Ok(Answer::operation(&admitted)) };
+    // If this process becomes another program meanwhile, the answer comes from there.
+    let _waits = app.driver.crossing.wait(asker.connection.as_ref(), &admitted.id, wait);
     match tokio::time::timeout(wait, ticket.done()).await {
         Ok(Ok(ended)) => Ok(Answer::operation(&ended)),
         Ok(Err(refused)) => Err(lost(&admitted, &refused)),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use handover_api::{Event, EventKind, ProblemDetails, Refused};
 use http_body_util::channel::{Channel, Sender};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
 use super::answer::Answer;
 use super::looking::Asker;
@@ -44,18 +44,29 @@ pub(super) async fn events(State(app): State<App>, asker: Asker) -> Result<Respo
         return Err(Refused::Unavailable(format!("{MAX_STREAMS} event streams are open already")).into());
     };
     let (sender, body) = Channel::<Bytes>::new(WAITING_EVENTS);
-    tokio::spawn(forward(app.driver.subscribe(), app.driver.closing(), sender, permit));
+    let ends = {
+        let (closing, crossing) = (app.driver.closing(), app.driver.crossing.clone());
+        async move {
+            tokio::select! {
+                () = over(closing) => {}
+                () = crossing.left() => {}
+            }
+        }
+    };
+    tokio::spawn(forward(app.driver.subscribe(), ends, sender, permit));
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, Body::new(body)).into_response())
 }
 
-/// Ends when the reader is gone (sending fails) or the supervisor ends.
+/// Ends when the reader is gone (sending fails), or the supervisor ends or becomes another program (then readers come
+/// again).
 async fn forward(
     mut events: broadcast::Receiver<Event>,
-    closing: watch::Receiver<bool>,
+    ends: impl Future<Output = ()>,
     mut sender: Sender<Bytes>,
     _permit: OwnedSemaphorePermit,
 ) {
+    let mut ends = std::pin::pin!(ends);
     // The head of the answer goes out with the first byte: a reader learns at once that it is heard.
     let mut next = Some(Bytes::from_static(b": listening\n\n"));
     loop {
@@ -71,7 +82,7 @@ async fn forward(
                 Err(RecvError::Lagged(missed)) => Some(frame(&missed_events(missed))),
                 Err(RecvError::Closed) => return,
             },
-            () = over(closing.clone()) => return,
+            () = &mut ends => return,
             () = tokio::time::sleep(KEEP_ALIVE) => Some(Bytes::from_static(b":\n\n")),
         };
     }

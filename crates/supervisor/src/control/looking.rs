@@ -16,6 +16,7 @@ use utoipa::IntoParams;
 
 use super::answer::Answer;
 use super::asked::{Preference, strict_query};
+use super::crossing::Connection;
 use super::openapi;
 use super::role::{Role, Visitor};
 use super::server::App;
@@ -46,6 +47,7 @@ pub(super) fn routes() -> Router<App> {
 pub(super) struct Asker {
     pub(super) visitor: Arc<Visitor>,
     pub(super) role: Role,
+    pub(super) connection: Option<Arc<Connection>>,
 }
 
 impl FromRequestParts<App> for Asker {
@@ -56,7 +58,8 @@ impl FromRequestParts<App> for Asker {
             return Err(Refused::Unavailable("the peer is not known".to_owned()).into());
         };
         let role = visitor.role(&app.driver.settings().borrow(), app.server_uid);
-        Ok(Self { visitor, role })
+        let connection = parts.extensions.get::<Arc<Connection>>().cloned();
+        Ok(Self { visitor, role, connection })
     }
 }
 
@@ -261,8 +264,12 @@ pub(super) async fn operation(
                 }
             }
         };
-        // Either way the operation is then told as it is.
-        let _ = tokio::time::timeout(wait, ended).await;
+        // In any case the operation is then told as it is; whoever wants to wait on asks again, and is heard by the program
+        // that the supervisor has become by then.
+        tokio::select! {
+            _ = tokio::time::timeout(wait, ended) => {}
+            () = app.driver.crossing.left() => {}
+        }
         operation = app.driver.operation(&id).await?.ok_or_else(unknown)?;
     }
     Ok(Answer::ok(&operation, operation.full_report()))

@@ -14,6 +14,7 @@
 //! | `looking`, `changing`, `archiving`, `events` | the endpoints |
 //! | `expiring` | which certificates the status names |
 //! | `answer` | answers, as one sentence for people or as JSON for programs |
+//! | `crossing` | answers that come from the program which the supervisor has become meanwhile |
 //! | `openapi` | the description that `docs/openapi.json` holds |
 //!
 //! Everything is bounded: connections in all and for each user, heads, bodies, the time in which they must
@@ -26,6 +27,7 @@ mod archiving;
 mod asked;
 #[allow(unused_qualifications, reason = "what utoipa's macros write")]
 mod changing;
+mod crossing;
 mod events;
 mod expiring;
 #[allow(unused_qualifications, reason = "what utoipa's macros write")]
@@ -36,6 +38,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crossing::{Crossing, Waiter};
 pub use openapi::description;
 pub use role::Role;
 pub use server::serve;

@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::crossing::{Connection, Crossing};
 use super::expiring::Expiring;
 use super::role::Visitor;
 use super::{answer, archiving, changing, events, looking};
@@ -73,14 +74,17 @@ pub async fn serve(socket: OwnedFd, driver: DriverHandle) -> std::io::Result<()>
     let listener = UnixListener::from_std(socket.into())?;
     let server_uid = rustix::process::geteuid().as_raw();
     let closing = driver.closing();
+    let ends = Ends { closing, crossing: driver.crossing.clone() };
     let router = router(App::new(driver, server_uid));
     let mut connections = Connections::default();
     loop {
+        ends.crossing.set_open(connections.tasks.len());
         tokio::select! {
-            () = over(closing.clone()) => break,
+            () = over(ends.closing.clone()) => break,
             Some(ended) = connections.tasks.join_next(), if !connections.tasks.is_empty() => connections.ended(ended),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.admit(stream, &router, &closing, server_uid),
+            // While the supervisor is about to become another program, who connects waits for that.
+            accepted = accept(&listener, &ends.crossing) => match accepted {
+                Ok(stream) => connections.admit(stream, &router, &ends, server_uid),
                 Err(error) => {
                     tracing::warn!(%error, "the control socket cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -96,6 +100,24 @@ pub async fn serve(socket: OwnedFd, driver: DriverHandle) -> std::io::Result<()>
     Ok(())
 }
 
+async fn accept(listener: &UnixListener, crossing: &Crossing) -> std::io::Result<UnixStream> {
+    loop {
+        crossing.stayed().await;
+        tokio::select! {
+            biased;
+            () = crossing.left() => {}
+            accepted = listener.accept() => return Ok(accepted?.0),
+        }
+    }
+}
+
+/// What ends a connection as soon as its request is answered.
+#[derive(Debug, Clone)]
+struct Ends {
+    closing: watch::Receiver<bool>,
+    crossing: Crossing,
+}
+
 /// The connections that are open, and whose they are.
 #[derive(Default)]
 struct Connections {
@@ -104,13 +126,7 @@ struct Connections {
 }
 
 impl Connections {
-    fn admit(
-        &mut self,
-        stream: UnixStream,
-        router: &Router,
-        closing: &watch::Receiver<bool>,
-        server_uid: u32,
-    ) {
+    fn admit(&mut self, stream: UnixStream, router: &Router, ends: &Ends, server_uid: u32) {
         // A peer that is gone already has no credentials and needs no answer.
         let Ok(peer) = Peer::of(&stream) else { return };
         let visitor = Visitor::new(peer);
@@ -124,10 +140,13 @@ impl Connections {
             return;
         }
         *of_user += 1;
-        let router = router.clone().layer(Extension(Arc::new(visitor)));
-        let closing = closing.clone();
+        let mut router = router.clone().layer(Extension(Arc::new(visitor)));
+        if let Some(connection) = Connection::of(&stream) {
+            router = router.layer(Extension(connection));
+        }
+        let ends = ends.clone();
         self.tasks.spawn(async move {
-            connection(stream, router, closing).await;
+            connection(stream, router, ends).await;
             uid
         });
     }
@@ -146,7 +165,7 @@ impl Connections {
     }
 }
 
-async fn connection(stream: UnixStream, router: Router, closing: watch::Receiver<bool>) {
+async fn connection(stream: UnixStream, router: Router, ends: Ends) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
@@ -156,7 +175,11 @@ async fn connection(stream: UnixStream, router: Router, closing: watch::Receiver
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = over(closing) => {
+        () = over(ends.closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = ends.crossing.left() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -186,5 +209,8 @@ pub(super) fn router(app: App) -> Router {
 
 async fn rendered(request: Request<Body>, next: Next) -> Result<Response, Infallible> {
     let accept = request.headers().clone();
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.request(&accept);
+    }
     Ok(answer::render(&accept, next.run(request).await))
 }

@@ -23,6 +23,7 @@ use crate::protocol::Settings;
 
 mod archives;
 mod changes;
+mod crossing;
 mod permissions;
 mod upgrades;
 
@@ -41,6 +42,7 @@ struct Driver {
     events: broadcast::Sender<Event>,
     settings: watch::Sender<Settings>,
     closing: watch::Sender<bool>,
+    crossing: Crossing,
 }
 
 fn driver() -> (Driver, DriverHandle) {
@@ -48,9 +50,11 @@ fn driver() -> (Driver, DriverHandle) {
     let (events, _) = broadcast::channel(8);
     let (settings, settings_now) = watch::channel(Settings::default());
     let (closing, closing_now) = watch::channel(false);
-    let handle =
-        DriverHandle { commands, events: events.clone(), settings: settings_now, closing: closing_now };
-    (Driver { commands: queue, events, settings, closing }, handle)
+    let crossing = Crossing::default();
+    let to_driver = crossing.clone();
+    let (kept, closing_kept) = (events.clone(), closing_now);
+    let handle = DriverHandle { commands, events, settings: settings_now, closing: closing_kept, crossing };
+    (Driver { commands: queue, events: kept, settings, closing, crossing: to_driver }, handle)
 }
 
 impl Driver {
