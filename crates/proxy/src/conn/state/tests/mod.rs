@@ -4,6 +4,8 @@ mod fixture;
 mod hostile;
 mod made;
 mod moves;
+mod places;
 mod rig;
 mod sizes;
+mod tls;
 mod tunnels;

@@ -22,6 +22,8 @@ struct Got {
     end: Option<End>,
     /// Requests, and bytes from and to the client, as all processes together count them.
     counted: [u64; 3],
+    /// Bytes from and to the client, as the connection counts them.
+    carried: (u64, u64),
 }
 
 /// Where a scene pauses.
@@ -131,6 +133,8 @@ fn play(
         play.run();
     }
     if let Some(conn) = play.conn.take() {
+        let shown = conn.show(&play.here.cx);
+        play.got.carried = (shown.bytes_in, shown.bytes_out);
         conn.close(End::Done, &mut play.here.cx);
     }
     let Play { here, there, mut got, moves, .. } = play;
@@ -180,6 +184,8 @@ fn scenes() -> Vec<Scene> {
         scene("no content", get, format!("HTTP/1.1 204 No Content\r\n{DATE}\r\n"), false),
         scene("head", get.replace("GET", "HEAD"), format!("{ok}Content-Length: 20\r\n\r\n"), false),
         scene("interim", get, format!("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n{length}"), false),
+        scene("interim, and no more", get, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", true),
+        scene("too many interim", get, "HTTP/1.1 102 Processing\r\n\r\n".repeat(17), false),
         scene("closed before an answer", get, "", true),
         scene("no response", get, "What is this?\r\n\r\n", false),
         scene(
@@ -250,12 +256,12 @@ fn a_request_that_moves_at_every_byte_is_answered_as_if_it_had_stayed() {
 impl Got {
     /// Without the dates of answers that are our own.
     fn show(&self) -> String {
-        let Self { client, client_ended, endpoint, end, counted } = self;
+        let Self { client, client_ended, endpoint, end, counted, carried } = self;
         let client = String::from_utf8_lossy(client);
         let lines =
             client.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ") || *line == DATE);
         format!(
-            "{end:?} {client_ended} {counted:?}\n{}\n----\n{}",
+            "{end:?} {client_ended} {counted:?} {carried:?}\n{}\n----\n{}",
             lines.collect::<String>(),
             String::from_utf8_lossy(endpoint)
         )

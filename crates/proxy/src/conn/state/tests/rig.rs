@@ -17,7 +17,7 @@ use crate::access_log::{AccessLog, LogWriter};
 use crate::config::{self, SystemResolver};
 use crate::conn::context::Cx;
 use crate::conn::state::{self, Sheet};
-use crate::conn::{Conn, End, Fate, HttpConn, LocalListener, Tunnel};
+use crate::conn::{Conn, End, Fate, Handshake, HttpConn, LocalListener, Tunnel};
 use crate::event_loop::Socket;
 use crate::generation::Generation;
 use crate::metrics::Metrics;
@@ -82,26 +82,27 @@ impl Stage {
 pub(super) struct Process {
     pub(super) cx: Cx,
     pub(super) writer: LogWriter,
+    published: Arc<ArcSwap<Generation>>,
 }
 
-pub(super) fn generation(text: &str, metrics: &Metrics) -> Generation {
-    let mut read = |_: &Path| Err(std::io::Error::other("no file"));
+fn generation(text: &str, previous: Option<&Generation>, metrics: &Metrics) -> Generation {
+    let mut read = |path: &Path| std::fs::read(path).map(Into::into);
     let base = Path::new("/");
     let checked =
         config::parse("test", base, text.as_bytes(), &mut read, &mut SystemResolver::default()).unwrap();
     let schedule = handover_tls::Schedule { rotate: Duration::from_secs(3_600), keep: 2 };
     let tickets = handover_tls::Tickets::new(schedule, std::time::SystemTime::now()).unwrap();
-    Generation::build(checked.config, &checked.routes, None, metrics, &Arc::new(tickets)).unwrap()
+    Generation::build(checked.config, &checked.routes, previous, metrics, &Arc::new(tickets)).unwrap()
 }
 
 impl Process {
     pub(super) fn new(text: &str) -> Self {
         let metrics = Arc::new(Metrics::new(1));
-        let published = Arc::new(ArcSwap::from_pointee(generation(text, &metrics)));
+        let published = Arc::new(ArcSwap::from_pointee(generation(text, None, &metrics)));
         let reactor = Reactor::new(Reactor::create_epoll().unwrap());
         let writer = LogWriter::start().unwrap();
         let log = AccessLog::new(writer.clone());
-        let mut cx = Cx::new(0, reactor, published, metrics, Arc::default(), log);
+        let mut cx = Cx::new(0, reactor, Arc::clone(&published), metrics, Arc::default(), log);
         cx.refresh();
         let local = cx.local().clone();
         for (position, plan) in local.generation.listeners.iter().enumerate() {
@@ -114,7 +115,14 @@ impl Process {
             };
             cx.listeners.insert(LocalListener::new(&socket, local.clone(), position));
         }
-        Self { cx, writer }
+        Self { cx, writer, published }
+    }
+
+    /// Another generation is published, and followed.
+    pub(super) fn reload(&mut self, text: &str) {
+        let new = generation(text, Some(&self.published.load()), &self.cx.metrics);
+        self.published.store(Arc::new(new));
+        self.cx.refresh();
     }
 
     pub(super) fn listener(&self, name: &str) -> u32 {
@@ -128,7 +136,9 @@ impl Process {
         let (near, far) = pair();
         let io = self.cx.reactor.adopt(near, Owner::Conn(KEY), true);
         let number = self.listener(listener);
-        let conn = if listener == "raw" {
+        let conn = if listener == "safe" {
+            Conn::Handshake(Box::new(Handshake::new(KEY, io, None, number, &self.cx).unwrap()))
+        } else if listener == "raw" {
             Conn::Tunnel(Box::new(Tunnel::tcp(KEY, io, None, number, &self.cx).unwrap()))
         } else {
             Conn::Http(Box::new(HttpConn::new(KEY, io, None, number, &self.cx).unwrap()))
@@ -137,7 +147,7 @@ impl Process {
     }
 
     /// Notes events; how many.
-    fn events(&mut self) -> usize {
+    pub(super) fn events(&mut self) -> usize {
         let count = self.cx.reactor.wait(Some(Duration::ZERO)).unwrap();
         (0..count).for_each(|index| {
             self.cx.reactor.event(index);
@@ -150,14 +160,18 @@ impl Process {
     pub(super) fn run(&mut self, mut conn: Conn) -> Result<Conn, End> {
         for _ in 0..TURNS {
             let events = self.events();
+            self.cx.may_step = true;
             match conn.run(&mut self.cx) {
                 Fate::Over(end) => {
                     conn.close(end, &mut self.cx);
                     return Err(end);
                 }
                 Fate::Upgraded => {
-                    let Conn::Http(http) = conn else { panic!("only HTTP is upgraded here") };
-                    conn = Conn::Tunnel(Box::new(http.into_tunnel(&mut self.cx).unwrap()));
+                    conn = match conn {
+                        Conn::Http(http) => Conn::Tunnel(Box::new(http.into_tunnel(&mut self.cx).unwrap())),
+                        Conn::Handshake(handshake) => handshake.into_conn(&mut self.cx).unwrap(),
+                        Conn::Tunnel(_) => panic!("a tunnel is one already"),
+                    };
                 }
                 Fate::Parked if events == 0 => return Ok(conn),
                 Fate::Parked | Fate::Again | Fate::Later => {}
