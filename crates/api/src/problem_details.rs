@@ -23,7 +23,8 @@ pub struct ProblemDetails {
     /// The operation that this is about, or, for `busy`, the one that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation_id: Option<String>,
-    /// How far it got: the name of the step that it had come to.
+    /// How far it got: the step that it had come to. Of an upgrade `admission`, `preflight`, `start`, `prepare`, `ready`,
+    /// `commit`, `moving connections`, `guard`, `drain` or `supervisor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// The generation that serves.
@@ -52,12 +53,19 @@ impl Operation {
         };
         ProblemDetails {
             operation_id: Some(self.id.clone()),
-            phase: self.furthest_step().map(|step| step.name.clone()),
+            phase: self.phase_word(),
             serving_generation: self.serving_generation,
             errors: self.errors.clone(),
             operation: Some(self.clone()),
             ..ProblemDetails::new(self.http_status(), word, title, self.message.clone())
         }
+    }
+}
+
+impl Operation {
+    fn phase_word(&self) -> Option<String> {
+        let step = self.furthest_step()?;
+        Some(if self.upgrade.is_some() { step.word() } else { step.name.clone() })
     }
 }
 

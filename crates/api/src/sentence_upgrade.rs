@@ -43,6 +43,21 @@ impl Operation {
         steps.clone().find(|step| !AFTERMATH.contains(&step.name.as_str())).or(self.steps.last())
     }
 
+    /// The steps and how long they took, in milliseconds, as people call them: of an upgrade, those that only the machine
+    /// tells apart count as one.
+    #[must_use]
+    pub fn steps_in_words(&self) -> Vec<(String, f64)> {
+        let mut steps: Vec<(String, f64)> = Vec::new();
+        for step in &self.steps {
+            let word = if self.upgrade.is_some() { step.word() } else { step.name.clone() };
+            match steps.last_mut() {
+                Some((last, ms)) if self.upgrade.is_some() && *last == word => *ms += step.ms,
+                _ => steps.push((word, step.ms)),
+            }
+        }
+        steps
+    }
+
     /// The sentence of an operation that upgrades, or keeps an upgrade, or takes one back; none for what is said as of any
     /// other operation.
     pub(crate) fn upgrade_sentence(&self, upgrade: &Upgrade, outcome: Outcome) -> Option<String> {

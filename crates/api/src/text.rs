@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     Binary, Certificate, Diff, Event, Generation, Operation, OperationState, Phase, ProblemDetails, Status,
-    Step, WorkerRole, human_ms, sentence,
+    WorkerRole, human_ms, sentence,
 };
 
 impl Status {
@@ -177,12 +177,8 @@ impl Operation {
         if self.left_out > 0 {
             line("", &format!("and {} more that the journal left out", self.left_out));
         }
-        let name = |step: &Step| match self.upgrade {
-            Some(_) => step.word(),
-            None => step.name.clone(),
-        };
-        let steps: Vec<String> =
-            self.steps.iter().map(|step| format!("{} {}", name(step), human_ms(step.ms))).collect();
+        let steps = self.steps_in_words();
+        let steps: Vec<String> = steps.iter().map(|(step, ms)| format!("{step} {}", human_ms(*ms))).collect();
         if !steps.is_empty() {
             line("steps", &steps.join(", "));
         }

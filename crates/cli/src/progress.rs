@@ -98,14 +98,7 @@ impl Told {
 
 /// A line for each step of an upgrade that has ended.
 fn ended_steps(operation: &Operation) -> Vec<String> {
-    let mut steps: Vec<(String, f64)> = Vec::new();
-    for step in &operation.steps {
-        let word = step.word();
-        match steps.last_mut() {
-            Some((last, ms)) if *last == word => *ms += step.ms,
-            _ => steps.push((word, step.ms)),
-        }
-    }
+    let mut steps = operation.steps_in_words();
     if operation.state == OperationState::Running {
         steps.pop();
     }
@@ -222,6 +215,7 @@ mod tests {
             step("hand_over", 12.3),
         ];
         let mut upgrade = Upgrade::new(Binary::at("/a"), Binary::at("/b"));
+        operation.upgrade = Some(Box::new(upgrade.clone()));
         assert_eq!(ended_steps(&operation).len(), 3);
         upgrade.moved.insert("http".to_owned(), 10_012);
         upgrade.freeze_us = Some(7_100);

@@ -99,7 +99,13 @@ pub(crate) fn seen_from_here(mut operation: Operation) -> Operation {
 
 fn rename_files(operation: &mut Operation, here: &Path) -> bool {
     let problems = operation.errors.iter_mut().chain(&mut operation.warnings);
-    problems.fold(false, |any, problem| rename(problem, here) | any)
+    let any = problems.fold(false, |any, problem| rename(problem, here) | any);
+    if let Some(upgrade) = operation.upgrade.as_mut().filter(|_| any) {
+        // Told with the problem, and called the same.
+        let path = &mut upgrade.to.path;
+        *path = shortened(path, &format!("{}/", here.display()));
+    }
+    any
 }
 
 /// The same for a difference.
@@ -188,7 +194,7 @@ fn trusted(socket: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use handover_api::{Actor, Cause, Kind, Outcome, Problem};
+    use handover_api::{Actor, Binary, Cause, Kind, Outcome, Problem, Upgrade};
 
     use super::*;
 
@@ -212,6 +218,16 @@ mod tests {
         assert_eq!(
             operation.errors[0].to_string(),
             "hello.toml: a.pem: the key in a.key is another; see /mnt/srv/site/x"
+        );
+        let to = Binary::at("/srv/site/new");
+        operation.upgrade = Some(Box::new(Upgrade::new(Binary::at("/usr/bin/old"), to)));
+        operation.errors = vec![Problem::new("is not whole").in_file("/srv/site/new")];
+        operation.serving_generation = Some(3);
+        operation.finish(Outcome::NotReady, Cause::BinaryUnfit, 1.0);
+        assert!(rename_files(&mut operation, Path::new("/srv/site")));
+        assert_eq!(
+            operation.sentence(),
+            "not ready: new: is not whole; /usr/bin/old still serves generation 3"
         );
     }
 }
