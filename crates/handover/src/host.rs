@@ -60,12 +60,15 @@ pub fn host<S: Service>(mut options: HostOptions, service: impl FnOnce() -> S) -
             });
             handover_supervisor::run(options)
         }
-        Some(channel) => worker::run(Setup {
-            channel,
-            succession: std::env::var_os(SUCCESSION_VARIABLE).map(PathBuf::from),
-            version: options.version,
-            service: Arc::new(service()),
-        }),
+        Some(channel) => {
+            worker::first_thing();
+            worker::run(Setup {
+                channel,
+                succession: std::env::var_os(SUCCESSION_VARIABLE).map(PathBuf::from),
+                version: options.version,
+                service: Arc::new(service()),
+            })
+        }
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 
-use super::Moving;
 use crate::service::Service;
 use crate::worker::panic_text;
 
@@ -36,12 +35,7 @@ impl Calls {
         Ok(Self { service: Arc::clone(service), jobs, thread })
     }
 
-    /// How the service moves connections, for what can be asked from anywhere.
-    pub(crate) fn moving(&self) -> Option<&dyn Moving> {
-        self.service.moving()
-    }
-
-    /// The service itself, for the same.
+    /// The service, for what can be asked from anywhere.
     pub(crate) fn service(&self) -> &dyn Service {
         &*self.service
     }

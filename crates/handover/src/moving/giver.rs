@@ -159,6 +159,11 @@ impl Giver {
         (Self { state: State::Offering, dead: false }, actions)
     }
 
+    /// Whether the taker has not been told to serve, and nothing has gone wrong.
+    pub(crate) fn may_be_called_off(&self) -> bool {
+        matches!(self.state, State::Offering | State::Copying | State::Freezing | State::Sealed)
+    }
+
     /// Whether the taker was told to serve.
     #[cfg(test)]
     pub(crate) fn has_committed(&self) -> bool {

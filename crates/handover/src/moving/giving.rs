@@ -35,6 +35,8 @@ pub(crate) struct Give {
     pub(crate) companion: Companion,
     /// What a guard compares with, as of now.
     pub(crate) figures: Vec<Sample>,
+    /// By when the taker must serve, or nothing is moved.
+    pub(crate) until: Instant,
 }
 
 /// What came of it.
@@ -62,7 +64,7 @@ impl Giving {
     /// # Errors
     /// The socket is none, or the process is out of descriptors or threads. Nothing has begun then.
     pub(crate) fn begin(give: Give, tell: impl Fn(Gave) + Send + 'static) -> io::Result<Self> {
-        let Give { service, socket, companion, figures } = give;
+        let Give { service, socket, companion, figures, until } = give;
         let (mailbox, post) = mailbox()?;
         let channel = Channel::from_socket(socket).map_err(io::Error::other)?;
         let link = Link::new(channel);
@@ -78,6 +80,7 @@ impl Giving {
             tell: Box::new(tell),
             figures: (Instant::now(), figures),
             ends: Ends::default(),
+            until,
             deadline: None,
             format: None,
             outlet: None,
@@ -116,6 +119,7 @@ struct Driver {
     /// With the time to which they count back.
     figures: (Instant, Vec<Sample>),
     ends: Ends,
+    until: Instant,
     deadline: Option<Instant>,
     /// What is written; none if nothing moves.
     format: Option<u16>,
@@ -251,7 +255,11 @@ impl Driver {
             Action::Failed(why) => (self.tell)(Gave::Failed { why }),
             Action::GiveUp(why) => (self.tell)(Gave::GiveUp { why }),
             Action::Part => return self.totals(),
-            Action::Deadline(within) => self.deadline = Some(Instant::now() + within),
+            Action::Deadline(within) => {
+                let at = Instant::now() + within;
+                let first = self.machine.may_be_called_off();
+                self.deadline = Some(if first { at.min(self.until) } else { at });
+            }
             Action::End => self.over = true,
         }
         None
@@ -300,8 +308,13 @@ impl Driver {
         let post = self.post.clone();
         let call =
             |service: &dyn Service| service.moving().map_or(Ok(Frozen::default()), |moving| moving.freeze());
-        self.calls.call("writing the connections down", call, move |result| {
-            post.send(Note::Frozen(result.and_then(|frozen| frozen)));
+        self.calls.call("writing the connections down", call, move |result| match result {
+            Ok(frozen) => post.send(Note::Frozen(frozen)),
+            // Some threads may stand still: they are told to go on, when that is safe.
+            Err(why) => {
+                post.send(Note::Event(Event::Nonsense(why)));
+                post.send(Note::Frozen(Ok(Frozen::default())));
+            }
         });
         None
     }

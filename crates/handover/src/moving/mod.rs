@@ -30,7 +30,7 @@ mod taking;
 #[cfg(test)]
 mod tests;
 mod waiting;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -2,8 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use handover_supervisor::protocol::ProbeAnswer;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::SocketFlags;
+
+/// How long the supervisor may take to connect.
+const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
 
 /// One question to all threads of a service: see [`Moving::probe`](super::Moving::probe).
 ///
@@ -38,10 +47,37 @@ impl Probe {
     /// `{"worker":7,"nonce":"…","thread":0}`.
     #[must_use]
     pub fn answer(&self, thread: u32) -> Vec<u8> {
-        let mut line =
-            serde_json::json!({"worker": self.worker, "nonce": self.nonce, "thread": thread}).to_string();
-        line.push('\n');
-        line.into_bytes()
+        let answer = ProbeAnswer { worker: self.worker, nonce: self.nonce.clone(), thread };
+        // Writing numbers and a string does not fail.
+        let mut line = serde_json::to_vec(&answer).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+
+    /// Answers in a thread of its own, for a service whose threads cannot: once, as thread 0.
+    pub(crate) fn answer_elsewhere(self: Arc<Self>) {
+        let spawned =
+            std::thread::Builder::new().name("probe".to_owned()).spawn(move || match self.accept() {
+                Ok(connection) => {
+                    let sent = std::fs::File::from(connection).write_all(&self.answer(0));
+                    match sent {
+                        Ok(()) => self.answered(0),
+                        Err(error) => tracing::error!("the probe cannot be answered: {error}"),
+                    }
+                }
+                Err(error) => tracing::error!("the probe cannot be accepted: {error}"),
+            });
+        if let Err(error) = spawned {
+            tracing::error!("a thread to answer the probe could not be started: {error}");
+        }
+    }
+
+    fn accept(&self) -> io::Result<OwnedFd> {
+        let within = Timespec::try_from(ACCEPT_WITHIN).ok();
+        match rustix::event::poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], within.as_ref())? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC)?),
+        }
     }
 
     /// The thread has written its answer.
@@ -76,7 +112,6 @@ impl fmt::Debug for Probe {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -90,7 +125,7 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
         });
         let probe = Probe::new(socket.into(), 7, "n".to_owned(), 2, count);
-        assert_eq!(probe.answer(1), b"{\"nonce\":\"n\",\"thread\":1,\"worker\":7}\n");
+        assert_eq!(probe.answer(1), b"{\"worker\":7,\"nonce\":\"n\",\"thread\":1}\n");
         probe.answered(0);
         probe.answered(0);
         assert_eq!(done.load(Ordering::Relaxed), 0);

@@ -43,12 +43,12 @@ pub(crate) struct Take {
 #[derive(Debug)]
 pub(crate) enum Took {
     /// This worker serves.
-    TookOver { moved: Counts, losses: Losses, freeze: Duration, figures: Vec<Sample> },
+    Serves { moved: Counts, losses: Losses, freeze: Duration, figures: Vec<Sample> },
     /// It never will.
     Failed { why: String },
     /// This process must end.
     GiveUp { why: String },
-    /// After `TookOver`: the conversation is over, and everything that came late has been taken.
+    /// After `Serves`: the conversation is over, and everything that came late has been taken.
     Over,
 }
 
@@ -382,7 +382,7 @@ impl Driver {
         }
         let freeze = self.frozen.map_or(Duration::ZERO, |(frozen, at)| frozen + at.elapsed());
         let figures = std::mem::take(&mut self.figures);
-        (self.tell)(Took::TookOver { moved, losses, freeze, figures });
+        (self.tell)(Took::Serves { moved, losses, freeze, figures });
     }
 }
 

@@ -29,6 +29,7 @@ use super::errands::Errands;
 use super::guards::Guards;
 use super::lasting::{Asks, Carried};
 use super::mailbox::{Mailbox, Post};
+use super::moves::{Moves, Role};
 use super::{Notice, Number, SEND_WITHIN};
 use crate::service::Service;
 use crate::types::{ListenerSpec, Losses, Settings};
@@ -54,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) mailbox: Mailbox<Notice>,
     pub(crate) signals: Signals,
     pub(crate) door: Option<Door>,
+    pub(crate) succession: Option<PathBuf>,
     pub(crate) channel: WorkerChannel,
 }
 
@@ -78,6 +80,8 @@ pub(crate) struct Control {
     signals: Signals,
     /// Where the next supervisor comes in.
     door: Option<Door>,
+    /// Where that is.
+    succession: Option<PathBuf>,
     door_opens_at: Option<Instant>,
     /// `None` for an orphan.
     channel: Option<WorkerChannel>,
@@ -95,6 +99,7 @@ pub(crate) struct Control {
     pub(super) guards: Guards,
     pub(super) asks: Asks,
     pub(super) drains: Drains,
+    pub(super) moves: Moves,
     pub(super) actions: usize,
     told_at: Instant,
     exit: Option<ExitCode>,
@@ -111,6 +116,7 @@ impl Control {
             mailbox: parts.mailbox,
             signals: parts.signals,
             door: parts.door,
+            succession: parts.succession,
             door_opens_at: None,
             channel: Some(parts.channel),
             channels: 1,
@@ -123,6 +129,7 @@ impl Control {
             guards: Guards::default(),
             asks: Asks::default(),
             drains: Drains::default(),
+            moves: Moves::default(),
             actions: 0,
             told_at: Instant::now(),
             exit: None,
@@ -165,7 +172,8 @@ impl Control {
 
     fn timeout(&self) -> Option<Duration> {
         let tick = self.drains.is_draining().then(|| self.told_at + PROGRESS_EVERY);
-        let times = [tick, self.drains.exit_by(), self.door_opens_at, self.guards.next()];
+        let moves = self.moves.next_at();
+        let times = [tick, self.drains.exit_by(), self.door_opens_at, self.guards.next(), moves];
         let next = times.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -199,8 +207,7 @@ impl Control {
                 "TERM" | "INT" | "QUIT" => {
                     tracing::info!("signal {name}: there is no supervisor, so the worker stops by itself");
                     let limit = self.served.as_ref().and_then(|served| served.settings.drain_limit);
-                    let todo = self.drains.stop(false, Some(limit.unwrap_or(DRAIN_LIMIT)));
-                    self.carry_out(todo, Losses::default());
+                    self.stop(false, Some(limit.unwrap_or(DRAIN_LIMIT)));
                 }
                 "USR1" => self.reopen_logs(),
                 _ => tracing::debug!("signal {name} ignored: there is no supervisor"),
@@ -211,7 +218,29 @@ impl Control {
     /// The door, if somebody may come in: the supervisor is gone, and no successor has spoken yet.
     fn open_door(&self) -> Option<&Door> {
         let alone = self.channel.is_none() || (self.channels > 1 && !self.welcomed);
+        let alone = alone && self.moves.role == Role::Serving;
         self.door.as_ref().filter(|_| alone && self.door_opens_at.is_none())
+    }
+
+    /// Another worker serves: that one is to be found.
+    pub(super) fn close_door(&mut self) {
+        self.door = None;
+    }
+
+    pub(super) fn open_door_again(&mut self) {
+        let Some(path) = self.succession.as_ref().filter(|_| self.door.is_none()) else { return };
+        match Door::open(path) {
+            Ok(door) => self.door = Some(door),
+            Err(error) => tracing::error!("the next supervisor will not find this worker: {error}"),
+        }
+    }
+
+    /// The process is to end: when a move has ended.
+    pub(super) fn stop(&mut self, now: bool, grace: Option<Duration>) {
+        if !self.postpone_stop(now, grace) {
+            let todo = self.drains.stop(now, grace);
+            self.carry_out(todo, Losses::default());
+        }
     }
 
     fn take_successor(&mut self) {
@@ -242,6 +271,9 @@ impl Control {
         let now = Instant::now();
         self.door_opens_at = self.door_opens_at.filter(|at| now < *at);
         self.look_at_figures(now);
+        if self.moves.next_at().is_some_and(|at| now >= at) {
+            self.begin_next();
+        }
         if now >= self.told_at + PROGRESS_EVERY {
             self.told_at = now;
             if let Some((call, connections)) = self.drains.progress() {
@@ -271,15 +303,21 @@ impl Control {
             self.send(&ToSupervisor::Resumed { call }, &[]);
         }
         if todo.exit {
-            return self.leave(&losses);
+            if !self.part(true, &losses) {
+                self.leave(&losses);
+            }
+            return;
         }
         if let Some(call) = todo.drained {
+            if self.part(false, &losses) {
+                return;
+            }
             self.send(&ToSupervisor::Drained { call, losses, late: Default::default(), ended: 0 }, &[]);
         }
     }
 
     /// Ends the process, after saying what that cost.
-    fn leave(&mut self, losses: &Losses) {
+    pub(super) fn leave(&mut self, losses: &Losses) {
         if !losses.is_empty() {
             if self.channel.is_none() {
                 tracing::warn!("the worker ends: {losses}");
@@ -343,6 +381,19 @@ impl Control {
         }
         if self.exit.is_some() || self.drains.exit_by().is_some() {
             return; // on the way out anyway
+        }
+        match self.moves.role {
+            Role::Serving => {}
+            Role::StandingBy => {
+                tracing::info!("the supervisor is gone, and another worker serves: this one ends");
+                self.exit = Some(ExitCode::SUCCESS);
+                return;
+            }
+            Role::Leaving => return self.leave_when_drained(),
+            Role::Giving | Role::Taking => {
+                tracing::warn!("the supervisor is gone; connections are moved to the end");
+                return;
+            }
         }
         let known = matches!(why, ChannelError::Closed);
         match &self.served {

@@ -146,6 +146,39 @@ impl Drains {
         todo
     }
 
+    /// Another worker serves, and this one accepts nothing until it is told to.
+    pub(crate) fn stand_by(&mut self) {
+        self.state = State::Drained;
+    }
+
+    /// The worker is about to take connections over: a drain that runs is called off, and nobody is answered. Whether
+    /// it is over.
+    pub(crate) fn call_off(&mut self) -> bool {
+        (self.drain_call, self.resume_call, self.queued) = (None, None, None);
+        match &self.state {
+            State::Draining(running) => {
+                running.end(DrainEnd::Resumed);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// The service has taken over, and accepts.
+    pub(crate) fn serves(&mut self) {
+        if self.exit_by.is_none() {
+            self.state = State::Accepting;
+        }
+    }
+
+    /// What a drain that runs has left of its time.
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        match &self.state {
+            State::Draining(running) => Some(running.remaining()),
+            _ => None,
+        }
+    }
+
     /// The supervisor that asked is gone. What runs goes on; nobody waits for an answer.
     pub(crate) fn forget_calls(&mut self) {
         self.drain_call = None;
@@ -272,6 +305,27 @@ mod tests {
             let _ = called_off.stop(now, None);
             assert!(called_off.drained().exit);
         }
+    }
+
+    #[test]
+    fn a_drain_that_gives_way_to_a_takeover_is_not_answered() {
+        let mut drains = Drains::default();
+        let drain = drains.drain(Some(1), MINUTE).drain.unwrap();
+        assert!(!drains.call_off());
+        assert_eq!(drain.ended(), Some(DrainEnd::Resumed));
+        let todo = drains.drained();
+        assert_eq!((todo.drained, todo.resume, todo.exit), (None, false, false));
+        assert!(drains.call_off() && !drains.accepting());
+        drains.serves();
+        assert!(drains.accepting());
+    }
+
+    #[test]
+    fn a_worker_that_stands_by_ends_at_once_when_it_is_stopped() {
+        let mut drains = Drains::default();
+        drains.stand_by();
+        assert!(!drains.accepting());
+        assert!(drains.stop(false, Some(MINUTE)).exit);
     }
 
     #[test]

@@ -24,6 +24,11 @@ pub(crate) struct Errands {
 }
 
 impl Errands {
+    /// How many threads of the service answer a probe.
+    pub(crate) fn threads(&self) -> u32 {
+        self.service.moving().map_or(1, |moving| moving.threads().max(1))
+    }
+
     /// Runs an action. `files` reads from the disk and binds nothing.
     pub(crate) fn action(&self, call: Number, name: String, body: String, mut files: Prepare) {
         let service = Arc::clone(&self.service);

@@ -16,6 +16,7 @@ use handover_supervisor::protocol::{GuardFigures, GuardLimits, ToSupervisor};
 
 use super::control::Control;
 use crate::guard::{between, judge_both};
+use crate::moving::Sample;
 use crate::types::Figures;
 
 /// How often figures are sampled.
@@ -106,6 +107,32 @@ impl Guards {
             self.now.push(at, figures);
         }
         self.sample_at = Some(at + SAMPLE_EVERY);
+    }
+
+    /// The samples of the generation that serves, for the worker that takes over.
+    pub(super) fn export(&self, now: Instant) -> Vec<Sample> {
+        let of = |ring: &VecDeque<(Instant, Figures)>, coarse| {
+            let sample = |(at, figures): &(Instant, Figures)| Sample {
+                ago: now.saturating_duration_since(*at),
+                coarse,
+                figures: *figures,
+            };
+            ring.iter().map(sample).collect::<Vec<_>>()
+        };
+        [of(&self.now.coarse, true), of(&self.now.fine, false)].concat()
+    }
+
+    /// This worker has taken over from another one, whose samples these are: they are what comes before.
+    pub(super) fn took_over(&mut self, at: Instant, samples: &[Sample], after: Option<Figures>) {
+        self.now = Ring::default();
+        for sample in samples {
+            // A machine that has not run for so long has no such moment.
+            let Some(then) = at.checked_sub(sample.ago) else { continue };
+            let (ring, most) =
+                if sample.coarse { (&mut self.now.coarse, COARSE) } else { (&mut self.now.fine, FINE) };
+            keep(ring, most, (then, sample.figures));
+        }
+        self.committed(at, None, after);
     }
 
     /// Compares from now on.
@@ -259,6 +286,23 @@ mod tests {
         let ended = guards.sample(begin + seconds(10), None).unwrap();
         assert!(ended.passed && ended.detail.contains("counts nothing"), "{ended:?}");
         assert_eq!(guards.next(), None);
+    }
+
+    #[test]
+    fn what_the_old_worker_saw_is_what_the_new_one_is_compared_with() {
+        let (mut old, begin) = (Guards::default(), Instant::now());
+        old.committed(begin, totals(0, 0), totals(0, 0));
+        for second in 1..=30 {
+            old.sample(begin + seconds(second), totals(second * 100, 0));
+        }
+        let mut new = Guards::default();
+        // It has stood by; its totals went on where the old one's ended.
+        new.committed(begin, totals(0, 0), totals(0, 0));
+        let handed_over = begin + seconds(31);
+        new.took_over(handed_over, &old.export(handed_over), totals(3_000, 0));
+        new.begin(handed_over, 7, limits(10));
+        let ended = new.sample(handed_over + seconds(10), totals(3_500, 0)).unwrap();
+        assert_eq!((ended.figures.before.requests, ended.figures.after.requests), (1_000, 500));
     }
 
     #[test]

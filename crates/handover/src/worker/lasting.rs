@@ -13,12 +13,15 @@ use handover_handoff::process::Executable;
 use handover_handoff::{Bundle, memfd};
 use handover_supervisor::protocol::{
     ListenerSpec, MAX_CARRIED_BYTES, OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Serving, ToSupervisor,
+    common_version,
 };
 
 use super::Notice;
 use super::control::{Control, Served};
 use super::mailbox::Post;
+use super::moves::Role;
 use crate::files::Seen;
+use crate::moving;
 use crate::watch::{Came, Watch, Watcher};
 
 /// Reloads that may be asked for and not be answered yet; more than the watch and a service ever need.
@@ -29,7 +32,7 @@ const MAX_ASKED: usize = 64;
 pub(crate) struct Carried {
     pub(crate) bytes: Arc<[u8]>,
     /// The same, as it is passed on.
-    memfd: OwnedFd,
+    pub(super) memfd: OwnedFd,
 }
 
 impl Carried {
@@ -51,11 +54,13 @@ pub(super) fn read_carried(file: Option<OwnedFd>) -> Result<Arc<[u8]>, String> {
 }
 
 impl Control {
-    pub(super) fn welcome(&mut self, protocol: u16, worker: u64, carried: Option<Option<OwnedFd>>) {
-        if protocol != PROTOCOL_VERSION {
-            // It will read our version in the answer, and decide.
+    /// `versions`: the oldest and the newest that the supervisor speaks.
+    pub(super) fn welcome(&mut self, versions: [u16; 2], worker: u64, carried: Option<Option<OwnedFd>>) {
+        if common_version(versions[0], versions[1]).is_none() {
+            // It will read our versions in the answer, and decide.
             tracing::warn!(
-                "the supervisor speaks version {protocol} of the protocol, this worker {PROTOCOL_VERSION}"
+                "the supervisor speaks versions {versions:?} of the protocol, this worker \
+                 {OLDEST_PROTOCOL_VERSION} to {PROTOCOL_VERSION}"
             );
         }
         self.welcomed = true;
@@ -92,15 +97,16 @@ impl Control {
             fds.extend(executable.as_ref().map(AsFd::as_fd));
         }
         let (version, actions) = (self.version.clone(), self.errands.service.actions());
+        let formats = moving::formats(&*self.errands.service);
         let hello = ToSupervisor::Hello {
             protocol: PROTOCOL_VERSION,
             oldest: OLDEST_PROTOCOL_VERSION,
             version,
             actions,
             serving,
-            formats: [0, 0],
-            threads: 0,
-            movable: false,
+            formats: formats.as_ref().map_or([0, 0], |formats| [*formats.start(), *formats.end()]),
+            threads: self.errands.threads(),
+            movable: formats.is_some(),
         };
         self.send(&hello, &fds);
         self.asks.supervisor_came();
@@ -110,10 +116,13 @@ impl Control {
     pub(super) fn carry(&mut self, bytes: Vec<u8>) {
         match Carried::new(Arc::from(bytes)) {
             Ok(carried) => {
-                // Before the greeting nobody expects it; what serves is told in the greeting itself.
-                if self.welcomed {
+                // Before the greeting nobody expects it; what serves is told in the greeting itself. While another
+                // worker serves, its state is the one that counts.
+                let now = self.welcomed && self.moves.role == Role::Serving;
+                if now {
                     self.send(&ToSupervisor::Carry, &[carried.memfd.as_fd()]);
                 }
+                self.moves.carry = !now;
                 self.carried = Some(carried);
             }
             Err(why) => tracing::error!("state that should outlive this worker cannot be handed over: {why}"),
@@ -130,7 +139,9 @@ impl Control {
 
     /// Asks the supervisor for a reload.
     pub(super) fn ask(&mut self, by: By, why: String) {
-        if self.is_supervised() {
+        if self.moves.role != Role::Serving {
+            self.asks.refuse(by, &why, "another worker serves, or is about to");
+        } else if self.is_supervised() {
             if let Some(call) = self.asks.begin(by, &why) {
                 self.send(&ToSupervisor::Ask { call, why }, &[]);
             }

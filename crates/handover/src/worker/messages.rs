@@ -11,8 +11,10 @@ use handover_supervisor::protocol::{BindResult, ListenerSpec, Scope, Source, ToS
 use super::candidates::{Binding, Failed, Order, Pending, Ready, Told, discard_elsewhere, panic_text};
 use super::control::{Control, Served};
 use super::lasting::{self, By, Files};
+use super::moves::Role;
 use super::{Notice, Number};
 use crate::prepare::{BindError, Bound};
+use crate::service::Candidate;
 use crate::types::{Losses, Problem};
 use crate::watch::Came;
 
@@ -29,8 +31,11 @@ impl Control {
     /// Does what the supervisor says.
     pub(super) fn handle(&mut self, message: ToWorker, fds: Vec<OwnedFd>) {
         match message {
-            ToWorker::Welcome { protocol, worker, carried, .. } => {
-                self.welcome(protocol, worker, carried.then(|| fds.into_iter().next()));
+            ToWorker::Welcome { protocol, oldest, worker, carried, candidate } => {
+                if candidate && self.key.is_none() {
+                    self.stand_by();
+                }
+                self.welcome([oldest, protocol], worker, carried.then(|| fds.into_iter().next()));
             }
             ToWorker::Prepare { candidate, generation, source, dry_run, scope, continues, given_carried } => {
                 let mut fds = fds.into_iter();
@@ -43,32 +48,29 @@ impl Control {
             ToWorker::Asked { call, done, detail } => self.asks.answered(call, done, &detail),
             ToWorker::Hold { listeners } => self.hold(listeners, fds),
             ToWorker::Bound { candidate, results } => self.bound(candidate, results, fds),
-            ToWorker::Commit { candidate, .. } => self.commit(candidate),
+            ToWorker::Commit { candidate, accept } => self.commit(candidate, accept),
             ToWorker::Abort { candidate } => self.abort(candidate),
             ToWorker::Drain { call, limit } => {
                 let todo = self.drains.drain(Some(call), limit);
                 self.carry_out(todo, Losses::default());
             }
             ToWorker::Resume { call } => {
+                self.serve_again();
                 let todo = self.drains.resume(call);
                 self.carry_out(todo, Losses::default());
             }
             ToWorker::Action { call, name, body } => self.action(call, name, body),
             ToWorker::Report { call, what } => self.errands.report(self.number(call), what),
-            // Not yet.
-            ToWorker::Probe { .. } => {}
-            ToWorker::HandOver { call, .. } | ToWorker::TakeOver { call, .. } => {
-                let why = "it cannot hand over".to_owned();
-                self.send(&ToSupervisor::HandoffFailed { call, why }, &[]);
+            ToWorker::Probe { call, nonce } => self.probe(call, nonce, fds.into_iter().next()),
+            ToWorker::HandOver { call, within, limit, peer_pid } => {
+                self.hand_over(call, [within, limit], peer_pid, fds);
             }
+            ToWorker::TakeOver { call, peer_pid } => self.take_over(call, peer_pid, fds),
             ToWorker::Ping { call } => self.send(&ToSupervisor::Pong { call }, &[]),
             ToWorker::Facts { metrics } => self.errands.service.facts(metrics),
             ToWorker::ReopenLogs => self.reopen_logs(),
             ToWorker::CloseListeners => self.close_listeners(),
-            ToWorker::Stop { now } => {
-                let todo = self.drains.stop(now, None);
-                self.carry_out(todo, Losses::default());
-            }
+            ToWorker::Stop { now } => self.stop(now, None),
         }
     }
 
@@ -85,7 +87,10 @@ impl Control {
             Notice::Drained { losses } => {
                 let todo = self.drains.drained();
                 self.carry_out(todo, losses);
+                self.giver_has_drained();
             }
+            Notice::Moved { serial, notice } => self.moved(serial, notice),
+            Notice::Probed { call } => self.probed(call),
             Notice::Resumed => {
                 let todo = self.drains.resumed();
                 self.carry_out(todo, Losses::default());
@@ -217,9 +222,9 @@ impl Control {
         }
     }
 
-    /// Serves the candidate. Nothing in here may fail: a panic leaves nobody knows what, so the process ends, and the
-    /// supervisor finds out with another.
-    fn commit(&mut self, candidate: u64) {
+    /// Serves the candidate, or stands by with it. Nothing in here may fail: a panic leaves nobody knows what, so the process
+    /// ends, and the supervisor finds out with another.
+    fn commit(&mut self, candidate: u64, accept: bool) {
         let number = self.number(candidate);
         let Some(pending) =
             self.pending.take_if(|pending| pending.number == number && pending.ready.is_some())
@@ -230,9 +235,10 @@ impl Control {
         let Pending { generation, lent, ready, from_disk, continues, given, .. } = pending;
         let Some(Ready { candidate: prepared, told, watch, bundle, memfd, seen }) = ready else { return };
         let before = self.errands.service.figures();
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| prepared.commit())) {
-            return self
-                .fail(&format!("committing generation {generation} panicked: {}", panic_text(&payload)));
+        if !accept && self.errands.service.moving().is_none() {
+            self.moves.deferred = Some(prepared);
+        } else if !self.switch_to(prepared, generation) {
+            return;
         }
         self.guards.committed(Instant::now(), before, self.errands.service.figures());
         let Told { settings, summary, version, .. } = told;
@@ -248,8 +254,27 @@ impl Control {
         if let Some(given) = given {
             self.carry(given.to_vec());
         }
+        if accept && self.moves.role == Role::StandingBy {
+            self.serve_again();
+            self.errands.resume();
+        }
         give_memory_back();
-        tracing::debug!(generation, "serving");
+        tracing::debug!(generation, accept, "committed");
+    }
+
+    /// Commits. False if nobody knows what is served, and the process ends.
+    fn switch_to(&mut self, prepared: Box<dyn Candidate>, generation: u64) -> bool {
+        let committed = catch_unwind(AssertUnwindSafe(|| prepared.commit()));
+        if let Err(payload) = &committed {
+            self.fail(&format!("committing generation {generation} panicked: {}", panic_text(payload)));
+        }
+        committed.is_ok()
+    }
+
+    /// The same for a generation that has waited until this worker serves.
+    pub(super) fn commit_deferred(&mut self, prepared: Box<dyn Candidate>) {
+        let generation = self.served.as_ref().map_or(0, |served| served.generation);
+        self.switch_to(prepared, generation);
     }
 
     fn abort(&mut self, candidate: u64) {

@@ -22,6 +22,7 @@ mod guards;
 mod lasting;
 mod mailbox;
 mod messages;
+mod moves;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use handover_handoff::inherit::DESCRIPTORS_VARIABLE;
 use handover_handoff::succession::Door;
 use handover_handoff::{Bundle, Channel};
 use handover_supervisor::protocol::{ListenerSpec, WorkerChannel};
@@ -45,6 +47,7 @@ use candidates::{Binding, Failed, Ready};
 pub(crate) use candidates::panic_text;
 use control::Control;
 pub(crate) use mailbox::{Mailbox, Post, mailbox};
+use moves::MoveNotice;
 
 /// How long the supervisor may leave the channel full before it is taken for dead.
 pub(crate) const SEND_WITHIN: Duration = Duration::from_secs(10);
@@ -58,6 +61,18 @@ pub(crate) struct Setup {
     /// The program's version.
     pub(crate) version: String,
     pub(crate) service: Arc<dyn Service>,
+}
+
+/// First thing in a worker, before it has other threads: keeps session keys from other processes and from core dumps, and
+/// makes room for the connections of the worker that it may take over from.
+pub(crate) fn first_thing() {
+    if let Err(error) = handover_handoff::own::undumpable() {
+        tracing::warn!("this process can be dumped, with the keys in its memory: {error}");
+    }
+    let wanted = std::env::var(DESCRIPTORS_VARIABLE).ok().and_then(|text| text.parse().ok());
+    if let Some(Err(error)) = wanted.map(handover_handoff::own::grow_descriptor_table) {
+        tracing::warn!("room for descriptors is made when they come: {error}");
+    }
 }
 
 /// Serves until told to stop.
@@ -83,6 +98,7 @@ fn begin(setup: Setup) -> io::Result<Control> {
         Some(path) => Some(Door::open(path)?),
         None => None,
     };
+    let succession = setup.succession;
     let channel: WorkerChannel = Channel::from_socket(setup.channel).map_err(io::Error::other)?;
     let (mailbox, post) = mailbox()?;
     setup.service.attach(WorkerHandle { post: post.clone() });
@@ -94,6 +110,7 @@ fn begin(setup: Setup) -> io::Result<Control> {
         mailbox,
         signals,
         door,
+        succession,
         channel,
     }))
 }
@@ -153,6 +170,10 @@ pub(crate) enum Notice {
     Drained { losses: Losses },
     /// The service serves again.
     Resumed,
+    /// A move of connections has come to something.
+    Moved { serial: u64, notice: MoveNotice },
+    /// Every thread has answered a probe.
+    Probed { call: Number },
     /// The service cannot go on.
     Failed { why: String },
     /// State that outlives this process has changed.

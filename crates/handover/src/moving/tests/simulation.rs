@@ -499,6 +499,8 @@ impl World {
     }
 
     fn check_end(&self) {
+        assert!(!self.g.alive || self.giver.is_over() == self.g.over);
+        assert!(!self.t.alive || self.taker.is_over() == self.t.over);
         assert!(self.now <= LONGEST, "it took {} ms", self.now);
         let serving = usize::from(self.g.alive && self.g.serves) + usize::from(self.t.alive && self.t.serves);
         let both_live = self.g.alive && self.t.alive;
@@ -517,6 +519,7 @@ fn millis(duration: std::time::Duration) -> u64 {
 }
 
 /// Runs it, and shows how it went if a rule is broken.
+#[allow(clippy::print_stderr, reason = "the way to a failure is what a simulation is for")]
 fn run(seed: u64, faults: Faults) -> World {
     let mut world = World::new(seed, faults);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));

@@ -24,6 +24,7 @@ use crate::watch::Watch;
 
 mod ending;
 mod lasting;
+mod moving;
 
 /// No wait of these tests is longer; none is expected to come near it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -508,7 +509,7 @@ fn an_orphaned_worker_serves_and_is_adopted() {
     assert_eq!(serving.listeners, [spec("web")]);
     assert_eq!(serving.settings.drain_limit, Some(Duration::from_secs(7)));
     assert_eq!(serving.summary, ["generation 4"]);
-    let [bundle, socket] = <[OwnedFd; 2]>::try_from(fds).unwrap();
+    let [bundle, socket, _executable] = <[OwnedFd; 3]>::try_from(fds).unwrap();
     assert_eq!(Bundle::from_memfd(bundle).unwrap().top(), Some(file.as_path()));
     let same = TcpListener::from(socket);
     assert_eq!(same.local_addr().unwrap(), listener.local_addr().unwrap());
