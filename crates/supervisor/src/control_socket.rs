@@ -10,9 +10,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use handover_handoff::inherit::{Expected, InheritError};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::reexec::{Packing, SavedControl, Unpacking};
 use crate::sockets::{self, SocketFile, Unbound};
 
 /// Permission bits of the socket's directory, if it has to be made.
@@ -79,7 +81,7 @@ pub(crate) enum ControlError {
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
-    _file: File,
+    file: File,
     control: PathBuf,
 }
 
@@ -88,6 +90,8 @@ pub(crate) struct Lock {
 pub(crate) struct ControlSocket {
     file: SocketFile,
     path: PathBuf,
+    /// A duplicate of the socket, for another program in this one's place.
+    socket: OwnedFd,
 }
 
 impl Lock {
@@ -124,7 +128,7 @@ impl Lock {
             }
             let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
             write.map_err(io_error("write the lock", &path))?;
-            return Ok(Lock { path, _file: file, control });
+            return Ok(Lock { path, file, control });
         }
     }
 
@@ -136,7 +140,32 @@ impl Lock {
     /// Binds the control socket, in the place of a stale one.
     pub(crate) fn bind(&self) -> Result<(OwnedFd, ControlSocket), ControlError> {
         let (socket, file) = sockets::listen_unix(&self.control, FIRST_MODE, BACKLOG)?;
-        Ok((socket, ControlSocket { file, path: self.control.clone() }))
+        let kept = socket.try_clone().map_err(io_error("keep", &self.control))?;
+        Ok((socket, ControlSocket { file, path: self.control.clone(), socket: kept }))
+    }
+
+    /// Packs the lock and the socket for another program in this one's place.
+    pub(crate) fn save<'a>(&'a self, socket: &'a ControlSocket, packing: &mut Packing<'a>) -> SavedControl {
+        SavedControl {
+            path: self.control.clone(),
+            lock: packing.put(&self.file),
+            socket: packing.put(&socket.socket),
+            file: packing.put(socket.file.descriptor()),
+        }
+    }
+
+    /// Takes them up. It is held by being open; nothing of it is dropped before [`Unpacked::hold`].
+    ///
+    /// # Errors
+    /// One of them was not left open.
+    pub(crate) fn unpack(saved: &SavedControl, unpacking: &Unpacking<'_>) -> Result<Unpacked, InheritError> {
+        Ok(Unpacked {
+            control: saved.path.clone(),
+            lock: unpacking.owned(saved.lock, Expected::Other)?,
+            socket: unpacking.owned(saved.socket, Expected::Socket)?,
+            kept: unpacking.owned(saved.socket, Expected::Socket)?,
+            file: unpacking.owned(saved.file, Expected::Other)?,
+        })
     }
 
     /// Where a worker with this key waits for the next supervisor.
@@ -160,6 +189,27 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Before the file is closed, hence while the lock is held. If it stays, the next one locks it again.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Lock and control socket, taken up and not held yet: dropping this unlinks nothing.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    control: PathBuf,
+    lock: OwnedFd,
+    socket: OwnedFd,
+    kept: OwnedFd,
+    file: OwnedFd,
+}
+
+impl Unpacked {
+    /// Holds them. The first is the socket to serve on.
+    pub(crate) fn hold(self) -> (OwnedFd, Lock, ControlSocket) {
+        let Unpacked { control, lock, socket, kept, file } = self;
+        let file = SocketFile::from_descriptor(&control, file);
+        let control_socket = ControlSocket { file, path: control.clone(), socket: kept };
+        let lock = Lock { path: with_suffix(&control, ".lock"), file: lock.into(), control };
+        (socket, lock, control_socket)
     }
 }
 

@@ -22,6 +22,8 @@
 //!
 //! Sockets that the service manager passed are used by the generations that name them (`passed.rs`).
 
+mod saving;
+
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;

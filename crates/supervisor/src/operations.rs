@@ -6,6 +6,8 @@
 //!                      └── Refuse ─────────────▶ refused, written, answered
 //! ```
 
+mod saving;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;

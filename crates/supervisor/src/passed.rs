@@ -59,9 +59,14 @@ impl Passed {
         if let Err(error) = rustix::io::ioctl_fionbio(&socket, true) {
             tracing::warn!("cannot set the socket {name} from the service manager non-blocking: {error}");
         }
+        Self::of(name, Arc::new(socket))
+    }
+
+    /// One that was taken up before, by another image of this process.
+    pub(crate) fn of(name: String, socket: Arc<OwnedFd>) -> Self {
         let address = sockets::local_address(&socket).unwrap_or_default();
         let is_stream = rustix::net::sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
-        Passed { address, name, socket: Arc::new(socket), is_stream }
+        Passed { address, name, socket, is_stream }
     }
 
     /// Whether `other` is a descriptor of the same socket.

@@ -3,6 +3,7 @@
 //! Everything about the journal is done here, in the order in which it was asked for. Writers are called back
 //! on this thread; readers wait for their answer.
 
+use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -31,6 +32,10 @@ impl Scribe {
     pub(crate) fn start(mut journal: Journal) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         thread::Builder::new().name("journal".to_owned()).spawn(move || {
+            // Signals are the main thread's: it must be able to keep them back.
+            if let Err(error) = handover_handoff::signals::block_managed() {
+                tracing::warn!("signals cannot be kept from the journal's thread: {error}");
+            }
             for job in &queue {
                 match job {
                     Job::Do(job) => {
@@ -61,6 +66,22 @@ impl Scribe {
         let _ = self.jobs.send(Job::Close(closing));
         if closed.recv_timeout(CLOSE_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
             tracing::error!("the journal could not be closed within {} s", CLOSE_LIMIT.as_secs());
+        }
+    }
+
+    /// Waits until everything is written that was asked for before, but not longer than `limit`. Gives the journal's lock,
+    /// for another program in this one's place. Blocks.
+    ///
+    /// # Errors
+    /// A sentence: the disk hangs, or the process is out of descriptors.
+    pub(crate) fn rest(&self, limit: Duration) -> Result<OwnedFd, String> {
+        let (done, rested) = mpsc::channel();
+        self.later(move |journal| {
+            let _ = done.send(journal.lock());
+        });
+        match rested.recv_timeout(limit) {
+            Ok(lock) => lock.map_err(|error| format!("the journal's lock cannot be left: {error}")),
+            Err(_) => Err(format!("the journal has not written everything within {limit:?}")),
         }
     }
 

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use handover_handoff::inherit::{CHANNEL_VARIABLE, DESCRIPTORS_VARIABLE, SUCCESSION_VARIABLE};
@@ -21,7 +22,7 @@ use handover_handoff::process::{Child, Spawn};
 use handover_handoff::{ChannelError, reactor};
 use handover_lifecycle::WorkerKey;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::program::Program;
@@ -76,14 +77,45 @@ pub(crate) struct Worker {
     pub(crate) succession: PathBuf,
     /// Whether the machine wants it to end, so that its end is no news.
     pub(crate) is_ending: bool,
+    channel: Arc<AsyncFd<SupervisorChannel>>,
+    flow: Arc<Flow>,
     outbox: mpsc::Sender<Letter>,
     tasks: [AbortHandle; 2],
+}
+
+/// What is on its way between the worker and the driver.
+#[derive(Debug, Default)]
+struct Flow {
+    /// Letters in the outbox, and the one that is being written.
+    unsent: AtomicUsize,
+    /// The message that was read and is not in the driver's queue yet.
+    untold: AtomicUsize,
+    /// Whether nothing more is read.
+    paused: watch::Sender<bool>,
 }
 
 impl Worker {
     /// Puts a message into the outbox. `false` if the worker cannot be reached: it does not read, or is gone.
     pub(crate) fn send(&self, message: ToWorker, descriptors: Vec<Arc<OwnedFd>>) -> bool {
-        self.outbox.try_send(Letter { message, descriptors }).is_ok()
+        let sent = self.outbox.try_send(Letter { message, descriptors }).is_ok();
+        self.flow.unsent.fetch_add(usize::from(sent), Ordering::Relaxed);
+        sent
+    }
+
+    /// Reads nothing more of what it says, or goes on: what is not read can be read by another program.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.flow.paused.send_replace(paused);
+    }
+
+    /// Whether nothing is on its way in either direction, so that another program can go on with the channel.
+    pub(crate) fn is_still(&self) -> bool {
+        let none = |count: &AtomicUsize| count.load(Ordering::Relaxed) == 0;
+        none(&self.flow.unsent) && none(&self.flow.untold) && self.channel.get_ref().is_between_messages()
+    }
+
+    /// The channel to it.
+    pub(crate) fn channel(&self) -> &SupervisorChannel {
+        self.channel.get_ref()
     }
 
     /// Takes hold of a process that runs, and listens to it from now on.
@@ -93,9 +125,12 @@ impl Worker {
         let channel = Arc::new(reactor::register_channel(channel)?);
         let ended = reactor::register_child(Arc::clone(&process))?;
         let (outbox, letters) = mpsc::channel(OUTBOX);
-        let writer = tokio::spawn(write(Arc::clone(&channel), letters, report.clone())).abort_handle();
+        let flow = Arc::new(Flow::default());
+        let writer = write(Arc::clone(&channel), letters, Arc::clone(&flow), report.clone());
+        let writer = tokio::spawn(writer).abort_handle();
         let (last_lines, tee) = tee.unzip();
-        let reader = tokio::spawn(attend(ended, channel, tee, report)).abort_handle();
+        let reader = attend(ended, Arc::clone(&channel), Arc::clone(&flow), tee, report);
+        let reader = tokio::spawn(reader).abort_handle();
         Ok(Worker {
             number,
             process,
@@ -107,6 +142,8 @@ impl Worker {
             last_lines,
             succession,
             is_ending: false,
+            channel,
+            flow,
             outbox,
             tasks: [reader, writer],
         })
@@ -217,10 +254,11 @@ impl Start<'_> {
 async fn attend(
     process: AsyncFd<Arc<Child>>,
     channel: Arc<AsyncFd<SupervisorChannel>>,
+    flow: Arc<Flow>,
     tee: Option<JoinHandle<()>>,
     report: Reporter,
 ) {
-    let mut reading = std::pin::pin!(read(&channel, &report));
+    let mut reading = std::pin::pin!(read(&channel, &flow, &report));
     tokio::select! {
         why = &mut reading => {
             if tokio::time::timeout(LAST_BREATH, process.readable()).await.is_err() {
@@ -246,14 +284,26 @@ async fn attend(
 }
 
 /// Passes messages on until there are no more, and says why.
-async fn read(channel: &AsyncFd<SupervisorChannel>, report: &Reporter) -> String {
+async fn read(channel: &AsyncFd<SupervisorChannel>, flow: &Flow, report: &Reporter) -> String {
+    let mut paused = flow.paused.subscribe();
     loop {
-        let mut ready = match channel.readable().await {
+        // Its sender lives as long as the flow does.
+        let _ = paused.wait_for(|paused| !*paused).await;
+        let ready = tokio::select! {
+            biased;
+            _ = paused.wait_for(|paused| *paused) => continue,
+            ready = channel.readable() => ready,
+        };
+        let mut ready = match ready {
             Ok(ready) => ready,
             Err(error) => return error.to_string(),
         };
         match channel.get_ref().try_recv() {
-            Ok(Some((message, descriptors))) => report.tell(FromWorker::Said(message, descriptors)).await,
+            Ok(Some((message, descriptors))) => {
+                flow.untold.fetch_add(1, Ordering::Relaxed);
+                report.tell(FromWorker::Said(message, descriptors)).await;
+                flow.untold.fetch_sub(1, Ordering::Relaxed);
+            }
             Ok(None) => ready.clear_ready(),
             Err(error) => return error.to_string(),
         }
@@ -263,12 +313,14 @@ async fn read(channel: &AsyncFd<SupervisorChannel>, report: &Reporter) -> String
 async fn write(
     channel: Arc<AsyncFd<SupervisorChannel>>,
     mut letters: mpsc::Receiver<Letter>,
+    flow: Arc<Flow>,
     report: Reporter,
 ) {
     while let Some(letter) = letters.recv().await {
         if let Err(error) = write_one(&channel, &letter).await {
             return report.tell(FromWorker::Lost(error.to_string())).await;
         }
+        flow.unsent.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -51,10 +51,9 @@ fn driver() -> (Driver, DriverHandle) {
     let (settings, settings_now) = watch::channel(Settings::default());
     let (closing, closing_now) = watch::channel(false);
     let crossing = Crossing::default();
-    let to_driver = crossing.clone();
-    let (kept, closing_kept) = (events.clone(), closing_now);
-    let handle = DriverHandle { commands, events, settings: settings_now, closing: closing_kept, crossing };
-    (Driver { commands: queue, events: kept, settings, closing, crossing: to_driver }, handle)
+    let driver =
+        Driver { commands: queue, events: events.clone(), settings, closing, crossing: crossing.clone() };
+    (driver, DriverHandle { commands, events, settings: settings_now, closing: closing_now, crossing })
 }
 
 impl Driver {

@@ -37,6 +37,7 @@ mod tests;
 mod upgrades;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use handover_api::{Generation, JournalStatus, Operation};
@@ -149,9 +150,22 @@ impl Journal {
     /// The directory or file cannot be made, read or written, belongs to somebody else, or another
     /// supervisor has it open.
     pub fn open(dir: &Path, keep: usize) -> Result<Self, JournalError> {
-        let (store, bytes) = DirStore::open(dir)?;
+        Self::open_locked(dir, keep, None)
+    }
+
+    /// The same with the lock that another image of this process has left. What is unfinished then goes on.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub(crate) fn open_locked(dir: &Path, keep: usize, lock: Option<OwnedFd>) -> Result<Self, JournalError> {
+        let (store, bytes) = DirStore::open(dir, lock)?;
         let path = store.path().to_owned();
         Self::from_store(Box::new(store), path, &bytes, keep)
+    }
+
+    /// A duplicate of the lock: as long as that is open, nobody else can open the journal.
+    pub(crate) fn lock(&self) -> std::io::Result<OwnedFd> {
+        self.store.lock()
     }
 
     fn from_store(

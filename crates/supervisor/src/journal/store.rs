@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -53,6 +54,10 @@ pub(super) trait Store: Debug + Send {
     fn blob(&self, name: &str) -> io::Result<Vec<u8>>;
     /// Removes all of that which is not named.
     fn keep_only_blobs(&mut self, names: &[&str]) -> io::Result<()>;
+    /// A duplicate of the lock, for another program in this one's place.
+    fn lock(&self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A directory (0700) with the file (0600) and a lock that is held as long as this lives.
@@ -70,23 +75,19 @@ pub(super) struct DirStore {
     fresh: Vec<File>,
     /// There are more of them.
     more_fresh: bool,
-    _lock: File,
+    lock: File,
 }
 
 impl DirStore {
-    /// Makes or opens the directory and reads the file.
-    pub(super) fn open(dir: &Path) -> Result<(Self, Vec<u8>), JournalError> {
+    /// Makes or opens the directory and reads the file. `lock` is that of the directory, if this process has it already.
+    pub(super) fn open(dir: &Path, lock: Option<OwnedFd>) -> Result<(Self, Vec<u8>), JournalError> {
         let make = |source: &io::Error| JournalError::from_io("make a directory for", dir, source);
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| make(&e))?;
         check_owner_and_tighten(dir)?;
-        let lock_path = dir.join(LOCK_NAME);
-        let lock =
-            open_file(&lock_path).map_err(|e| JournalError::from_io("open the lock of", &lock_path, &e))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(JournalError::InUse { path: dir.to_owned() }),
-            Err(errno) => return Err(JournalError::from_io("lock", &lock_path, &errno.into())),
-        }
+        let lock = match lock {
+            Some(lock) => File::from(lock),
+            None => lock_directory(dir)?,
+        };
         let path = dir.join(FILE_NAME);
         let mut bytes = Vec::new();
         let file = open_file(&path)
@@ -104,7 +105,7 @@ impl DirStore {
             objects: None,
             fresh: Vec::new(),
             more_fresh: false,
-            _lock: lock,
+            lock,
         };
         Ok((store, bytes))
     }
@@ -130,6 +131,16 @@ impl DirStore {
         };
         self.objects = Some(objects);
         Ok(())
+    }
+}
+
+fn lock_directory(dir: &Path) -> Result<File, JournalError> {
+    let path = dir.join(LOCK_NAME);
+    let lock = open_file(&path).map_err(|e| JournalError::from_io("open the lock of", &path, &e))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(JournalError::InUse { path: dir.to_owned() }),
+        Err(errno) => Err(JournalError::from_io("lock", &path, &errno.into())),
     }
 }
 
@@ -180,6 +191,10 @@ fn sync_directory(dir: &Path) -> io::Result<()> {
 }
 
 impl Store for DirStore {
+    fn lock(&self) -> io::Result<OwnedFd> {
+        Ok(self.lock.try_clone()?.into())
+    }
+
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)
     }

@@ -49,6 +49,16 @@ impl SocketFile {
         Ok(Self { path: path.to_owned(), file })
     }
 
+    /// The file at `path`, which was held by this descriptor all the time.
+    pub(crate) fn from_descriptor(path: &Path, file: OwnedFd) -> Self {
+        Self { path: path.to_owned(), file }
+    }
+
+    /// What it is held by.
+    pub(crate) fn descriptor(&self) -> &OwnedFd {
+        &self.file
+    }
+
     /// Unlinks the file, unless somebody else's stands there by now.
     pub(crate) fn remove(&self) {
         let there = rustix::fs::lstat(&self.path);
