@@ -113,7 +113,8 @@ pub enum Effect {
         confirm: Option<Duration>,
     },
     /// Write down that this worker, of another binary, is to take over (the outcome is what is synced), then report
-    /// `IntentWritten` or `IntentFailed` with the generation that the server is held to.
+    /// `IntentWritten` or `IntentFailed` with the generation that the server is held to. With `confirm`, a copy of the
+    /// binary that serves is on disk before that, for the supervisor after this one.
     WriteUpgrade {
         /// Whose.
         operation: OperationKey,
@@ -167,8 +168,7 @@ pub enum Effect {
         generation: GenerationNumber,
         /// The generation that serves again if nobody confirms.
         back_to: GenerationNumber,
-        /// If it is an upgrade: the worker that took over. The binary before must be kept on disk from now on, for the
-        /// supervisor after this one; both generations are the same.
+        /// If it is an upgrade: the worker that took over. Both generations are the same then.
         upgrade: Option<WorkerKey>,
         /// The time left, from now.
         left: Duration,

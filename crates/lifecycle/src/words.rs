@@ -83,7 +83,7 @@ pub enum PendingEnd {
     NotConfirmed,
     /// It was taken back because its workers died one after the other.
     WorkersDied,
-    /// A start found something else on the disk.
+    /// A start found something else on the disk; or another worker serves than the one that took over in an upgrade.
     Replaced,
 }
 

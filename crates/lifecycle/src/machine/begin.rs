@@ -16,7 +16,12 @@ impl Machine {
         }
         self.phase = Phase::Starting;
         self.record_unfinished(None);
-        self.unconfirmed = pending.map(|pending| self.probation(pending));
+        // Whichever binary was started now, it is not that worker any more.
+        if let Some(Pending { generation, upgrade: upgrade @ Some(_), .. }) = pending {
+            self.emit(Effect::PendingOver { generation, upgrade, how: PendingEnd::Replaced });
+        }
+        let of_generation = pending.filter(|pending| pending.upgrade.is_none());
+        self.unconfirmed = of_generation.map(|pending| self.probation(pending));
         self.begin(operation, Kind::Start, None, Step::AwaitWorker(source));
         self.progress(operation, StepName::StartWorker);
         self.restart.at = Some(self.now);

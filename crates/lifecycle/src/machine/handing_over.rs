@@ -138,20 +138,25 @@ impl Machine {
         }
     }
 
+    /// The worker that has handed over accepts nothing more; the rest of its connections may take their time to end.
+    pub(super) fn gave(&mut self, handoff: &Handoff, left: Role) {
+        let over = self.after(self.limits.drain.min(self.limits.drain_longest));
+        let late = over.saturating_add(self.limits.drain_grace);
+        let Some(from) = self.workers.iter_mut().find(|w| w.key == handoff.from) else { return };
+        from.role = left;
+        if from.stage != Stage::Killed && handoff.drained.is_some() {
+            from.stage = Stage::StandingBy;
+        } else if from.stage != Stage::Killed {
+            from.stage = Stage::Draining;
+            from.drain = Some(Drain { call: handoff.call, asked: None, over });
+            from.by = Some(late);
+        }
+    }
+
     /// The worker that has taken over serves; the one before lets the rest of its connections end, as `left`.
     pub(super) fn switch(&mut self, handoff: &Handoff, clean: bool, left: Role) {
-        let (over, late) = self.late_drain();
         let gave = self.lives(handoff.from);
-        if let Some(from) = self.workers.iter_mut().find(|w| w.key == handoff.from) {
-            from.role = left;
-            if from.stage != Stage::Killed && handoff.drained.is_some() {
-                from.stage = Stage::StandingBy;
-            } else if from.stage != Stage::Killed {
-                from.stage = Stage::Draining;
-                from.drain = Some(Drain { call: handoff.call, asked: None, over });
-                from.by = Some(late);
-            }
-        }
+        self.gave(handoff, left);
         let mut serves = None;
         if let Some(to) = self.workers.iter_mut().find(|w| w.key == handoff.to) {
             to.role = Role::Serving;
@@ -178,6 +183,9 @@ impl Machine {
         serves: Option<(CandidateKey, GenerationNumber)>,
     ) {
         self.binary = Binary::Serving;
+        if let Some(Operation { step: Step::TakingBack(back), .. }) = &mut self.active {
+            back.switched = false;
+        }
         self.emit(Effect::Switch { worker, operation });
         if let Some((candidate, generation)) = serves {
             self.holds_others = true;
@@ -204,7 +212,10 @@ impl Machine {
         match fate {
             Fate::Took(clean) => self.switch(handoff, clean, Role::Draining),
             Fate::Stayed => {}
-            Fate::Given | Fate::Lost => self.lost_connections(handoff.cause.unwrap_or(Cause::WorkerDied)),
+            Fate::Given | Fate::Lost => {
+                self.gave(handoff, Role::Draining);
+                self.lost_connections(handoff.cause.unwrap_or(Cause::WorkerDied));
+            }
         }
         if let Some((kind, why)) = awaited {
             let lossless = handoff.drained != Some(false) && self.lives(handoff.from);
@@ -225,12 +236,6 @@ impl Machine {
         }
         if fate == Fate::Stayed && self.lives(handoff.to) {
             self.kill(handoff.to, Cause::HandoffFailed);
-        }
-        if fate == Fate::Given
-            && let Some(from) = self.workers.iter_mut().find(|w| w.key == handoff.from)
-        {
-            // It accepts nothing, and lets the rest of its connections end.
-            from.stage = if handoff.drained.is_some() { Stage::StandingBy } else { Stage::Serving };
         }
         self.end_workers();
     }

@@ -23,7 +23,7 @@
 //! written. The last two steps belong to the confirmation if there is one.
 
 use super::Machine;
-use super::table::{Drain, End, Fate, Handoff, Operation, Retiring, Step, Worker};
+use super::table::{End, Fate, Handoff, Operation, Retiring, Step, Worker};
 use crate::{Binary, Cause, Effect, Exam, Kind, Outcome, Role, Stage, StepName, WorkerKey};
 
 impl Machine {
@@ -49,16 +49,7 @@ impl Machine {
                 self.discard(Outcome::NotReady, died);
             }
             Fate::Given => {
-                let (over, late) = self.late_drain();
-                if let Some(gave) = self.workers.iter_mut().find(|worker| worker.key == handoff.from) {
-                    gave.role = Role::Warm;
-                    gave.stage = Stage::StandingBy;
-                    if handoff.drained.is_none() {
-                        gave.stage = Stage::Draining;
-                        gave.drain = Some(Drain { call: handoff.call, asked: None, over });
-                        gave.by = Some(late);
-                    }
-                }
+                self.gave(handoff, Role::Warm);
                 self.new_one_lost(Cause::CandidateDied);
             }
             Fate::Lost => self.settle_on_another(Cause::CandidateDied),
@@ -183,12 +174,6 @@ impl Machine {
     pub(super) fn decide_overtaken_upgrade(&mut self) {
         self.call_off_exam();
         self.decide_upgrade(Cause::ShuttingDown);
-    }
-
-    /// When connections that cannot move are cut at the latest, and when their worker counts as hung.
-    pub(super) fn late_drain(&self) -> (std::time::Duration, std::time::Duration) {
-        let over = self.after(self.limits.drain.min(self.limits.drain_longest));
-        (over, over.saturating_add(self.limits.drain_grace))
     }
 }
 

@@ -138,6 +138,8 @@ pub(super) struct TakingBack {
     pub(super) way: Way,
     /// Another worker of it had to be started.
     pub(super) raised: bool,
+    /// The driver still has the new binary as the one that serves.
+    pub(super) switched: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

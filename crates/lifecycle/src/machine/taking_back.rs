@@ -36,7 +36,8 @@ impl Machine {
     /// The active operation brings the binary before back.
     pub(super) fn take_upgrade_back(&mut self, why: Cause) {
         let Some(operation) = &mut self.active else { return };
-        operation.step = Step::TakingBack(TakingBack { why, way: Way::Waiting, raised: false });
+        let (way, raised, switched) = (Way::Waiting, false, !operation.is_before_handoff());
+        operation.step = Step::TakingBack(TakingBack { why, way, raised, switched });
         operation.by = None;
         let key = operation.key;
         self.progress(key, StepName::GoBack);
@@ -134,7 +135,6 @@ impl Machine {
 
     fn resume_old(&mut self, back: TakingBack, old: WorkerKey, stage: Stage) {
         let drained = self.phase == Phase::Drained;
-        let upgraded = self.has_switched();
         let owner = self.active.map(|operation| operation.key);
         if let Some(main) = self.workers.iter_mut().find(|worker| worker.key == old) {
             main.role = Role::Serving;
@@ -142,7 +142,7 @@ impl Machine {
                 (main.stage, main.drain, main.by) = (Stage::Drained, None, None);
             }
         }
-        if upgraded {
+        if back.switched {
             self.switched(old, owner, None);
         }
         if drained {
@@ -155,11 +155,6 @@ impl Machine {
             self.progress(operation, StepName::Resume);
         }
         self.emit(Effect::Send { worker: old, message: Message::Resume { call } });
-    }
-
-    /// Whether the active operation finds the new binary to be the one that serves.
-    fn has_switched(&self) -> bool {
-        self.active.is_some_and(|operation| !operation.is_before_handoff())
     }
 
     /// The warm worker accepts again. True if that was awaited.
@@ -234,16 +229,23 @@ impl Machine {
 
     /// No worker is left that could serve at once: one of the binary before is started in their place.
     pub(super) fn settle_on_another(&mut self, why: Cause) {
-        if self.has_switched() {
-            self.binary = Binary::Previous;
-        }
         self.upgrade_taken_back(why);
         let Some(operation) = &mut self.active else { return };
+        let forgets = match operation.step {
+            Step::TakingBack(TakingBack { switched: true, .. }) => {
+                self.binary = Binary::Previous;
+                false
+            }
+            _ => !operation.is_before_handoff(),
+        };
         operation.step = Step::Settling(Settling { first: None, new: None, cause: why });
         operation.by = None;
         let key = operation.key;
         self.restart.at = Some(self.now);
         self.progress(key, StepName::Settle);
+        if forgets {
+            self.emit(Effect::Forget { binary: Binary::Previous });
+        }
     }
 
     /// From here on no worker of the new binary is started again.
@@ -258,10 +260,10 @@ impl Machine {
     /// The binary before serves again, or will when it is resumed.
     fn taken_back(&mut self, back: TakingBack) {
         self.upgrade_taken_back(back.why);
-        if self.binary == Binary::Serving && self.has_switched() {
+        let Some(operation) = self.active else { return };
+        if self.binary == Binary::Serving && !operation.is_before_handoff() {
             self.emit(Effect::Forget { binary: Binary::Previous });
         }
-        let Some(operation) = self.active else { return };
         match (operation.kind, operation.losses, back.way) {
             (Kind::Cancel, None, Way::Resuming(_)) if self.phase != Phase::Drained => {
                 self.decide(Outcome::AppliedWithLosses, Cause::WorkerDied);
@@ -293,6 +295,10 @@ impl Machine {
         if let Some(candidate) = self.candidate().map(|candidate| candidate.key) {
             self.go_way(Way::Resuming(None));
             self.kill(candidate, Cause::ShuttingDown);
+        }
+        if let (Way::Resuming(Some(_)), Some(worker)) = (back.way, self.main_mut()) {
+            // It may accept already, and is to be drained again.
+            worker.stage = Stage::Serving;
         }
         match (back.way, operation.kind) {
             (Way::Retiring | Way::Gone, _) => self.taken_back(back),

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Caller, CandidateKey, Effect, Event, Exit, GenerationNumber, Kind, Machine, Message, Notice,
+    Caller, CandidateKey, Effect, Event, Exam, Exit, GenerationNumber, Kind, Machine, Message, Notice,
     OperationKey, PendingEnd, Source, View, WorkerKey,
 };
 
 use crate::journal::{Mode, Write};
+use crate::upgrading::Binaries;
 use crate::worker::{Act, listeners};
 use crate::world::{Happening, World};
 
@@ -39,10 +40,15 @@ pub(crate) struct Driver {
     pub(crate) committed: Vec<CandidateKey>,
     pub(crate) aborted: Vec<CandidateKey>,
     pub(crate) prepared: Vec<(CandidateKey, Source, bool)>,
+    pub(crate) binaries: Binaries,
+    /// The exam that was asked for last.
+    pub(crate) exam: Option<(OperationKey, Exam)>,
+    /// When the clock of this machine began: with the process, or the binary in it.
+    pub(crate) epoch: Duration,
 }
 
 impl Driver {
-    pub(crate) fn new(machine: Machine) -> Self {
+    pub(crate) fn new(machine: Machine, binaries: Binaries) -> Self {
         let view = machine.view();
         Self {
             machine,
@@ -60,6 +66,9 @@ impl Driver {
             committed: Vec::new(),
             aborted: Vec::new(),
             prepared: Vec::new(),
+            binaries,
+            exam: None,
+            epoch: Duration::ZERO,
         }
     }
 
@@ -78,8 +87,8 @@ impl Driver {
 impl World {
     /// Tells the machine, does what it says, and looks whether every rule still holds.
     pub(crate) fn feed(&mut self, event: Event) {
-        let now = self.machine_time();
         let Some(driver) = &self.driver else { return };
+        let now = self.machine_time() - driver.epoch;
         let before = driver.view.phase;
         if let Event::WorkerExited { worker } | Event::ChannelLost { worker } = event
             && let Some(gone) = self.workers.iter_mut().find(|w| w.key == worker)
@@ -160,7 +169,7 @@ impl World {
             Effect::Refuse { request, refusal } => self.op_refused(request, refusal),
             Effect::Answer { operation, verdict, recorded } => self.op_answered(operation, verdict, recorded),
             Effect::Progress { .. } => {}
-            Effect::StartWorker { worker, .. } => self.spawn(worker),
+            Effect::StartWorker { worker, binary } => self.start_worker(worker, binary),
             Effect::Send { worker, message } => self.send(worker, message),
             Effect::Bind { worker, candidate, dry_run } => self.bind(worker, candidate, dry_run),
             Effect::KillWorker { worker } => self.kill(worker),
@@ -168,14 +177,14 @@ impl World {
             | Effect::Pending { .. }
             | Effect::WriteConfirm { .. }
             | Effect::PendingOver { .. }
+            | Effect::WriteUpgrade { .. }
             | Effect::WriteOutcome { .. } => self.write(effect),
             Effect::Examine { .. }
             | Effect::CallOff { .. }
-            | Effect::WriteUpgrade { .. }
             | Effect::HandOver { .. }
             | Effect::Switch { .. }
             | Effect::Forget { .. }
-            | Effect::Reexec { .. } => {}
+            | Effect::Reexec { .. } => self.perform_upgrade(effect),
             Effect::Own { operation, kind } => self.op_own(operation, kind),
             Effect::Serve { candidate, generation, worker } => self.serve(candidate, generation, worker),
             Effect::LetGo | Effect::Release { .. } | Effect::CloseListeners => self.let_go(effect),
@@ -204,13 +213,23 @@ impl World {
                 let until = confirm.map(|within| self.wall_clock() + within);
                 Write::Intent { operation, generation, content, back_to, until }
             }
-            Effect::Pending { operation, generation, back_to, left, .. } => {
-                let until = self.wall_clock() + left;
-                Write::Pending { operation, generation, back_to, until }
+            Effect::WriteUpgrade { operation, worker, confirm } => {
+                let until = confirm.map(|within| self.wall_clock() + within);
+                let Some(driver) = &self.driver else { return };
+                // What it would go back to is on disk before the journal says so.
+                self.kept_binary = Some(driver.binaries.serving).filter(|_| confirm.is_some());
+                let Some(generation) = driver.view.held_to else { return };
+                Write::Upgrade { operation, generation, worker, until }
             }
-            Effect::WriteConfirm { operation, generation, .. } => Write::Confirm { operation, generation },
-            Effect::PendingOver { generation, how, .. } if how != PendingEnd::Confirmed => {
-                Write::Over { generation, how }
+            Effect::Pending { operation, generation, back_to, upgrade, left } => {
+                let until = self.wall_clock() + left;
+                Write::Pending { operation, generation, back_to, upgrade, until }
+            }
+            Effect::WriteConfirm { operation, generation, upgrade } => {
+                Write::Confirm { operation, generation, upgrade }
+            }
+            Effect::PendingOver { generation, upgrade, how } if how != PendingEnd::Confirmed => {
+                Write::Over { generation, upgrade, how }
             }
             Effect::WriteOutcome { operation, verdict } => {
                 self.op_decided(operation, verdict);
@@ -266,7 +285,7 @@ impl World {
         }
     }
 
-    fn kill(&mut self, worker: WorkerKey) {
+    pub(crate) fn kill(&mut self, worker: WorkerKey) {
         // Now and then one cannot be killed at once.
         let stuck = self.faulty(self.faults.kill);
         let wait = if stuck { self.rng.millis(1_000, 40_000) } else { self.rng.millis(0, 10) };
@@ -298,6 +317,8 @@ impl World {
             // If its supervisor does not live to hear of it, the next one may have to go back.
             worker.to_keep = to_keep;
         }
+        // From here it may be the one again.
+        worker.standby &= !matches!(message, Message::Resume { .. });
         worker.inbound = worker.inbound.max(at);
         let at = worker.inbound;
         self.at(at, Happening::ToWorker { worker: key, message });
@@ -334,8 +355,9 @@ impl World {
         }
         let event = match write {
             Write::Intent { operation, generation, .. }
+            | Write::Upgrade { operation, generation, .. }
             | Write::Pending { operation, generation, .. }
-            | Write::Confirm { operation, generation } => match ok {
+            | Write::Confirm { operation, generation, .. } => match ok {
                 true => Event::IntentWritten { operation, generation },
                 false => Event::IntentFailed { operation, generation },
             },
@@ -356,8 +378,11 @@ impl World {
     pub(crate) fn note_began(&mut self, operation: OperationKey, kind: Kind) {
         if self.journal.mode == Mode::Well && !self.journal.began.iter().any(|(key, ..)| *key == operation) {
             let goes_back = kind == Kind::Cancel || operation >= OperationKey::OWN;
-            let unconfirmed = self.journal.unconfirmed().filter(|known| goes_back && known.over.is_none());
-            self.journal.began.push((operation, kind, unconfirmed.map(|known| known.back_to)));
+            let upgrade = self.tracked.and_then(|tracked| tracked.upgrade).filter(|_| goes_back);
+            let unconfirmed = self.journal.unconfirmed();
+            let unconfirmed =
+                unconfirmed.filter(|known| goes_back && known.over.is_none() && upgrade.is_none());
+            self.journal.began.push((operation, kind, unconfirmed.map(|known| known.back_to), upgrade));
         }
     }
 
@@ -383,17 +408,27 @@ impl World {
         let guard = guard.map_or(Duration::ZERO, |watch| watch.min(l.guard_longest) + l.guard_grace);
         // A worker that is being restarted, the generation before in it, the same in another one.
         let go_back = replace + load * 2 + replace + load;
+        // One after the other, each until the hung one of the two is killed and the other has acted upon it.
+        let handoff = l.handoff + (l.handoff_grace + l.kill) * 3;
+        let raise = l.worker_start + load + l.probe + l.kill;
+        let retire = l.drain + l.drain_grace + l.stop + l.kill;
+        let supervisor = l.examine + l.reexec * 2 + record;
+        let take_back = l.handoff + retire + (raise + handoff) * 2 + l.resume + go_back + retire + l.reexec;
+        let upgrade = l.examine * 3 + raise + l.journal + handoff + guard + retire + supervisor + take_back;
         let work = match kind {
             Kind::Start | Kind::Resume => l.resume + replace + load * 2,
-            Kind::Reload | Kind::Rollback | Kind::Restore | Kind::DryRun => {
-                replace + load + load + (replace + load) * 2 + guard + go_back
+            Kind::Reload | Kind::Restore | Kind::DryRun => {
+                replace + load + load + (replace + load) * 2 + guard + go_back + l.examine * 3 + raise
             }
-            Kind::Confirm => l.journal,
-            Kind::Cancel | Kind::Upgrade => go_back,
+            // The machine's own may be that of an upgrade.
+            Kind::Rollback => replace + load + load + (replace + load) * 2 + guard + go_back + take_back,
+            Kind::Confirm => l.journal + retire + supervisor,
+            Kind::Cancel => go_back + take_back,
+            Kind::Upgrade => upgrade,
             Kind::Action => l.action,
             Kind::Drain => drain + end,
             // What it overtakes may still be switching.
-            Kind::Stop => drain + end + l.commit + record,
+            Kind::Stop => drain + end + l.commit + record + handoff,
         };
         work + end + record + Duration::from_secs(1)
     }

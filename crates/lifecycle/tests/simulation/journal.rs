@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use handover_lifecycle::{GenerationNumber, Kind, OperationKey, PendingEnd, Recovered, Unfinished, Verdict};
+use handover_lifecycle::{
+    GenerationNumber, Kind, OperationKey, PendingEnd, Recovered, Unfinished, Verdict, WorkerKey,
+};
 
 use crate::rng::Rng;
 
@@ -27,18 +29,27 @@ pub(crate) enum Write {
         back_to: Option<GenerationNumber>,
         until: Option<Duration>,
     },
+    Upgrade {
+        operation: OperationKey,
+        generation: GenerationNumber,
+        worker: WorkerKey,
+        until: Option<Duration>,
+    },
     Pending {
         operation: OperationKey,
         generation: GenerationNumber,
         back_to: GenerationNumber,
+        upgrade: Option<WorkerKey>,
         until: Duration,
     },
     Confirm {
         operation: OperationKey,
         generation: GenerationNumber,
+        upgrade: Option<WorkerKey>,
     },
     Over {
         generation: GenerationNumber,
+        upgrade: Option<WorkerKey>,
         how: PendingEnd,
     },
     /// A generation came to serve.
@@ -63,12 +74,21 @@ pub(crate) struct Unconfirmed {
     pub(crate) asked_for: bool,
 }
 
+/// An upgrade that was not confirmed, as the journal tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnconfirmedUpgrade {
+    pub(crate) operation: OperationKey,
+    pub(crate) generation: GenerationNumber,
+    pub(crate) worker: WorkerKey,
+    pub(crate) until: Duration,
+}
+
 /// Everything that was ever synced.
 #[derive(Clone, Debug)]
 pub(crate) struct Journal {
     pub(crate) mode: Mode,
-    /// Operations that began, and what those bring back that write no intent.
-    pub(crate) began: Vec<(OperationKey, Kind, Option<GenerationNumber>)>,
+    /// Operations that began, and what those bring back, or the worker that they take it back from, that write no intent.
+    pub(crate) began: Vec<(OperationKey, Kind, Option<GenerationNumber>, Option<WorkerKey>)>,
     pub(crate) intents: Vec<(OperationKey, GenerationNumber, u32)>,
     pub(crate) outcomes: Vec<(OperationKey, Verdict)>,
     /// All writes that say something about changes on probation, by when they were begun.
@@ -136,16 +156,16 @@ impl Journal {
                         known = Some(Unconfirmed { operation, generation, back_to, until, over, asked_for });
                     }
                 }
-                Write::Pending { operation, generation, back_to, until } => {
+                Write::Pending { operation, generation, back_to, upgrade: None, until } => {
                     let made_by = known.filter(|known| known.generation == generation);
                     let operation = made_by.map_or(operation, |known| known.operation);
                     let (over, asked_for) = (None, false);
                     known = Some(Unconfirmed { operation, generation, back_to, until, over, asked_for });
                 }
-                Write::Confirm { generation, .. } => {
+                Write::Confirm { generation, upgrade: None, .. } => {
                     known = known.filter(|known| known.generation != generation);
                 }
-                Write::Over { generation, how } => {
+                Write::Over { generation, upgrade: None, how } => {
                     let Some(about) = known.filter(|known| known.generation == generation) else { continue };
                     known = match how {
                         PendingEnd::NotConfirmed | PendingEnd::WorkersDied => {
@@ -167,9 +187,45 @@ impl Journal {
                     known = known
                         .filter(|known| !(failed && known.operation == operation && known.over.is_none()));
                 }
+                Write::Upgrade { .. }
+                | Write::Pending { .. }
+                | Write::Confirm { .. }
+                | Write::Over { .. } => {}
             }
         }
         known
+    }
+
+    /// The upgrade that was not confirmed.
+    pub(crate) fn unconfirmed_upgrade(&self) -> Option<UnconfirmedUpgrade> {
+        let mut known: Option<UnconfirmedUpgrade> = None;
+        for (_, write) in &self.log {
+            match *write {
+                Write::Upgrade { operation, generation, worker, until } => {
+                    known = until.map(|until| UnconfirmedUpgrade { operation, generation, worker, until });
+                }
+                Write::Pending { operation, generation, upgrade: Some(worker), until, .. } => {
+                    let made_by = known.filter(|known| known.worker == worker);
+                    let operation = made_by.map_or(operation, |known| known.operation);
+                    known = Some(UnconfirmedUpgrade { operation, generation, worker, until });
+                }
+                Write::Confirm { upgrade: Some(worker), .. } | Write::Over { upgrade: Some(worker), .. } => {
+                    known = known.filter(|known| known.worker != worker);
+                }
+                Write::Serves { generation } => known = known.filter(|known| known.generation == generation),
+                Write::Outcome { operation, verdict } if !verdict.outcome.may_have_changed() => {
+                    known = known.filter(|known| known.operation != operation);
+                }
+                _ => {}
+            }
+        }
+        known
+    }
+
+    /// Whether it knows which worker this upgrade hands over to.
+    pub(crate) fn has_upgrade(&self, operation: OperationKey) -> bool {
+        let of = |write: &Write| matches!(write, Write::Upgrade { operation: key, .. } if *key == operation);
+        self.log.iter().any(|(_, write)| of(write))
     }
 
     /// The generation to serve if the store cannot be reached.
@@ -192,17 +248,23 @@ impl Journal {
             .began
             .iter()
             .filter(|(operation, ..)| self.outcome(*operation).is_none())
-            .map(|&(operation, kind, brings_back)| {
+            .map(|&(operation, kind, brings_back, takes_back)| {
                 let intent = self.log.iter().rev().find_map(|(_, write)| match *write {
                     Write::Intent { operation: key, generation, .. }
-                    | Write::Confirm { operation: key, generation }
+                    | Write::Upgrade { operation: key, generation, .. }
+                    | Write::Confirm { operation: key, generation, .. }
                         if key == operation =>
                     {
                         Some(generation)
                     }
                     _ => None,
                 });
-                Unfinished { operation, kind, intent: intent.or(brings_back), upgrade: None }
+                let upgrade = self.log.iter().find_map(|(_, write)| match *write {
+                    Write::Upgrade { operation: key, worker, .. } if key == operation => Some(worker),
+                    _ => None,
+                });
+                let upgrade = upgrade.or(takes_back);
+                Unfinished { operation, kind, intent: intent.or(brings_back), upgrade }
             })
             .collect();
         let numbers = self.log.iter().filter_map(|(_, write)| match *write {

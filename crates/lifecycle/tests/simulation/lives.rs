@@ -6,7 +6,10 @@ use std::time::Duration;
 use handover_lifecycle::{Event, Machine, OperationKey, Source};
 
 use crate::driver::Driver;
+use crate::journal::Write;
 use crate::rules::Op;
+use crate::upgrading::Binaries;
+use crate::worker::Worker;
 use crate::world::{Happening, World};
 
 impl World {
@@ -16,11 +19,10 @@ impl World {
             return;
         }
         // A worker that was told to commit says hello to the next supervisor when it has done so.
-        if self
-            .workers
-            .iter()
-            .any(|worker| worker.alive && !worker.killed && worker.is_committing() && !worker.sick)
-        {
+        let busy = |worker: &&Worker| worker.alive && !worker.killed && worker.is_committing();
+        let mut busy = self.workers.iter().filter(busy).peekable();
+        // One that hangs says nothing, nor does one that waits for it.
+        if busy.peek().is_some() && busy.all(|worker| !worker.sick) {
             return self.later(Duration::from_millis(10), Happening::StartSupervisor);
         }
         self.life += 1;
@@ -32,20 +34,22 @@ impl World {
             self.reopen(unfinished.operation, unfinished.kind);
         }
         let machine = Machine::new(self.limits, recovered);
-        self.driver = Some(Driver::new(machine));
+        self.driver = Some(Driver::new(machine, Binaries::new(self.installed, None)));
         let operation = OperationKey(self.next_operation);
         self.next_operation += 1;
         self.ops.push(Op::start(operation, self.now, self.disk.content));
-        let adopted = self.workers.iter().find(|worker| {
-            worker.alive && !worker.killed && worker.serving.is_some() && !worker.is_committing()
-        });
+        let adopted = self.workers.iter().find(|worker| worker.is_the_one() && !worker.is_committing());
         let adopted = adopted.map(|worker| worker.key);
         // An orphan that cannot be adopted is killed first: two workers must not accept.
         self.workers.retain(|worker| adopted == Some(worker.key));
+        let upgrade = self.journal.unconfirmed_upgrade();
+        let upgrade =
+            upgrade.filter(|_| self.kept_binary.is_some()).map(|known| self.pending_upgrade_of(known));
+        let current = upgrade.filter(|pending| pending.upgrade == adopted);
         // What cannot be gone back to is not on probation.
         let unconfirmed = self.journal.unconfirmed();
         let unconfirmed = unconfirmed.filter(|known| self.journal.content(known.back_to).is_some());
-        let pending = unconfirmed.map(|known| self.pending_of(known));
+        let pending = current.or(unconfirmed.map(|known| self.pending_of(known))).or(upgrade);
         let Some(key) = adopted else {
             self.wall_clock_at_start = self.wall_clock();
             self.at_start =
@@ -60,21 +64,31 @@ impl World {
         let life = self.life;
         let Some(worker) = self.worker(key) else { return };
         let Some((generation, content)) = worker.serving else { return };
-        let (accepting, kept) = (worker.accepting, worker.kept);
+        let (accepting, kept, binary) = (worker.accepting, worker.kept, worker.binary);
         worker.life = life;
         worker.connected = true;
         if let Some(driver) = &mut self.driver {
             driver.adopt(generation, content, kept);
+            driver.binaries.serving = binary;
+            driver.binaries.previous = self.kept_binary.filter(|_| current.is_some());
         }
         self.tally.adopted += 1;
-        self.track(pending.filter(|pending| pending.generation == generation));
+        self.track(pending.filter(|pending| {
+            pending.generation == generation && pending.upgrade.is_none_or(|upgrade| upgrade == key)
+        }));
         self.feed(Event::Adopted { operation, worker: key, generation, accepting, pending });
     }
 
-    pub(crate) fn kill_supervisor(&mut self) {
-        if self.driver.take().is_none() {
-            return;
+    /// Every write that is under way comes to its end.
+    pub(crate) fn flush_writes(&mut self) {
+        for (seq, write, ok) in self.take_writes() {
+            if ok {
+                self.journal.append(seq, write);
+            }
         }
+    }
+
+    fn take_writes(&mut self) -> Vec<(u64, Write, bool)> {
         let mut writes = Vec::new();
         let entries = std::mem::take(&mut self.queue).into_vec();
         for Reverse(entry) in entries {
@@ -82,12 +96,23 @@ impl World {
                 Happening::EndWrite { life, seq, write, ok } if life == self.life => {
                     writes.push((seq, write, ok));
                 }
-                Happening::ToSupervisor { life, .. } if life == self.life => {}
                 _ => self.queue.push(Reverse(entry)),
             }
         }
         // Of the writes that were under way the first few happened: one thread writes.
         writes.sort_unstable_by_key(|(seq, ..)| *seq);
+        writes
+    }
+
+    pub(crate) fn kill_supervisor(&mut self) {
+        if self.driver.take().is_none() {
+            return;
+        }
+        let writes = self.take_writes();
+        let life = self.life;
+        self.queue.retain(
+            |Reverse(entry)| !matches!(entry.what, Happening::ToSupervisor { life: of, .. } if of == life),
+        );
         for (seq, write, ok) in writes {
             if self.rng.chance(350) {
                 break;

@@ -47,6 +47,12 @@ pub(crate) struct Op {
     pub(crate) cut: bool,
     /// It was left over by an earlier supervisor.
     pub(crate) left_over: bool,
+    /// Whether it is an upgrade or the dry run of one; to which binary; and which served when it began.
+    pub(crate) upgrades: bool,
+    pub(crate) binary: u32,
+    pub(crate) served_by: u32,
+    /// Whether it takes an upgrade back; then `served_by` is the binary that is to serve again.
+    pub(crate) takes_back: bool,
 }
 
 impl Op {
@@ -60,6 +66,7 @@ impl Op {
         let (terms, to) = match asked.request {
             Request::Reload { terms, .. } | Request::Restore { terms, .. } => (terms, None),
             Request::Rollback { terms, to, .. } => (terms, Some(to)),
+            Request::Upgrade { terms, .. } => (terms, None),
             _ => (Terms::NONE, None),
         };
         Self {
@@ -78,6 +85,10 @@ impl Op {
             by: now,
             cut: false,
             left_over: false,
+            upgrades: matches!(asked.request, Request::Upgrade { .. }),
+            binary: u32::try_from(key.0 % 1_000_000).unwrap(),
+            served_by: 0,
+            takes_back: false,
         }
     }
 
@@ -143,8 +154,9 @@ impl World {
         if !matches!(op.state, State::Asked | State::Deferred) {
             self.break_rule(2, format!("{key} was started as {:?}", op.state));
         }
-        let guarding = self.tally.guards.last().is_some_and(|guard| guard.open);
-        let overtakes = op.kind == Kind::Stop || (op.kind == Kind::Cancel && guarding);
+        let guarding = self.tally.guards.last().is_some_and(|guard| guard.open) || self.is_warming();
+        let decides = matches!(op.kind, Kind::Cancel | Kind::Confirm);
+        let overtakes = op.kind == Kind::Stop || (decides && guarding);
         // Who decides, or goes back, does not wait for an outcome to be written.
         let own = key >= OperationKey::OWN;
         let preempts = overtakes || own || matches!(op.kind, Kind::Resume | Kind::Confirm | Kind::Cancel);
@@ -166,6 +178,7 @@ impl World {
         if op.kind == Kind::Cancel {
             self.note_cancelled(key);
         }
+        self.note_upgrade(key);
         if overtakes {
             // Those that it overtook end with it.
             for other in self.ops.iter_mut().filter(|other| other.is_open()) {
@@ -317,7 +330,7 @@ impl World {
     /// What an outcome says must be so at the moment at which it is decided.
     fn check_verdict(&mut self, op: &Op, verdict: Verdict) {
         let Some(so) = self.so_far(verdict) else { return };
-        let change = self.wrong_of_change(op, verdict, &so);
+        let change = self.wrong_of_change(op, verdict, &so).or_else(|| self.wrong_of_upgrade(op, verdict));
         if let Some((rule, why)) = change.or_else(|| Self::wrong_of_other(op, verdict, &so)) {
             let name = format!("{} ({:?}) {:?}", op.key, op.kind, verdict);
             self.break_rule(rule, format!("{name}, but {why}"));
@@ -331,8 +344,7 @@ impl World {
         let goes_back_now = self.tracked.is_some_and(|tracked| {
             (Some(tracked.generation), Some(tracked.back_to)) == (verdict.held_to, view.held_to)
         });
-        let worker =
-            self.workers.iter().find(|worker| worker.alive && !worker.killed && worker.serving.is_some());
+        let worker = self.workers.iter().find(|worker| worker.is_the_one());
         Some(SoFar {
             held_to: if goes_back_now { verdict.held_to } else { view.held_to },
             phase: view.phase,
@@ -370,6 +382,7 @@ impl World {
             {
                 Some((6, format!("{content:?} is not what was to be brought, {wanted:?}")))
             }
+            (Reload | Rollback | Restore, Applied | AppliedWithLosses) if own => None,
             (Reload | Rollback | Restore, Applied | AppliedWithLosses)
                 if verdict.made.is_none() || verdict.made != held_to =>
             {
@@ -391,7 +404,9 @@ impl World {
                 // The deadline is moved, whoever serves.
                 if verdict.serving.is_none()
                     && phase == Phase::Serving
-                    && verdict.cause != Cause::Extended =>
+                    && verdict.cause != Cause::Extended
+                    // It did, and died since.
+                    && !(op.takes_back && self.lost_worker(op)) =>
             {
                 Some((6, "nobody serves it".to_owned()))
             }

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use handover_lifecycle::{
     CallKey, Cause, Effect, Event, GenerationNumber, Kind, Message, OperationKey, Outcome, Pending,
-    PendingEnd, Phase, Verdict,
+    PendingEnd, Phase, Role, Stage, Verdict, WorkerKey,
 };
 
-use crate::journal::Unconfirmed;
+use crate::driver::Driver;
+use crate::journal::{Unconfirmed, UnconfirmedUpgrade};
 use crate::ops::Op;
-use crate::worker::listeners;
+use crate::worker::{Worker, listeners};
 use crate::world::World;
 
 /// A change on probation, on the supervisor's clock.
@@ -25,6 +26,8 @@ pub(crate) struct Tracked {
     pub(crate) generation: GenerationNumber,
     pub(crate) back_to: GenerationNumber,
     pub(crate) by: Duration,
+    /// If it is an upgrade: the worker that took over.
+    pub(crate) upgrade: Option<WorkerKey>,
     /// Since when its time is over, on the world's clock, which does not jump.
     overdue: Option<Duration>,
     /// Another deadline that is being written, and for which operation.
@@ -51,12 +54,27 @@ impl World {
         Pending { generation: known.generation, back_to: known.back_to, upgrade: None, left }
     }
 
+    /// The same of an upgrade.
+    pub(crate) fn pending_upgrade_of(&self, known: UnconfirmedUpgrade) -> Pending {
+        let left = known.until.saturating_sub(self.wall_clock());
+        let UnconfirmedUpgrade { generation, worker, .. } = known;
+        Pending { generation, back_to: generation, upgrade: Some(worker), left }
+    }
+
+    /// Whether an upgrade's worker serves, and the one before lets its last connections end.
+    pub(crate) fn is_warming(&self) -> bool {
+        let Some(driver) = &self.driver else { return false };
+        driver.view.workers.iter().any(|w| w.role == Role::Warm && w.stage == Stage::Draining)
+            || driver.view.pending.is_some_and(|pending| pending.upgrade.is_some())
+    }
+
     pub(crate) fn track(&mut self, pending: Option<Pending>) {
         let now = self.machine_time();
-        self.tracked = pending.map(|Pending { generation, back_to, left, .. }| Tracked {
+        self.tracked = pending.map(|Pending { generation, back_to, upgrade, left }| Tracked {
             generation,
             back_to,
             by: now + left,
+            upgrade,
             overdue: None,
             extends: None,
         });
@@ -76,9 +94,9 @@ impl World {
                     && let Some((_, by)) = tracked.extends.filter(|(key, _)| *key == operation)
                 {
                     tracked.extends = None;
-                    let waits = self.driver.as_ref().and_then(|driver| driver.view.pending);
+                    let waits = self.driver.as_ref().and_then(|driver| driver.pending());
                     // It came in time only if the machine was still waiting for it.
-                    if waits.is_some_and(|pending| pending.until == by) {
+                    if waits.is_some_and(|(_, _, until)| until == by) {
                         tracked.by = by;
                         tracked.overdue = None;
                     }
@@ -91,15 +109,16 @@ impl World {
     /// The effects that say something about changes on probation.
     pub(crate) fn check_probation(&mut self, effect: &Effect) {
         match *effect {
-            Effect::Pending { operation, generation, back_to, left, .. } => {
+            Effect::Pending { operation, generation, back_to, upgrade, left } => {
                 let by = self.machine_time() + left;
                 match &mut self.tracked {
                     Some(tracked) if tracked.generation == generation => {
                         tracked.extends = Some((operation, by));
                     }
                     _ => {
-                        self.tracked =
-                            Some(Tracked { generation, back_to, by, overdue: None, extends: None });
+                        let (overdue, extends) = (None, None);
+                        self.tracked = Some(Tracked { generation, back_to, by, upgrade, overdue, extends });
+                        self.tally.upgrades_pending += u64::from(upgrade.is_some());
                         self.tally.begun_anew.retain(|number| *number != generation);
                         if self.ops.iter().any(|op| op.key == operation && op.kind == Kind::Start) {
                             self.tally.begun_anew.push(generation);
@@ -109,7 +128,7 @@ impl World {
                 }
                 self.meddle_with_change(left);
             }
-            Effect::PendingOver { generation, how, .. } => self.check_over(generation, how),
+            Effect::PendingOver { generation, upgrade, how } => self.check_over(generation, upgrade, how),
             Effect::Send { message: Message::Guard { call, operation, watch }, .. } => {
                 let by = self.machine_time() + watch + self.limits.guard_grace;
                 let (passed, cancelled, open) = (None, false, true);
@@ -125,8 +144,11 @@ impl World {
         }
     }
 
-    fn check_over(&mut self, generation: GenerationNumber, how: PendingEnd) {
+    fn check_over(&mut self, generation: GenerationNumber, upgrade: Option<WorkerKey>, how: PendingEnd) {
         self.tally.over[how as usize] += 1;
+        if self.tracked.is_none() && upgrade.is_some() && how == PendingEnd::Replaced {
+            return;
+        }
         let Some(tracked) = self.tracked.take() else {
             // A start found the disk changed, or serves the one before.
             let starts = self.at_start.is_some_and(|(unconfirmed, _)| unconfirmed.generation == generation);
@@ -135,19 +157,14 @@ impl World {
             }
             return;
         };
-        if tracked.generation != generation {
+        if tracked.generation != generation || tracked.upgrade != upgrade {
             return self.break_rule(9, format!("{generation} is {how:?}, and {tracked:?} was on probation"));
         }
         if self.tally.begun_anew.contains(&generation) {
             self.tally.not_held = Some(tracked.back_to);
         }
         let now = self.machine_time();
-        let serves = self.workers.iter().any(|worker| {
-            worker.alive
-                && !worker.killed
-                && worker.accepting
-                && worker.serving.is_some_and(|(number, _)| number == generation)
-        });
+        let serves = self.workers.iter().any(|worker| worker.serves_on_probation(&tracked));
         match how {
             PendingEnd::Confirmed => {
                 let confirms = |op: &&Op| op.kind == Kind::Confirm && self.journal.is_confirmed(op.key);
@@ -171,7 +188,7 @@ impl World {
         let guarded = guarded.and_then(|guard| self.ops.iter().find(|op| op.key == guard.operation));
         let back_to = self.tracked.map(|tracked| tracked.back_to);
         let back_to = back_to.or_else(|| guarded.and_then(|op| op.held_at_start));
-        let shown = driver.view.pending.map(|pending| (pending.generation, pending.back_to, pending.until));
+        let shown = driver.pending();
         let tracked = self.tracked.map(|tracked| (tracked.generation, tracked.back_to, tracked.by));
         let mut wrong = None;
         if let Some(back_to) = back_to
@@ -196,6 +213,11 @@ impl World {
         if shown != tracked && matches!(phase, Phase::Serving | Phase::Draining | Phase::Drained) {
             wrong = Some((6, format!("{shown:?} is shown as pending, and it is {tracked:?}")));
         }
+        let upgraded = self.tracked.is_some_and(|tracked| tracked.upgrade.is_some());
+        if upgraded && driver.binaries.previous.is_none() && matches!(phase, Phase::Serving | Phase::Drained)
+        {
+            wrong = Some((7, "the binary to go back to is not kept".to_owned()));
+        }
         if let Some((rule, why)) = wrong {
             self.break_rule(rule, why);
         }
@@ -205,13 +227,9 @@ impl World {
     pub(crate) fn check_overdue(&mut self) {
         let (now, machine_time) = (self.now, self.machine_time());
         let Some(tracked) = self.tracked.as_mut().filter(|tracked| tracked.by < machine_time) else { return };
-        let (overdue, generation) = (*tracked.overdue.get_or_insert(now), tracked.generation);
-        let serves = self.workers.iter().any(|worker| {
-            worker.alive
-                && !worker.killed
-                && worker.accepting
-                && worker.serving.is_some_and(|(number, _)| number == generation)
-        });
+        let overdue = *tracked.overdue.get_or_insert(now);
+        let tracked = *tracked;
+        let serves = self.workers.iter().any(|worker| worker.serves_on_probation(&tracked));
         // What is active may have to end first: at worst a resume, or the journal with a new deadline.
         let l = &self.limits;
         let allowed = l.resume + l.journal + self.bound(Kind::Cancel, None, None);
@@ -245,6 +263,9 @@ impl World {
             && let Some(op) = self.ops.iter_mut().find(|op| op.key == cancel)
         {
             op.to = Some(tracked.back_to);
+        } else if let Some(op) = self.ops.iter_mut().find(|op| op.key == cancel) {
+            // An upgrade whose old worker still lets connections end.
+            op.to = op.held_at_start;
         }
     }
 
@@ -279,7 +300,24 @@ impl World {
     }
 
     /// Whether a worker was lost while this ran.
-    fn lost_worker(&self, op: &Op) -> bool {
+    pub(crate) fn lost_worker(&self, op: &Op) -> bool {
         self.tally.lost.is_some_and(|lost| lost >= op.began)
+    }
+}
+
+impl Driver {
+    /// What the machine shows, on the supervisor's clock.
+    fn pending(&self) -> Option<(GenerationNumber, GenerationNumber, Duration)> {
+        let pending = self.view.pending?;
+        Some((pending.generation, pending.back_to, pending.until + self.epoch))
+    }
+}
+
+impl Worker {
+    /// Whether it accepts as what is on probation.
+    fn serves_on_probation(&self, tracked: &Tracked) -> bool {
+        let same = self.serving.is_some_and(|(number, _)| number == tracked.generation);
+        let it = tracked.upgrade.is_none_or(|upgrade| upgrade == self.key);
+        self.alive && !self.killed && self.accepting && same && it
     }
 }

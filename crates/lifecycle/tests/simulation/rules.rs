@@ -7,6 +7,7 @@ use handover_lifecycle::{
     Phase, Request, Role, Source, Stage, StepName, Verdict, WorkerKey,
 };
 
+use crate::moving::Move;
 pub(crate) use crate::ops::Op;
 use crate::ops::State;
 use crate::probation::Guard;
@@ -23,7 +24,7 @@ pub(crate) struct Violation {
 /// What a run, or all of them, has seen: a simulation that never comes to a place does not check it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) ends: [[u64; 7]; 11],
+    pub(crate) ends: [[u64; 7]; 12],
     pub(crate) adopted: u64,
     pub(crate) joined: u64,
     pub(crate) deferred: u64,
@@ -38,6 +39,12 @@ pub(crate) struct Tally {
     pub(crate) unreachable: u64,
     pub(crate) guarded: u64,
     pub(crate) taken_back: u64,
+    /// Workers that took over, those that stayed after all, supervisors that became another binary.
+    pub(crate) took: u64,
+    pub(crate) stayed: u64,
+    pub(crate) reexecuted: u64,
+    /// Upgrades that came on probation.
+    pub(crate) upgrades_pending: u64,
     pub(crate) steps: u64,
     pub(crate) journal_trouble: bool,
     /// Changes on probation of which nobody holds what the generation before had: a start has found them on the disk.
@@ -55,7 +62,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) const KINDS: [Kind; 11] = [
+    pub(crate) const KINDS: [Kind; 12] = [
         Kind::Start,
         Kind::Reload,
         Kind::DryRun,
@@ -67,6 +74,7 @@ impl Tally {
         Kind::Restore,
         Kind::Confirm,
         Kind::Cancel,
+        Kind::Upgrade,
     ];
 
     pub(crate) fn count(&mut self, kind: Kind, verdict: Verdict) {
@@ -98,6 +106,10 @@ impl Tally {
         self.unreachable += other.unreachable;
         self.guarded += other.guarded;
         self.taken_back += other.taken_back;
+        self.took += other.took;
+        self.stayed += other.stayed;
+        self.reexecuted += other.reexecuted;
+        self.upgrades_pending += other.upgrades_pending;
         self.steps += other.steps;
     }
 }
@@ -139,8 +151,10 @@ impl World {
         match *effect {
             Effect::Send { worker, message } => self.check_message(worker, message),
             Effect::KillWorker { worker } => {
-                let healthy =
-                    self.worker(worker).is_some_and(|w| w.serving.is_some() && w.connected && !w.sick);
+                // Two that move are watched by each other, too: see `moving.rs`.
+                let healthy = self
+                    .worker(worker)
+                    .is_some_and(|w| w.is_the_one() && w.connected && !w.sick && w.moving.is_none());
                 let served = matches!(before, Phase::Serving | Phase::Drained);
                 // A switch that takes too long ends it, and so does a clock that jumps over its deadline. And a change
                 // that is to go must go.
@@ -148,12 +162,16 @@ impl World {
                     self.break_rule(4, format!("{worker} served well and is killed"));
                 }
             }
+            // It stands by until another one has handed over to it.
+            Effect::StartWorker { worker, .. } if self.role(worker) == Some(Role::Candidate) => {}
             Effect::StartWorker { worker, .. } => {
                 // One that cannot be reaped is given up after a while; until then it may still be seen to accept.
                 let now = self.machine_time();
                 let kill = self.limits.kill;
-                let may_accept =
-                    |other: &&Worker| other.alive && (!other.killed || other.killed_at + kill > now);
+                let may_accept = |other: &&Worker| {
+                    let runs = other.alive && (!other.killed || other.killed_at + kill > now);
+                    runs && (!other.standby || other.moving.as_ref().is_some_and(Move::is_open))
+                };
                 if let Some(other) = self.workers.iter().find(may_accept) {
                     let other = other.key;
                     self.break_rule(5, format!("{worker} is started while {other} lives"));
@@ -182,10 +200,12 @@ impl World {
     /// Whether the generation before is being brought back.
     fn goes_back(&self) -> bool {
         let operation = self.driver.as_ref().and_then(|driver| driver.view.operation);
-        operation.is_some_and(|operation| matches!(operation.step, StepName::GoBack | StepName::Settle))
-            || self.ops.iter().any(|op| {
-                op.is_open() && (op.kind == Kind::Cancel || op.key >= OperationKey::OWN) && !op.left_over
-            })
+        operation.is_some_and(|operation| {
+            let upgrade = operation.kind == Kind::Upgrade && operation.step == StepName::Resume;
+            upgrade || matches!(operation.step, StepName::GoBack | StepName::Settle)
+        }) || self.ops.iter().any(|op| {
+            op.is_open() && (op.kind == Kind::Cancel || op.key >= OperationKey::OWN) && !op.left_over
+        })
     }
 
     fn check_message(&mut self, worker: WorkerKey, message: Message) {
@@ -226,15 +246,20 @@ impl World {
                 }
             }
             Message::Commit { candidate, .. } => self.check_commit(worker, candidate),
+            Message::Drain { .. } | Message::Stop { .. }
+                if matches!(self.role(worker), Some(Role::Draining | Role::Warm)) =>
+            {
+                if self.worker(worker).is_some_and(|worker| !worker.standby) && !self.stops() {
+                    self.break_rule(5, format!("{worker} is sent away before another one serves"));
+                }
+            }
             Message::Drain { .. } | Message::Stop { .. } => {
                 if !matches!(phase, Phase::Draining | Phase::Stopping) {
                     self.break_rule(4, format!("{worker} is sent away while {phase:?}"));
                 }
             }
-            Message::Resume { .. }
-            | Message::Action { .. }
-            | Message::Guard { .. }
-            | Message::EndGuard { .. } => {}
+            Message::Resume { .. } => self.check_resume(worker),
+            Message::Action { .. } | Message::Guard { .. } | Message::EndGuard { .. } => {}
         }
     }
 
@@ -285,11 +310,10 @@ impl World {
         } else if let Some((number, _)) = self
             .workers
             .iter()
-            .find(|w| {
-                w.alive && !w.killed && w.connected && w.life == self.life && !self.was_told_to_end(w.key)
-            })
+            .find(|w| w.is_the_one() && w.connected && w.life == self.life && !self.was_told_to_end(w.key))
             .and_then(|worker| worker.serving)
             && view.committing != Some(number)
+            && view.handing_over.is_none()
         {
             wrong = Some(format!("{number} serves and is not reported"));
         }
@@ -306,6 +330,10 @@ impl World {
         if let Some(why) = wrong {
             self.break_rule(6, why);
         }
+    }
+
+    fn stops(&self) -> bool {
+        self.driver.as_ref().is_some_and(|driver| driver.view.phase == Phase::Stopping)
     }
 
     fn was_told_to_end(&self, worker: WorkerKey) -> bool {
@@ -332,7 +360,8 @@ impl World {
             return self.break_rule(3, "the server does not start in calm weather".to_owned());
         };
         let view = &driver.view;
-        let worker = self.workers.iter().find(|worker| worker.alive && !worker.killed);
+        let worker = self.workers.iter().find(|worker| worker.is_the_one());
+        let lone = self.workers.iter().filter(|worker| worker.alive).count() <= 1;
         let open = self.ops.iter().find(|op| op.is_open());
         let well = match view.phase {
             Phase::Serving => {
@@ -344,7 +373,12 @@ impl World {
             _ => false,
         };
         let idle = |w: &handover_lifecycle::WorkerView| matches!(w.stage, Stage::Starting | Stage::Loading);
+        let kept = driver.binaries;
         let tidy = driver.bound.is_empty()
+            && lone
+            && kept.candidate.is_none()
+            && (kept.previous.is_none() || view.phase == Phase::Drained)
+            && view.handing_over.is_none()
             && !view.workers.iter().any(idle)
             && !driver.reloading
             && !driver.signalled
@@ -359,7 +393,7 @@ impl World {
             && view.serving.is_none_or(|number| view.held_to == Some(number));
         if !well || !tidy || open.is_some() {
             let text = format!(
-                "left over at rest: {view:?}, held {:#b}, bound {:?}, reloading {}, {worker:?}, {open:?}",
+                "left over at rest: {view:?}, {kept:?}, held {:#b}, bound {:?}, reloading {}, {worker:?}, {open:?}",
                 driver.held, driver.bound, driver.reloading
             );
             self.break_rule(4, text);

@@ -43,6 +43,8 @@ pub(crate) enum Sabotage {
     ConfirmLeavesTheDeadline,
     /// 9: the verdict of an earlier guard counts for this one.
     TakesTheVerdictOfAnotherGuard,
+    /// 11: what a signal asked for is forgotten on the way into another binary.
+    ForgetsWhatWasDeferred,
 }
 
 impl World {

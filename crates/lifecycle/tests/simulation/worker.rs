@@ -6,6 +6,7 @@ use handover_lifecycle::{
     CallKey, CandidateKey, Event, GenerationNumber, Message, OperationKey, Source, WorkerKey,
 };
 
+use crate::moving::{Move, Peer};
 use crate::world::{Happening, World};
 
 /// What a worker has prepared or is preparing.
@@ -39,6 +40,8 @@ pub(crate) struct Worker {
     resuming: Option<CallKey>,
     /// Something in it hangs: it may be killed for good reason.
     pub(crate) sick: bool,
+    /// All of it hangs.
+    pub(crate) hung: bool,
     /// The last message on the way to it and from it: channels keep their order.
     pub(crate) inbound: Duration,
     pub(crate) outbound: Duration,
@@ -56,10 +59,19 @@ pub(crate) struct Worker {
     pub(crate) drained: Option<bool>,
     /// Whether the supervisor knows that it is gone.
     pub(crate) heard: bool,
+    /// Which program it runs.
+    pub(crate) binary: u32,
+    /// It has what serves, and another one serves it: before it has taken over, or after it has handed over.
+    pub(crate) standby: bool,
+    pub(crate) moving: Option<Move>,
+    /// What came from the other one before its end of the pair.
+    pub(crate) early: Vec<(CallKey, Peer)>,
+    /// The handoff in which it took over, for rule 5.
+    pub(crate) took_over: Option<CallKey>,
 }
 
 impl Worker {
-    pub(crate) fn new(key: WorkerKey, life: u64) -> Self {
+    pub(crate) fn new(key: WorkerKey, life: u64, binary: u32) -> Self {
         Self {
             key,
             alive: true,
@@ -73,6 +85,7 @@ impl Worker {
             drain: None,
             resuming: None,
             sick: false,
+            hung: false,
             inbound: Duration::ZERO,
             outbound: Duration::ZERO,
             said_committed: None,
@@ -82,6 +95,11 @@ impl Worker {
             to_keep: 0,
             drained: None,
             heard: false,
+            binary,
+            standby: false,
+            moving: None,
+            early: Vec::new(),
+            took_over: None,
         }
     }
 }
@@ -103,6 +121,13 @@ pub(crate) enum Act {
     Exit,
     Die,
     LoseChannel,
+    /// The two sides of a handoff: with whom, within which time, and how long the rest may take.
+    Give(CallKey, WorkerKey, Duration, Duration),
+    Take(CallKey, WorkerKey),
+    /// The giver's time is over; or it waits for the taker's death.
+    CallOff(CallKey),
+    /// A connection comes in through the listener that is only for this question.
+    AnswerProbe(OperationKey),
 }
 
 /// The listeners that a configuration needs, as bits.
@@ -115,7 +140,7 @@ impl World {
         self.workers.iter_mut().find(|worker| worker.key == key && worker.alive)
     }
 
-    fn act_later(&mut self, worker: WorkerKey, low: u64, high: u64, act: Act) {
+    pub(crate) fn act_later(&mut self, worker: WorkerKey, low: u64, high: u64, act: Act) {
         let wait = self.rng.millis(low, high);
         self.later(wait, Happening::Act { worker, act });
     }
@@ -148,7 +173,7 @@ impl World {
     }
 
     /// A process begins.
-    pub(crate) fn spawn(&mut self, key: WorkerKey) {
+    pub(crate) fn spawn(&mut self, key: WorkerKey, binary: u32) {
         if self.faulty(self.faults.start) {
             match self.rng.below(3) {
                 0 => {
@@ -159,10 +184,10 @@ impl World {
                 1 => self.act_later(key, 0, 300, Act::Die),
                 _ => {}
             }
-            self.workers.push(Worker::new(key, self.life));
+            self.workers.push(Worker::new(key, self.life, binary));
             return;
         }
-        self.workers.push(Worker::new(key, self.life));
+        self.workers.push(Worker::new(key, self.life, binary));
         self.act_later(key, 5, 150, Act::Hello);
         if self.faulty(self.faults.die) {
             self.act_later(key, 0, 60_000, Act::Die);
@@ -179,20 +204,24 @@ impl World {
         if worker.candidate.is_some_and(|candidate| !candidate.committing) {
             worker.candidate = None;
         }
-        if worker.serving.is_none() && worker.candidate.is_none() {
-            worker.alive = false;
+        let moves = worker.moving.as_ref().is_some_and(Move::is_open);
+        let no_reason = worker.serving.is_none() && worker.candidate.is_none();
+        // One that only stood by, or was kept warm, has no reason either; and one that has handed over ends when the
+        // rest of its connections does: nobody looks at that here.
+        if no_reason || (worker.standby && !moves) {
+            self.end_orphan(key);
         }
     }
 
     pub(crate) fn receive(&mut self, key: WorkerKey, message: Message) {
-        if self.worker(key).is_none() {
+        if self.worker(key).is_none_or(|worker| worker.hung) {
             return;
         }
         match message {
             Message::Prepare { candidate, generation, source, .. } => {
                 self.receive_prepare(key, candidate, generation, source);
             }
-            Message::Commit { candidate, .. } => self.receive_commit(key, candidate),
+            Message::Commit { candidate, accept } => self.receive_commit(key, candidate, accept),
             Message::Abort { candidate } => {
                 let Some(worker) = self.worker(key) else { return };
                 worker.candidate = worker.candidate.filter(|known| known.key != candidate);
@@ -211,6 +240,7 @@ impl World {
             Message::Resume { call } => {
                 if let Some(worker) = self.worker(key) {
                     worker.drain = None;
+                    worker.moving = None;
                     worker.resuming = Some(call);
                 }
                 if self.faulty(self.faults.hang) {
@@ -282,12 +312,13 @@ impl World {
         }
     }
 
-    fn receive_commit(&mut self, key: WorkerKey, candidate: CandidateKey) {
+    fn receive_commit(&mut self, key: WorkerKey, candidate: CandidateKey, accept: bool) {
         let Some(worker) = self.worker(key) else { return };
         match &mut worker.candidate {
             Some(known) if known.key == candidate => known.committing = true,
             _ => return,
         }
+        worker.standby = !accept;
         worker.kept = worker.to_keep;
         if self.faulty(self.faults.commit) {
             return match self.rng.below(3) {
@@ -314,10 +345,7 @@ impl World {
         if self.faulty(self.faults.hang) {
             return self.sicken(key);
         }
-        let natural = self.rng.millis(0, 40_000);
-        let natural = if self.rng.chance(700) || self.calm { natural / 1000 } else { natural };
-        let (wait, clean) = if natural > limit { (limit, false) } else { (natural, true) };
-        self.later(wait, Happening::Act { worker: key, act: Act::EndDrain(call, clean) });
+        self.drain_for(key, call, limit);
     }
 
     fn receive_guard(&mut self, key: WorkerKey, call: CallKey, watch: Duration) {
@@ -350,7 +378,7 @@ impl World {
         let bind_fails = self.faulty(self.faults.bind);
         let now = self.now;
         let Some(worker) = self.worker(key) else { return };
-        if worker.killed && !matches!(act, Act::Die) {
+        if (worker.killed || worker.hung) && !matches!(act, Act::Die | Act::LoseChannel) {
             return;
         }
         match act {
@@ -376,7 +404,7 @@ impl World {
             Act::Switch(candidate) if worker.has(candidate) => {
                 let Some(known) = worker.candidate.take() else { return };
                 // Only its first generation makes it accept; a drained one stays so.
-                worker.accepting |= worker.serving.is_none() && worker.drain.is_none();
+                worker.accepting |= worker.serving.is_none() && worker.drain.is_none() && !worker.standby;
                 worker.serving = Some((known.generation, known.content));
                 worker.said_committed = Some(candidate);
                 self.say(key, Event::Committed { worker: key, candidate });
@@ -388,6 +416,7 @@ impl World {
             }
             Act::Resume(call) if worker.resuming == Some(call) => {
                 worker.accepting = true;
+                worker.standby = false;
                 worker.drain = None;
                 worker.drained = None;
                 self.say(key, Event::Resumed { worker: key, call });
@@ -399,6 +428,10 @@ impl World {
             }
             Act::Judge(..) => {}
             Act::EndAction(call, ok) => self.say(key, Event::ActionDone { worker: key, call, ok }),
+            Act::Give(call, to, within, limit) => self.give(key, call, to, [within, limit]),
+            Act::Take(call, from) => self.take(key, call, from),
+            Act::CallOff(call) => self.call_off(key, call),
+            Act::AnswerProbe(operation) => self.answer_probe(key, operation),
             Act::Exit | Act::Die => self.die(key),
             Act::LoseChannel => {
                 if worker.connected {
@@ -418,6 +451,7 @@ impl World {
         let now = self.now;
         let Some(worker) = self.worker(key) else { return };
         worker.alive = false;
+        // What it had moved away, or not got yet, is not cut.
         let cut = worker.cuts_connections() && !worker.killed;
         let life = worker.life;
         let at = if overtakes { now + wait } else { worker.outbound.max(now + wait) };
@@ -429,17 +463,32 @@ impl World {
         if cut {
             self.ops.iter_mut().filter(|op| op.is_open()).for_each(|op| op.cut = true);
         }
+        self.tell_peer_of_death(key);
+    }
+
+    /// It ends by itself, and nobody hears of it.
+    fn end_orphan(&mut self, key: WorkerKey) {
+        if let Some(worker) = self.worker(key) {
+            worker.alive = false;
+        }
+        self.tell_peer_of_death(key);
     }
 }
 
 impl Worker {
     /// Whether its end now would cut connections that may still be there.
     pub(crate) fn cuts_connections(&self) -> bool {
-        self.serving.is_some() && self.drained.is_none()
+        self.serving.is_some() && self.drained.is_none() && (!self.standby || self.drain.is_some())
     }
 
     pub(crate) fn is_committing(&self) -> bool {
         self.candidate.is_some_and(|known| known.committing)
+            || self.moving.as_ref().is_some_and(Move::is_open)
+    }
+
+    /// Whether it is the one that serves, or is drained, and not one that stands by.
+    pub(crate) fn is_the_one(&self) -> bool {
+        self.alive && !self.killed && self.serving.is_some() && !self.standby
     }
 
     fn has(&self, candidate: CandidateKey) -> bool {

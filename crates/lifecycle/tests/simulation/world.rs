@@ -5,12 +5,13 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Asked, Caller, Event, GenerationNumber, Limits, Message, OperationKey, Phase, Request, Source, Terms,
-    WorkerKey,
+    Asked, CallKey, Caller, Event, Exam, Finding, GenerationNumber, Limits, Message, OperationKey, Phase,
+    Request, Source, Terms, WorkerKey,
 };
 
 use crate::driver::Driver;
 use crate::journal::{Journal, Mode, Unconfirmed, Write};
+use crate::moving::Peer;
 use crate::probation::Tracked;
 use crate::rng::Rng;
 use crate::rules::{Op, Tally, Violation};
@@ -24,6 +25,12 @@ pub(crate) enum Happening {
     ToSupervisor {
         life: u64,
         event: Event,
+    },
+    /// From one worker to another, over their own pair of sockets.
+    ToPeer {
+        worker: WorkerKey,
+        call: CallKey,
+        what: Peer,
     },
     ToWorker {
         worker: WorkerKey,
@@ -105,6 +112,8 @@ pub(crate) struct Faults {
     pub(crate) twice: u64,
     pub(crate) stray: u64,
     pub(crate) kill: u64,
+    pub(crate) exam: u64,
+    pub(crate) moving: u64,
 }
 
 /// The configuration on disk: each edit makes another content.
@@ -130,6 +139,11 @@ pub(crate) struct World {
     /// The end of a run, in which nothing goes wrong any more.
     pub(crate) calm: bool,
     pub(crate) disk: Disk,
+    /// The binary that is installed, and the one that is kept on disk for going back.
+    pub(crate) installed: u32,
+    pub(crate) kept_binary: Option<u32>,
+    /// In this world upgrades are asked for more often than in others.
+    upgrades: bool,
     pub(crate) journal: Journal,
     /// How many writes were begun.
     pub(crate) writes: u64,
@@ -171,10 +185,11 @@ impl World {
             0 => {}
             1 => f.all().into_iter().for_each(|fault| *fault = rng.below(200)),
             _ => {
-                let which = usize::try_from(rng.below(11)).unwrap();
+                let which = usize::try_from(rng.below(13)).unwrap();
                 *f.all()[which] = rng.below(900);
             }
         }
+        let upgrades = rng.chance(400);
         Self {
             rng,
             now: Duration::ZERO,
@@ -187,6 +202,9 @@ impl World {
             faults: f,
             calm: false,
             disk: Disk { content: 1, broken: false, unreachable: false },
+            installed: 0,
+            kept_binary: None,
+            upgrades,
             journal: Journal::new(),
             writes: 0,
             tracked: None,
@@ -296,7 +314,11 @@ impl World {
         let dry_run = self.rng.chance(150);
         // The driver resolves it: see `ask`.
         let to = GenerationNumber(self.rng.below(100));
+        let upgrade = if self.upgrades { 400 } else { 40 };
         let request = match self.rng.below(100) {
+            _ if self.rng.chance(upgrade) => {
+                Request::Upgrade { dry_run, terms: if signal { Terms::NONE } else { terms } }
+            }
             0..35 => Request::Reload { dry_run: false, certs_only: self.rng.chance(200) && !signal, terms },
             35..43 => Request::VALIDATE,
             43..51 if !signal => Request::Rollback { to, dry_run, terms },
@@ -321,6 +343,11 @@ impl World {
     pub(crate) fn at(&mut self, at: Duration, what: Happening) {
         self.seq += 1;
         self.queue.push(Reverse(Entry { at: at.max(self.now), seq: self.seq, what }));
+    }
+
+    /// Before everything else that is still to happen at this time.
+    pub(crate) fn now_next(&mut self, what: Happening) {
+        self.queue.push(Reverse(Entry { at: Duration::ZERO, seq: 0, what }));
     }
 
     pub(crate) fn later(&mut self, wait: Duration, what: Happening) {
@@ -349,16 +376,18 @@ impl World {
                 return self.break_rule(3, "the world does not come to rest".to_owned());
             }
             let tick = self.driver.as_ref().and_then(|driver| driver.machine.deadline());
-            let tick = tick.map(|at| at.saturating_sub(self.skew).max(self.now));
+            let epoch = self.driver.as_ref().map_or(Duration::ZERO, |driver| driver.epoch);
+            let tick = tick.map(|at| (at + epoch).saturating_sub(self.skew).max(self.now));
             let next = self.queue.peek().map(|Reverse(entry)| entry.at);
             match (next, tick) {
                 (None, None) => return,
                 (Some(at), tick) if tick.is_none_or(|tick| at <= tick) => {
                     let Some(Reverse(entry)) = self.queue.pop() else { return };
-                    self.now = entry.at;
+                    self.now = entry.at.max(self.now);
                     self.check_time();
                     self.check_overdue();
                     self.happen(entry.what);
+                    self.check_accepting();
                 }
                 (_, Some(tick)) => {
                     self.now = tick;
@@ -381,6 +410,7 @@ impl World {
                     self.feed(event);
                 }
             }
+            Happening::ToPeer { worker, call, what } => self.hear_peer(worker, call, what),
             Happening::ToWorker { worker, message } => self.receive(worker, message),
             Happening::Act { worker, act } => self.act(worker, act),
             Happening::Orphan { worker } => self.orphan(worker),
@@ -431,13 +461,16 @@ impl World {
         let operation = OperationKey(self.next_operation);
         self.next_operation += 1;
         self.ops.push(Op::new(operation, asked, self.now, self.disk.content));
+        if matches!(asked.request, Request::Upgrade { .. }) {
+            self.installed = self.ops.last().map_or(0, |op| op.binary);
+        }
         self.feed(Event::Request { operation, asked });
         Some(operation)
     }
 
     /// An answer that fits nothing: everything the machine may be told, with numbers out of the air.
     fn stray(&mut self) {
-        use handover_lifecycle::{CallKey, CandidateKey};
+        use handover_lifecycle::CandidateKey;
         let near = self.life * 1_000_000 + self.rng.below(12);
         let worker = WorkerKey(if self.rng.chance(500) { near } else { self.rng.below(50) });
         let candidate = CandidateKey(1_000_000_000 + self.rng.below(9));
@@ -445,8 +478,16 @@ impl World {
         let operation = OperationKey(1_000_000_000 + self.rng.below(9));
         let generation = GenerationNumber(self.rng.below(9));
         let (passed, unreachable) = (self.rng.chance(500), self.rng.chance(500));
-        let event = match self.rng.below(16) {
+        let finding = if passed { Finding::Passed } else { Finding::Failed };
+        let event = match self.rng.below(23) {
             0 => Event::Tick,
+            16 => Event::Examined { operation, exam: Exam::Admission, finding },
+            17 => Event::Examined { operation, exam: Exam::Probe { worker }, finding },
+            18 => Event::TookOver { worker, call, clean: passed },
+            19 => Event::HandedOver { worker, call },
+            20 => Event::HandoffFailed { worker, call },
+            21 => Event::ReexecFailed { operation },
+            22 => Event::Reexecuted,
             1 => Event::Start { operation, source: Source::Disk, pending: None },
             2 => Event::Adopted { operation, worker, generation, accepting: true, pending: None },
             3 => Event::Need { worker, candidate },
@@ -491,6 +532,7 @@ impl World {
         self.disk.content += 1;
         self.expect_end(Request::RELOAD, "applied");
         self.expect_end(Request::RELOAD, "unchanged");
+        self.expect_end(Request::Upgrade { dry_run: false, terms: Terms::NONE }, "applied");
         self.expect_end(Request::Stop { now: false, limit: None }, "applied");
         self.go_until(None);
         if self.violation.is_none() && self.driver.is_some() {
@@ -500,7 +542,7 @@ impl World {
 }
 
 impl Faults {
-    fn all(&mut self) -> [&mut u64; 11] {
+    fn all(&mut self) -> [&mut u64; 13] {
         [
             &mut self.start,
             &mut self.die,
@@ -513,6 +555,8 @@ impl Faults {
             &mut self.twice,
             &mut self.stray,
             &mut self.kill,
+            &mut self.exam,
+            &mut self.moving,
         ]
     }
 }
