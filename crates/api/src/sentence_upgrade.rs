@@ -30,6 +30,8 @@ impl Step {
             "commit" => "prepare".to_owned(),
             "journal" => "commit".to_owned(),
             "hand_over" => "moving connections".to_owned(),
+            "stop_worker" => "stop".to_owned(),
+            "go_back" => "going back".to_owned(),
             name => name.replace('_', " "),
         }
     }
@@ -49,9 +51,12 @@ impl Operation {
     pub fn steps_in_words(&self) -> Vec<(String, f64)> {
         let mut steps: Vec<(String, f64)> = Vec::new();
         for step in &self.steps {
-            let word = if self.upgrade.is_some() { step.word() } else { step.name.clone() };
+            let is_upgrade = self.upgrade.is_some();
+            let word = if is_upgrade { step.word() } else { step.name.clone() };
+            // The end of the old worker belongs to its drain.
+            let same = |last: &str| last == word || (last == "drain" && step.name == "stop_worker");
             match steps.last_mut() {
-                Some((last, ms)) if self.upgrade.is_some() && *last == word => *ms += step.ms,
+                Some((last, ms)) if is_upgrade && same(last) => *ms += step.ms,
                 _ => steps.push((word, step.ms)),
             }
         }
@@ -145,17 +150,13 @@ impl Operation {
         }
     }
 
-    /// `; but the supervisor itself still runs 0.1.0 (…): why; what becomes of it`, if that is so.
-    fn supervisor_stays(&self, upgrade: &Upgrade) -> String {
-        let why = match (&upgrade.supervisor_stays, self.cause) {
-            (Some(why), _) => format!(": {why}"),
-            (None, Some(Cause::NotReexecuted)) => String::new(),
-            (None, _) => return String::new(),
-        };
-        format!(
-            "; but the supervisor still runs {}{why}; it goes on as before, and the next upgrade or start takes it along",
-            upgrade.from
-        )
+    /// `; but the supervisor could not become it, and goes on as it was`, if that is so. Why is a warning.
+    fn supervisor_stays(&self, upgrade: &Upgrade) -> &'static str {
+        if upgrade.supervisor_stays.is_some() || self.cause == Some(Cause::NotReexecuted) {
+            "; but the supervisor could not become it, and goes on as it was"
+        } else {
+            ""
+        }
     }
 
     fn guard_saw(&self) -> &'static str {

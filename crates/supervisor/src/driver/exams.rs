@@ -226,15 +226,15 @@ impl Driver {
         self.operations.get(operation).is_some_and(|entry| entry.operation.kind == Kind::DryRun)
     }
 
-    /// Writes into the record what is known of both binaries by now.
+    /// Writes into the record what is known of both binaries by now, as long as there are two.
     fn note_binaries(&mut self, operation: OperationKey) {
+        let Some(candidate) = self.binaries.candidate.as_ref().map(|candidate| candidate.described()) else {
+            return;
+        };
         let serving = self.binaries.serving.described();
-        let candidate = self.binaries.candidate.as_ref().map(|candidate| candidate.described());
-        let Some(entry) = self.operations.get_mut(operation) else { return };
-        let Some(upgrade) = &mut entry.operation.upgrade else { return };
-        upgrade.from = serving;
-        if let Some(candidate) = candidate {
-            upgrade.to = candidate;
+        let entry = self.operations.get_mut(operation);
+        if let Some(upgrade) = entry.and_then(|entry| entry.operation.upgrade.as_mut()) {
+            (upgrade.from, upgrade.to) = (serving, candidate);
         }
     }
 
@@ -271,7 +271,10 @@ impl Driver {
 
 /// The new binary serves, and this process goes on as it is.
 pub(super) fn supervisor_stays(entry: &mut Entry, why: String) {
-    entry.operation.warnings.push(Problem::new(format!("the supervisor goes on in the old binary: {why}")));
+    let warning = format!(
+        "the supervisor goes on in the binary that it runs: {why}; the next upgrade or start takes it along"
+    );
+    entry.operation.warnings.push(Problem::new(warning));
     if let Some(upgrade) = &mut entry.operation.upgrade {
         upgrade.supervisor_stays = Some(why);
     }
