@@ -50,13 +50,18 @@ impl Operation {
     #[must_use]
     pub fn steps_in_words(&self) -> Vec<(String, f64)> {
         let mut steps: Vec<(String, f64)> = Vec::new();
+        let is_upgrade = self.upgrade.is_some();
+        let mut has_moved = self.kind == Kind::Confirm;
         for step in &self.steps {
-            let is_upgrade = self.upgrade.is_some();
-            let word = if is_upgrade { step.word() } else { step.name.clone() };
-            // The end of the old worker belongs to its drain.
-            let same = |last: &str| last == word || (last == "drain" && step.name == "stop_worker");
+            has_moved |= step.name == "hand_over";
+            let word = match step.name.as_str() {
+                name if !is_upgrade => name.to_owned(),
+                // The end of the old worker belongs to its drain.
+                "stop_worker" if has_moved => "drain".to_owned(),
+                _ => step.word(),
+            };
             match steps.last_mut() {
-                Some((last, ms)) if is_upgrade && same(last) => *ms += step.ms,
+                Some((last, ms)) if is_upgrade && *last == word => *ms += step.ms,
                 _ => steps.push((word, step.ms)),
             }
         }
