@@ -31,6 +31,8 @@ const MAX_THREADS: u32 = 4096;
 /// Bytes of the nonce.
 const NONCE_BYTES: usize = 16;
 
+const UNANSWERED: &str = "it closed the connection without an answer";
+
 /// A probe that can be sent.
 #[derive(Debug)]
 pub(crate) struct Probe {
@@ -144,10 +146,11 @@ impl Connection {
                 Ok(received) => received,
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => continue,
+                Err(Errno::CONNRESET) => return Err(UNANSWERED.to_owned()),
                 Err(errno) => return Err(format!("its answer cannot be read: {errno}")),
             };
             if count == 0 {
-                return Err("it closed the connection without an answer".to_owned());
+                return Err(UNANSWERED.to_owned());
             }
             if from != Some(pid) {
                 let from = from.map_or_else(|| "nobody knows whom".to_owned(), |pid| format!("pid {pid}"));

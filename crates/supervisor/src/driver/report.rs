@@ -112,7 +112,11 @@ impl Driver {
                 number: worker.number,
                 pid: worker.process.pid(),
                 started_at: worker.started_at.clone(),
-                version: worker.version.clone(),
+                // Until it has said it itself, what is known of its program.
+                version: match worker.version.is_empty() {
+                    true => worker.program.version().to_owned(),
+                    false => worker.version.clone(),
+                },
                 sha256: worker.program.sha256().map(str::to_owned),
                 role: role(*key),
             };

@@ -37,10 +37,22 @@ pub(super) struct Upgrading {
     pub(super) exam: Option<(OperationKey, Exam)>,
     /// Connections of the worker that serves.
     pub(super) connections: Option<u64>,
-    /// The handoff that runs, or whose giver still lets connections end: its call and whose it is.
-    handing_over: Option<(CallKey, OperationKey)>,
+    /// The handoff that runs, or whose giver still lets connections end.
+    handing_over: Option<HandingOver>,
     /// Carried state of workers that do not serve: it counts when they do.
     pub(super) carried: BTreeMap<WorkerKey, CarriedState>,
+}
+
+/// A handoff that was begun.
+#[derive(Debug)]
+struct HandingOver {
+    call: u64,
+    operation: OperationKey,
+    to: WorkerKey,
+    /// What was given, as long as nobody has said that it has it.
+    given: BTreeMap<String, u64>,
+    /// Whether somebody has.
+    taken: bool,
 }
 
 /// A handoff as the machine asks for it.
@@ -91,7 +103,8 @@ impl Driver {
     /// Gives the two workers what they need to move everything from one to the other.
     pub(super) fn hand_over(&mut self, handoff: Handoff) {
         let Handoff { operation, call, from, to, within, limit } = handoff;
-        self.upgrading.handing_over = Some((call, operation));
+        let given = BTreeMap::new();
+        self.upgrading.handing_over = Some(HandingOver { call: call.0, operation, to, given, taken: false });
         let (Some(giver), Some(taker)) = (self.workers.get(&from), self.workers.get(&to)) else {
             let gone = if self.workers.contains_key(&to) { from } else { to };
             return self.pending.push_back(Event::ChannelLost { worker: gone });
@@ -123,8 +136,8 @@ impl Driver {
 
     /// The record of the operation whose handoff this is.
     fn of_handoff(&mut self, call: u64) -> Option<&mut Operation> {
-        let (_, operation) = self.upgrading.handing_over.filter(|(running, _)| running.0 == call)?;
-        Some(&mut self.operations.get_mut(operation)?.operation)
+        let handing_over = self.upgrading.handing_over.as_ref().filter(|running| running.call == call)?;
+        Some(&mut self.operations.get_mut(handing_over.operation)?.operation)
     }
 
     pub(super) fn took_over(
@@ -136,6 +149,10 @@ impl Driver {
         freeze: Duration,
     ) {
         self.metrics.moved(&moved, freeze);
+        if let Some(running) = self.upgrading.handing_over.as_mut().filter(|running| running.call == call) {
+            running.given.clear();
+            running.taken = true;
+        }
         if let Some(operation) = self.of_handoff(call) {
             operation.losses.merge(losses);
             if let Some(upgrade) = &mut operation.upgrade {
@@ -156,20 +173,36 @@ impl Driver {
         if let Some(upgrade) = self.of_handoff(call).and_then(|operation| operation.upgrade.as_mut()) {
             // The giver stood still for longer than the other one knows.
             upgrade.freeze_us = upgrade.freeze_us.max(Some(microseconds(freeze)));
-            if upgrade.moved.is_empty() {
-                upgrade.moved = moved;
-            }
+        }
+        let running = self.upgrading.handing_over.as_mut();
+        if let Some(running) = running.filter(|running| running.call == call && !running.taken) {
+            running.given = moved;
         }
         self.step(Event::HandedOver { worker, call: CallKey(call) });
     }
 
     pub(super) fn handoff_failed(&mut self, worker: WorkerKey, call: u64, why: String) {
         tracing::error!(%worker, "the handoff was called off: {why}");
-        if let Some((_, operation)) = self.upgrading.handing_over.filter(|(running, _)| running.0 == call) {
+        let running = self.upgrading.handing_over.as_ref().filter(|running| running.call == call);
+        if let Some(operation) = running.map(|running| running.operation) {
             self.note_failure(operation, why, Vec::new());
         }
-        // Of the one that was to take over the machine needs to hear nothing: the other one ends it, and says so.
-        self.step(Event::HandoffFailed { worker, call: CallKey(call) });
+        let serves = self.serving.as_ref().is_some_and(|serving| serving.worker == worker);
+        match serves {
+            true => self.step(Event::HandoffFailed { worker, call: CallKey(call) }),
+            // The one that was to take over will not: the other one notices when it is dead.
+            false => self.step(Event::ChannelLost { worker }),
+        }
+    }
+
+    /// A worker has ended. What was given to it and what it has not said to have is lost.
+    pub(super) fn lost_taker(&mut self, worker: WorkerKey) {
+        let running = self.upgrading.handing_over.as_mut().filter(|running| running.to == worker);
+        let Some(HandingOver { call, given, .. }) = running else { return };
+        let (call, given) = (*call, std::mem::take(given));
+        if let Some(operation) = self.of_handoff(call) {
+            operation.losses.merge(&Losses(given));
+        }
     }
 
     /// A worker has no connection left.

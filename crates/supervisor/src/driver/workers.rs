@@ -179,6 +179,7 @@ impl Driver {
         }
         let Some(worker) = self.workers.remove(&key) else { return };
         self.upgrading.carried.remove(&key);
+        self.lost_taker(key);
         let what = format!("worker {} (pid {}) {exit}", worker.number, worker.process.pid());
         if worker.is_ending {
             tracing::info!("{what}");

@@ -20,6 +20,8 @@ mod reloads;
 mod rollbacks;
 mod server;
 mod starts;
+mod upgrades;
+mod upgrading;
 mod worker;
 
 use std::process::ExitCode;
@@ -39,11 +41,21 @@ fn main() -> ExitCode {
     if std::env::var_os("HANDOVER_CHANNEL").is_some() {
         return worker::run();
     }
+    if handover_supervisor::preflight::is_asked() {
+        return upgrading::preflight();
+    }
     if std::env::var_os(server::ROLE).is_some() {
         return server::supervise();
     }
-    let all =
-        [starts::TESTS, reloads::TESTS, endings::TESTS, adoption::TESTS, probation::TESTS, rollbacks::TESTS];
+    let all = [
+        starts::TESTS,
+        reloads::TESTS,
+        endings::TESTS,
+        adoption::TESTS,
+        probation::TESTS,
+        rollbacks::TESTS,
+        upgrades::TESTS,
+    ];
     run_tests(&all.concat())
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -11,12 +12,15 @@ use handover_testkit::notify::Notifications;
 use handover_testkit::{Control, DEADLINE, Output, Process, Workspace, until};
 use serde_json::Value;
 
-use crate::worker;
+use crate::{upgrading, worker};
 
 /// Variable that makes this program a supervisor.
 pub const ROLE: &str = "FAKE_SUPERVISOR";
 /// Variable with a shorter time limit for preparing, in milliseconds.
 pub const PREPARE_LIMIT: &str = "FAKE_PREPARE_LIMIT";
+
+/// Variable that makes all time limits of an upgrade short.
+pub const SHORT_LIMITS: &str = "FAKE_SHORT_LIMITS";
 
 /// Variable that says which generation of the journal to start from.
 pub const START_FROM: &str = "FAKE_START_FROM";
@@ -54,12 +58,25 @@ impl tracing::Subscriber for Log {
 /// The supervisor's `main`.
 pub fn supervise() -> ExitCode {
     let _ = tracing::subscriber::set_global_default(Log);
-    let mut options = Options::new("fake", "1.2.3");
+    let mut options = Options::new("fake", &upgrading::version());
     options.control = std::env::var_os("FAKE_CONTROL").unwrap().into();
     options.state = std::env::var_os("FAKE_STATE").unwrap().into();
     if let Ok(limit) = std::env::var(PREPARE_LIMIT) {
         let prepare = Duration::from_millis(limit.parse().unwrap());
         options.limits = Limits { prepare, ..Limits::DEFAULT };
+    }
+    if std::env::var_os(SHORT_LIMITS).is_some() {
+        let short = Duration::from_secs(5);
+        options.limits = Limits {
+            examine: short,
+            worker_start: short,
+            prepare: short,
+            commit: short,
+            probe: short,
+            handoff: short,
+            handoff_grace: Duration::from_secs(3),
+            ..options.limits
+        };
     }
     options.start_from = match std::env::var(START_FROM).as_deref() {
         Ok("last") => Some(StartFrom::Last),
@@ -78,7 +95,12 @@ pub struct Server {
 
 /// The command that starts a supervisor in a workspace.
 pub fn command(workspace: &Workspace) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    command_of(workspace, &std::env::current_exe().unwrap())
+}
+
+/// The same from a copy of this program.
+pub fn command_of(workspace: &Workspace, program: &Path) -> Command {
+    let mut command = Command::new(program);
     command
         .env(ROLE, "1")
         .env("FAKE_CONTROL", workspace.control_socket())

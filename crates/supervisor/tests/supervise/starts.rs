@@ -33,7 +33,7 @@ fn a_start_prints_four_lines_and_serves() {
     output.expect_code(0);
     let lines: Vec<&str> = output.stdout.lines().collect();
     assert_eq!(lines.len(), 4, "{output:?}");
-    assert_eq!(lines[0], "fake 1.2.3 serves: fake");
+    assert_eq!(lines[0], "fake fake 1 serves: fake");
     assert_eq!(lines[1], format!("generation 1 listens on {address}"));
     assert_eq!(lines[2], format!("control socket: {}", workspace.control_socket().display()));
     assert!(lines[3].starts_with("next: "));

@@ -39,6 +39,8 @@ use handover_supervisor::protocol::{
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::upgrading::{self, Ended, Role};
+
 /// Variable with the path of the configuration file.
 pub const CONFIG: &str = "FAKE_CONFIG";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -70,6 +72,8 @@ struct Worker {
     carried: Option<OwnedFd>,
     held: Vec<(ListenerSpec, OwnedFd)>,
     asked: Option<(bool, String)>,
+    mark: String,
+    role: Role,
 }
 
 pub fn run() -> ExitCode {
@@ -85,6 +89,8 @@ pub fn run() -> ExitCode {
         carried: None,
         held: Vec::new(),
         asked: None,
+        mark: upgrading::mark(),
+        role: Role::Serves,
     };
     loop {
         match worker.channel.recv(None) {
@@ -93,6 +99,8 @@ pub fn run() -> ExitCode {
                     return code;
                 }
             }
+            // Another one serves, or it was not told to.
+            Err(ChannelError::Closed) if worker.role != Role::Serves => return ExitCode::SUCCESS,
             Err(ChannelError::Closed) => {
                 worker.candidate = None;
                 poll(&mut [PollFd::new(&door, PollFlags::IN)], None).unwrap();
@@ -113,7 +121,13 @@ impl Worker {
 
     fn hear(&mut self, message: ToWorker, fds: Vec<OwnedFd>) -> Option<ExitCode> {
         match message {
-            ToWorker::Welcome { worker, carried, .. } => {
+            ToWorker::Welcome { worker, carried, candidate, .. } => {
+                if candidate {
+                    self.role = Role::Candidate;
+                    if upgrading::at(&self.mark, "hello") {
+                        return None;
+                    }
+                }
                 if carried {
                     self.carried = fds.into_iter().next();
                 }
@@ -126,8 +140,22 @@ impl Worker {
                 }
             }
             ToWorker::Bound { candidate, results } => self.bound(candidate, &results, fds),
-            ToWorker::Commit { candidate, .. } => self.commit(candidate),
-            ToWorker::Probe { .. } | ToWorker::HandOver { .. } | ToWorker::TakeOver { .. } => {}
+            ToWorker::Commit { candidate, accept } => {
+                if !accept && upgrading::at(&self.mark, "standby") {
+                    return None;
+                }
+                self.commit(candidate, accept);
+            }
+            ToWorker::Probe { nonce, .. } => {
+                upgrading::probe(&self.mark, self.key, nonce, fds.into_iter().next().unwrap());
+            }
+            ToWorker::HandOver { call, within, peer_pid, .. } => {
+                self.acceptor = None;
+                self.handed(call, upgrading::give(&self.mark, call, within, peer_pid, fds));
+            }
+            ToWorker::TakeOver { call, peer_pid } => {
+                self.handed(call, upgrading::take(&self.mark, call, peer_pid, fds));
+            }
             ToWorker::Abort { .. } => self.candidate = None,
             ToWorker::Drain { call, .. } => {
                 self.acceptor = None;
@@ -141,6 +169,7 @@ impl Worker {
                 }
             }
             ToWorker::Resume { call } => {
+                self.role = Role::Serves;
                 self.accept();
                 self.say(&ToSupervisor::Resumed { call }, &[]);
             }
@@ -201,17 +230,18 @@ impl Worker {
         fds.extend(serving.is_some().then_some(executable.as_fd()));
         let actions = ["echo", "fail", "die", "orphan", "carry", "carried", "asked", "held"];
         let actions = actions.map(str::to_owned).to_vec();
-        let version = "fake".to_owned();
+        let version = upgrading::version();
+        let is_old = self.role == Role::Candidate && self.mark.contains("hello-old");
         self.say(
             &ToSupervisor::Hello {
-                protocol: PROTOCOL_VERSION,
+                protocol: if is_old { 2 } else { PROTOCOL_VERSION },
                 oldest: 0,
                 version,
                 actions,
                 serving,
                 formats: [1, 1],
-                threads: 0,
-                movable: false,
+                threads: upgrading::THREADS,
+                movable: true,
             },
             &fds,
         );
@@ -235,6 +265,11 @@ impl Worker {
                 (Source::Bundle, _) => assert!(bundle.get(&path).is_some()),
             }
         }
+        if self.role == Role::Candidate && upgrading::at(&self.mark, "prepare") {
+            return;
+        }
+        let rejects = self.role == Role::Candidate && self.mark.contains("prepare-reject");
+        problems.extend(rejects.then(|| Problem::new("this version does not know that setting")));
         let unreachable = text.lines().any(|line| line == "unreachable");
         problems.extend(unreachable.then(|| Problem::new("the store cannot be reached")));
         if text.contains("prepare hang") {
@@ -288,7 +323,32 @@ impl Worker {
         self.say(&prepared, &[bundle.as_fd()]);
     }
 
-    fn commit(&mut self, number: u64) {
+    /// What came of a handoff.
+    fn handed(&mut self, call: u64, ended: Ended) {
+        match ended {
+            Ended::Took(message) => {
+                self.role = Role::Serves;
+                self.accept();
+                self.say(&message, &[]);
+                upgrading::at(&self.mark, "took");
+            }
+            Ended::Gave(message) => {
+                self.role = Role::Gave;
+                self.say(&message, &[]);
+                let losses = Losses::default();
+                self.say(&ToSupervisor::Drained { call, losses, late: Default::default(), ended: 1 }, &[]);
+            }
+            Ended::Stayed(message) => {
+                if self.role == Role::Serves {
+                    self.accept();
+                }
+                self.say(&message, &[]);
+            }
+            Ended::Nothing => {}
+        }
+    }
+
+    fn commit(&mut self, number: u64, accept: bool) {
         let mut candidate = self.candidate.take().unwrap();
         assert_eq!(candidate.number, number);
         if candidate.text.contains("commit die\n") {
@@ -312,7 +372,9 @@ impl Worker {
             self.carried = Some(file);
         }
         self.serving = Some(candidate);
-        self.accept();
+        if accept {
+            self.accept();
+        }
         self.say(&ToSupervisor::Committed { candidate: number }, &[]);
     }
 
@@ -329,7 +391,8 @@ impl Worker {
     }
 
     fn guard(&self, call: u64) {
-        let (passed, detail) = match self.value("guard").as_deref() {
+        let fails = self.mark.contains("guard-fail").then(|| "fail".to_owned());
+        let (passed, detail) = match fails.or(self.value("guard")).as_deref() {
             Some("fail") => (false, "5xx 41 % of 120 requests, was 0.2 % of 4,000"),
             Some("hang") => return,
             Some("die") => std::process::exit(10),
