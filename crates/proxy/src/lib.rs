@@ -11,6 +11,8 @@ pub mod config;
 mod conn;
 mod event_loop;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod generation;
 mod metrics;
 mod moving;

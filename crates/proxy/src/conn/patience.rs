@@ -105,6 +105,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_of_a_peer_holds_in_a_process_with_another_clock() {
+        let mut patience = Patience::default();
+        let next = patience.begin(100, LIMIT);
+        assert!(patience.seen(1_000, next, LIMIT).is_some());
+        let mut moved = Patience::from_state(patience.to_state(120), 7_000_120);
+        for now in 121..160 {
+            let there = moved.seen(1_000, 7_000_000 + now, LIMIT).map(|next| next - 7_000_000);
+            assert_eq!(patience.seen(1_000, now, LIMIT), there, "{now}");
+        }
+        assert_eq!(moved.seen(1_000, 7_000_160, LIMIT), None);
+    }
+
+    #[test]
     fn a_peer_that_stops_is_given_up_the_limit_later() {
         let at = given_up(|tick| 1_000 - usize::try_from(tick.min(500)).unwrap(), 1_000).unwrap();
         assert!((540..=563).contains(&at), "{at}");

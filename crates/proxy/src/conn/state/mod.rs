@@ -17,7 +17,8 @@
 //!
 //! Sockets are named by the numbers under which they were sent, times are what is left or has passed, and what has a name is named by it:
 //! nothing means something else in another process. What one process alone knows is made anew: plans, turns, gauges, the thread's own
-//! listener, and that a peer has gone, which its socket says again.
+//! listener, and that a peer has gone, which its socket says again. If an attempt to reach an endpoint failed before another did not,
+//! the reason is forgotten.
 //!
 //! Format 1 leaves out how old connections are, and what is known of peers that take things slowly; format 2 has everything. Both
 //! must stay as they are, byte by byte, for as long as they are read (`fixtures/connections-1.bin`).

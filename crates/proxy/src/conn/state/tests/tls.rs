@@ -107,3 +107,38 @@ fn a_request_over_tls_moves_behind_every_byte_of_ciphertext() {
         assert_eq!((here.active(), there.active()), (0, 0));
     }
 }
+
+/// Ciphertext that the kernel does not take waits in the connection: it moves as it is, and is not sealed again.
+#[test]
+fn a_long_response_over_tls_to_a_slow_client_moves_whenever_nothing_goes_any_more() {
+    let (stage, text, config) = safe();
+    let (mut here, mut there) = (Process::new(&text), Process::new(&text));
+    let (conn, far, mut session) = greet(&mut here, config);
+    let mut sealed = Vec::new();
+    session.seal(b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n", &mut sealed).unwrap();
+    say(&far, &sealed);
+    let mut conn = here.run(conn).unwrap();
+    let endpoint = stage.accept().unwrap();
+    let body: Vec<u8> = (0..3_000_000_u32).map(|at| (at * 7 + at / 251).to_le_bytes()[0]).collect();
+    let head = format!("HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let response = [head.as_bytes(), &body].concat();
+    let (mut sent, mut received, mut opened, mut moves) = (0, Vec::new(), Vec::new(), 0);
+    let mut taken = vec![0; 200_000];
+    while opened.len() < response.len() {
+        if let Ok(count) = rustix::io::write(&endpoint, &response[sent..]) {
+            sent += count;
+        }
+        conn = here.run(conn).unwrap();
+        conn = move_to(&mut here, &mut there, conn, 1 + u16::from(moves % 2 == 0));
+        std::mem::swap(&mut here, &mut there);
+        if let Ok(count) = rustix::io::read(&far, &mut taken[..]) {
+            received.extend_from_slice(&taken[..count]);
+            let used = session.open(&mut received, &mut opened).unwrap();
+            received.drain(..used.consumed);
+        }
+        moves += 1;
+        assert!(moves < 10_000, "nothing comes any more after {} bytes", opened.len());
+    }
+    assert!(opened == response && moves > 8, "{moves} moves");
+    conn.close(End::Done, &mut here.cx);
+}
