@@ -92,7 +92,7 @@ fn report(seed: u64) -> String {
 
 #[test]
 #[allow(clippy::print_stderr)] // A trace is read by people.
-fn six_rules_hold_in_every_step_of_a_hundred_thousand_lives() {
+fn eleven_rules_hold_in_every_step_of_a_hundred_thousand_lives() {
     if let Some(seed) = number_from("HANDOVER_SIM_SEED") {
         let world = World::run(seed, None, true);
         eprintln!("{}", report(seed));
@@ -214,6 +214,43 @@ fn going_back_from_what_was_confirmed_is_noticed() {
 #[test]
 fn a_verdict_of_another_guard_is_noticed() {
     assert_noticed(Sabotage::TakesTheVerdictOfAnotherGuard, &[9]);
+}
+
+#[test]
+fn a_handoff_that_the_journal_does_not_know_of_is_noticed() {
+    assert_noticed(Sabotage::HandsOverUnrecorded, &[3]);
+}
+
+#[test]
+fn a_reload_that_is_lost_in_the_exec_is_noticed() {
+    assert_noticed(Sabotage::ForgetsWhatWasDeferred, &[3]);
+}
+
+#[test]
+fn a_worker_that_counts_as_serving_before_it_does_is_noticed() {
+    assert_noticed(Sabotage::SwitchesTooEarly, &[5]);
+    assert_noticed(Sabotage::BelievesTheGiver, &[5, 6]);
+}
+
+#[test]
+fn an_old_worker_that_goes_before_the_new_one_serves_is_noticed() {
+    assert_noticed(Sabotage::StopsTheOldOneTooEarly, &[4, 5]);
+}
+
+#[test]
+fn a_binary_that_is_forgotten_before_its_time_is_noticed() {
+    assert_noticed(Sabotage::ForgetsTheBinaryBefore, &[7]);
+}
+
+#[test]
+fn two_workers_that_accept_are_noticed() {
+    assert_noticed(Sabotage::AcceptsBesideTheOther, &[10]);
+    assert_noticed(Sabotage::ResumesBeforeTheOtherIsDead, &[10]);
+}
+
+#[test]
+fn an_exec_before_its_time_is_noticed() {
+    assert_noticed(Sabotage::ReexecutesTooEarly, &[11]);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    CandidateKey, Effect, Event, Kind, Message, OperationKey, Pending, Refusal, StepName, WorkerKey,
+    Binary, CallKey, CandidateKey, Effect, Event, Kind, Message, OperationKey, Pending, Refusal, StepName,
+    WorkerKey,
 };
 
 use crate::ops::State;
@@ -43,8 +44,24 @@ pub(crate) enum Sabotage {
     ConfirmLeavesTheDeadline,
     /// 9: the verdict of an earlier guard counts for this one.
     TakesTheVerdictOfAnotherGuard,
-    /// 11: what a signal asked for is forgotten on the way into another binary.
+    /// 3: a worker takes over although the journal could not be told.
+    HandsOverUnrecorded,
+    /// 3: what a signal asked for is forgotten on the way into another binary.
     ForgetsWhatWasDeferred,
+    /// 5: a worker counts as serving when it is told to take over, not when it has.
+    SwitchesTooEarly,
+    /// 5: the word of the one that hands over is taken for that of the one that takes over.
+    BelievesTheGiver,
+    /// 5: the old worker is sent away when it is told to hand over.
+    StopsTheOldOneTooEarly,
+    /// 7: the binary before is forgotten while the upgrade awaits confirmation.
+    ForgetsTheBinaryBefore,
+    /// 10: a candidate accepts as soon as it has what serves.
+    AcceptsBesideTheOther,
+    /// 10: the old worker is told to resume when the new one is killed, not when it is dead.
+    ResumesBeforeTheOtherIsDead,
+    /// 11: the supervisor becomes the new binary as soon as the new worker serves.
+    ReexecutesTooEarly,
 }
 
 impl World {
@@ -68,6 +85,15 @@ impl World {
                     Some(guard) => Event::GuardEnded { worker, call: guard.call, passed },
                     None => event,
                 }
+            }
+            (Some(Sabotage::HandsOverUnrecorded), Event::IntentFailed { operation, generation })
+                if self.ops.iter().any(|op| op.key == operation && op.kind == Kind::Upgrade) =>
+            {
+                Event::IntentWritten { operation, generation }
+            }
+            (Some(Sabotage::BelievesTheGiver), Event::HandedOver { call, .. }) => {
+                let to = self.driver.as_ref().and_then(|driver| driver.view.handing_over);
+                to.map_or(event, |(_, worker)| Event::TookOver { worker, call, clean: true })
             }
             _ => event,
         }
@@ -134,6 +160,11 @@ impl World {
                     _ => effect,
                 });
             }
+            (_, Effect::HandOver { .. } | Effect::Switch { .. } | Effect::KillWorker { .. })
+            | (Sabotage::ForgetsTheBinaryBefore, Effect::Pending { upgrade: Some(_), .. }) => {
+                spoilt.push(effect);
+                spoilt.extend(self.spoil_upgrade(sabotage, effect));
+            }
             (_, Effect::Send { worker, message }) => self.spoil_message(sabotage, worker, message, spoilt),
             _ => spoilt.push(effect),
         }
@@ -164,12 +195,38 @@ impl World {
             (Sabotage::KillsTheServingWorker, Message::Abort { .. }) => {
                 spoilt.extend([Effect::KillWorker { worker }, said]);
             }
+            (Sabotage::AcceptsBesideTheOther, Message::Commit { candidate, .. }) => {
+                let message = Message::Commit { candidate, accept: true };
+                spoilt.push(Effect::Send { worker, message });
+            }
             (Sabotage::LetsGoTooEarly, Message::Commit { candidate, .. }) => {
                 spoilt.push(said);
                 let generation = self.driver.as_ref().and_then(|driver| driver.view.committing);
                 spoilt.extend(generation.map(|generation| Effect::Serve { worker, candidate, generation }));
             }
             _ => spoilt.push(said),
+        }
+    }
+
+    /// What follows upon this effect and should not.
+    fn spoil_upgrade(&self, sabotage: Sabotage, effect: Effect) -> Option<Effect> {
+        match (sabotage, effect) {
+            (Sabotage::SwitchesTooEarly, Effect::HandOver { operation, to, .. }) => {
+                Some(Effect::Switch { worker: to, operation: Some(operation) })
+            }
+            (Sabotage::StopsTheOldOneTooEarly, Effect::HandOver { from, .. }) => {
+                Some(Effect::Send { worker: from, message: Message::Stop { now: false } })
+            }
+            (Sabotage::ReexecutesTooEarly, Effect::Switch { operation: Some(operation), .. }) => {
+                Some(Effect::Reexec { operation })
+            }
+            (Sabotage::ForgetsTheBinaryBefore, _) => Some(Effect::Forget { binary: Binary::Previous }),
+            (Sabotage::ResumesBeforeTheOtherIsDead, Effect::KillWorker { worker }) => {
+                let old = self.workers.iter().find(|other| other.key != worker && other.standby)?;
+                let message = Message::Resume { call: CallKey(0) };
+                Some(Effect::Send { worker: old.key, message })
+            }
+            _ => None,
         }
     }
 

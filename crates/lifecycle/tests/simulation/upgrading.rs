@@ -113,7 +113,9 @@ impl World {
     fn switch(&mut self, key: WorkerKey) {
         let worker = self.workers.iter().find(|worker| worker.key == key);
         let Some((binary, proved)) = worker.map(|worker| {
-            (worker.binary, worker.took_over.is_some() || worker.said_committed.is_some() || worker.standby)
+            // It accepts, or it has handed over and would again, because nobody does.
+            let gave = worker.moving.as_ref().is_some_and(|moving| !moving.is_open());
+            (worker.binary, !worker.standby || gave)
         }) else {
             return self.break_rule(5, format!("{key} is to serve and does not exist"));
         };
