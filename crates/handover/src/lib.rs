@@ -35,8 +35,8 @@ pub use files::MAX_FILE_BYTES;
 pub use host::{HostOptions, host};
 pub use prepare::{BindError, Bound, GivenTop, Prepare};
 pub use server::{
-    Call, Certificates, Context, Counters, LISTEN_VARIABLE_PREFIX, LoadError, Reloadable, Server, Tracked,
-    TrackedStream,
+    Adopted, Call, Certificates, Context, Counters, Kept, LISTEN_VARIABLE_PREFIX, LoadError, Movable, Mover,
+    Moves, Reloadable, Server, Sockets, Tracked, TrackedStream,
 };
 pub use service::{Candidate, Service};
 pub use types::{

@@ -42,8 +42,8 @@ pub(crate) struct Give {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) enum Gave {
-    /// The taker serves, and this worker accepts nothing more.
-    HandedOver { moved: Counts, freeze: Duration },
+    /// The taker serves, and this worker accepts nothing more. About so many connections are `left`.
+    HandedOver { moved: Counts, freeze: Duration, left: u64 },
     /// Nothing has changed: this worker serves on.
     Failed { why: String },
     /// This process must end.
@@ -86,6 +86,7 @@ impl Giving {
             outlet: None,
             frozen: None,
             moved: Counts::new(),
+            open: None,
             froze_at: Instant::now(),
             freeze: Duration::ZERO,
             handed_over: false,
@@ -126,6 +127,8 @@ struct Driver {
     outlet: Option<Arc<Outlet>>,
     frozen: Option<Frozen>,
     moved: Counts,
+    /// Connections that were open at the beginning.
+    open: Option<u64>,
     froze_at: Instant,
     freeze: Duration,
     handed_over: bool,
@@ -250,7 +253,8 @@ impl Driver {
             Action::HandedOver => {
                 self.handed_over = true;
                 let moved = std::mem::take(&mut self.moved);
-                (self.tell)(Gave::HandedOver { moved, freeze: self.freeze });
+                let left = self.open.unwrap_or(0).saturating_sub(moved.values().sum());
+                (self.tell)(Gave::HandedOver { moved, freeze: self.freeze, left });
             }
             Action::Failed(why) => (self.tell)(Gave::Failed { why }),
             Action::GiveUp(why) => (self.tell)(Gave::GiveUp { why }),
@@ -279,6 +283,7 @@ impl Driver {
         let formats = formats(self.calls.service()).map(|formats| [*formats.start(), *formats.end()]);
         let open = self.calls.service().open_connections();
         let versions = [OLDEST_PEER_VERSION, PEER_VERSION];
+        self.open = open;
         self.say(&ToTaker::Offer { versions, formats, open }, None)
     }
 

@@ -8,8 +8,10 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::RuntimeFlavor;
 use tokio::sync::watch;
 
+use super::movable::Exit;
 use super::track::{Tracked, Tracker};
 use crate::drain::Drain;
 use crate::types::{Address, ListenerSpec};
@@ -26,6 +28,8 @@ pub struct Context {
 struct Shared {
     listeners: Mutex<Arc<Listeners>>,
     draining: watch::Sender<bool>,
+    /// The way to the worker that serves now, once this one does not.
+    exit: watch::Sender<Option<Arc<Exit>>>,
     tracker: Tracker,
     state: Mutex<State>,
     changed: Condvar,
@@ -37,6 +41,10 @@ pub(crate) type Listeners = BTreeMap<String, (ListenerSpec, OwnedFd)>;
 #[derive(Debug, Default)]
 struct State {
     ready: bool,
+    /// Another worker serves: who asks for a listener waits.
+    shut: bool,
+    /// The run is being dropped, and nothing will ever come.
+    cut: bool,
     /// Set once the server's future is over: what it returned.
     ended: Option<Result<(), String>>,
     /// Told when the run ends.
@@ -50,12 +58,14 @@ impl fmt::Debug for Context {
 }
 
 impl Context {
-    pub(crate) fn new(listeners: Arc<Listeners>) -> Self {
+    /// `shut`: another worker serves as yet.
+    pub(crate) fn new(listeners: Arc<Listeners>, shut: bool) -> Self {
         let shared = Shared {
             listeners: Mutex::new(listeners),
             draining: watch::Sender::new(false),
+            exit: watch::Sender::new(None),
             tracker: Tracker::default(),
-            state: Mutex::default(),
+            state: Mutex::new(State { shut, ..State::default() }),
             changed: Condvar::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -63,6 +73,9 @@ impl Context {
 
     /// The TCP listener of this name, ready to accept. The supervisor holds it too: it stays open, and keeps its
     /// queue of waiting connections, whatever happens to this process.
+    ///
+    /// In the worker of a new binary this call waits until the old one has handed over. What a server needs before it can
+    /// serve should therefore be done before it asks for its first listener.
     ///
     /// # Errors
     /// When no listener has this name, or it is a Unix socket.
@@ -91,6 +104,7 @@ impl Context {
     }
 
     fn find(&self, name: &str) -> io::Result<(ListenerSpec, OwnedFd)> {
+        self.wait_open()?;
         match self.listeners().get(name) {
             Some((spec, socket)) => Ok((spec.clone(), socket.try_clone()?)),
             None => Err(unfit(name, "not declared: call `Server::listener` first")),
@@ -123,6 +137,57 @@ impl Context {
     pub fn ready(&self) {
         self.lock().ready = true;
         self.shared.changed.notify_all();
+    }
+
+    /// Waits until this worker is to serve. To have come here is to be ready.
+    fn wait_open(&self) -> io::Result<()> {
+        if !self.lock().shut {
+            return Ok(());
+        }
+        self.ready();
+        let wait = || {
+            let shut = |state: &mut State| state.shut && !state.cut;
+            let state =
+                self.shared.changed.wait_while(self.lock(), shut).unwrap_or_else(PoisonError::into_inner);
+            if state.shut { Err(io::Error::other("this worker ends, and never served")) } else { Ok(()) }
+        };
+        // The runtime's other tasks go on meanwhile, even if it has one thread only.
+        match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+            _ => wait(),
+        }
+    }
+
+    /// This worker serves.
+    pub(crate) fn open(&self) {
+        self.lock().shut = false;
+        self.shared.changed.notify_all();
+    }
+
+    /// Nobody waits for this run any more.
+    pub(crate) fn cut(&self) {
+        self.lock().cut = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Another worker serves: stop accepting, and move there what can.
+    pub(crate) fn move_out(&self, exit: &Arc<Exit>) {
+        self.shared.exit.send_replace(Some(Arc::clone(exit)));
+        self.shared.draining.send_replace(true);
+    }
+
+    /// Ends when another worker serves, with the way there.
+    pub(crate) async fn exit(&self) -> Arc<Exit> {
+        let mut exit = self.shared.exit.subscribe();
+        loop {
+            if let Some(exit) = exit.borrow_and_update().clone() {
+                return exit;
+            }
+            // The sender lives in the context, which is borrowed.
+            if exit.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Lets go of the library's copies of the sockets. The server's own are its own affair.

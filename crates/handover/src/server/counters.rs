@@ -36,6 +36,26 @@ impl Counters {
         count(&self.0.handshakes, &self.0.handshake_failures, !worked);
     }
 
+    fn parts(&self) -> [&AtomicU64; 6] {
+        let Counts { requests, errors_5xx, connects, connect_failures, handshakes, handshake_failures } =
+            &*self.0;
+        [requests, errors_5xx, connects, connect_failures, handshakes, handshake_failures]
+    }
+
+    /// Another worker has counted this far.
+    pub(crate) fn set(&self, figures: &Figures) {
+        for (count, figure) in self.parts().into_iter().zip(parts_of(figures)) {
+            count.store(figure, Ordering::Relaxed);
+        }
+    }
+
+    /// Another worker has counted this, beside this one.
+    pub(crate) fn add(&self, figures: &Figures) {
+        for (count, figure) in self.parts().into_iter().zip(parts_of(figures)) {
+            count.fetch_add(figure, Ordering::Relaxed);
+        }
+    }
+
     /// The totals so far.
     #[must_use]
     pub fn figures(&self) -> Figures {
@@ -52,6 +72,12 @@ impl Counters {
             handshake_failures,
         }
     }
+}
+
+fn parts_of(figures: &Figures) -> [u64; 6] {
+    let Figures { requests, errors_5xx, connects, connect_failures, handshakes, handshake_failures } =
+        *figures;
+    [requests, errors_5xx, connects, connect_failures, handshakes, handshake_failures]
 }
 
 fn count(all: &AtomicU64, bad: &AtomicU64, is_bad: bool) {
@@ -82,5 +108,11 @@ mod tests {
             handshake_failures: 1,
         };
         assert_eq!(counters.figures(), expected);
+        // What another worker has counted is gone on from, and added to.
+        let other = Counters::default();
+        other.request(500);
+        other.set(&expected);
+        other.add(&expected);
+        assert_eq!((other.figures().requests, other.figures().handshake_failures), (12, 2));
     }
 }

@@ -12,6 +12,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use prometheus_client::encoding::text::encode;
@@ -23,10 +25,13 @@ use super::address::Declared;
 use super::certificates::Certificates;
 use super::context::Listeners;
 use super::counters::Counters;
+use super::movable::AnyKind;
+use super::moving::GivingAway;
 use super::reloadable::{Ready, Value};
-use super::run::{Body, Run};
+use super::run::{Body, NotReady, Run};
 use super::{Action, Call};
 use crate::drain::Drain;
+use crate::moving::Moving;
 use crate::prepare::{Bound, Prepare};
 use crate::service::{Candidate, Service};
 use crate::types::{Change, ChangeKind, Figures, ListenerSpec, Losses, Problem, Settings, What};
@@ -43,6 +48,9 @@ pub(crate) struct Declarations {
     pub(crate) counters: Option<Counters>,
     pub(crate) watch: Option<Watch>,
     pub(crate) told: bool,
+    /// Connections that can move, and the formats of their states.
+    pub(crate) kinds: Vec<Arc<dyn AnyKind>>,
+    pub(crate) state_formats: RangeInclusive<u16>,
     pub(crate) settings: Settings,
     pub(crate) mistakes: Vec<Problem>,
     pub(crate) body: Arc<Body>,
@@ -50,16 +58,19 @@ pub(crate) struct Declarations {
 
 /// The service that the worker hosts.
 pub(crate) struct Hosted {
-    declared: Declarations,
+    pub(super) declared: Declarations,
     worker: OnceLock<WorkerHandle>,
     serving: Arc<Mutex<Serving>>,
     /// Held while a first generation is published and started: two prepares, one of them abandoned, must not mix.
     starting: Mutex<()>,
+    /// Another worker serves as yet.
+    pub(super) stands_by: AtomicBool,
+    giving_away: Mutex<GivingAway>,
 }
 
 #[derive(Default)]
-struct Serving {
-    run: Option<Run>,
+pub(super) struct Serving {
+    pub(super) run: Option<Run>,
     listeners: Option<Arc<Listeners>>,
 }
 
@@ -68,7 +79,14 @@ type Loaded = (Vec<Box<dyn Ready>>, Vec<ListenerSpec>);
 
 impl Hosted {
     pub(crate) fn new(declared: Declarations) -> Self {
-        Self { declared, worker: OnceLock::new(), serving: Arc::default(), starting: Mutex::new(()) }
+        Self {
+            declared,
+            worker: OnceLock::new(),
+            serving: Arc::default(),
+            starting: Mutex::new(()),
+            stands_by: AtomicBool::new(false),
+            giving_away: Mutex::default(),
+        }
     }
 
     /// Loads every value and reads every address: all problems at once.
@@ -111,15 +129,16 @@ impl Hosted {
         for value in ready {
             value.commit();
         }
-        let problem = |error: super::run::NotReady| vec![Problem::new(error.to_string())];
+        let problem = |error: NotReady| vec![Problem::new(error.to_string())];
         let run = self.start(Arc::clone(listeners)).map_err(problem)?;
         run.wait_ready(|| !cx.is_cancelled()).map_err(problem)?;
         Ok(run)
     }
 
-    fn start(&self, listeners: Arc<Listeners>) -> Result<Run, super::run::NotReady> {
+    fn start(&self, listeners: Arc<Listeners>) -> Result<Run, NotReady> {
         let worker = self.worker.get().cloned();
-        Run::start(&self.declared.body, listeners, self.declared.told, move |result| {
+        let how = [self.declared.told, self.stands_by.load(Ordering::Relaxed)];
+        Run::start(&self.declared.body, listeners, how, move |result| {
             let why = match result {
                 Ok(()) => "the server ended although nobody asked it to".to_owned(),
                 Err(error) => format!("the server ended: {error}"),
@@ -131,8 +150,22 @@ impl Hosted {
         })
     }
 
-    fn serving(&self) -> MutexGuard<'_, Serving> {
+    /// Calls the closure again, with the listeners of what serves; `wait` waits until it is ready.
+    pub(super) fn start_again(&self, wait: impl FnOnce(&Run) -> Result<(), NotReady>) -> Result<(), String> {
+        let listeners = self.serving().listeners.clone();
+        let Some(listeners) = listeners else { return Ok(()) };
+        let run = self.start(listeners).map_err(|error| error.to_string())?;
+        wait(&run).map_err(|error| error.to_string())?;
+        self.serving().run = Some(run);
+        Ok(())
+    }
+
+    pub(super) fn serving(&self) -> MutexGuard<'_, Serving> {
         lock(&self.serving)
+    }
+
+    pub(super) fn giving_away(&self) -> MutexGuard<'_, GivingAway> {
+        self.giving_away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,15 +228,12 @@ impl Service for Hosted {
     }
 
     fn resume(&self) {
-        let listeners = self.serving().listeners.clone();
-        let Some(listeners) = listeners else { return };
-        match self.start(listeners) {
-            Ok(run) => self.serving().run = Some(run),
-            Err(error) => {
-                if let Some(worker) = self.worker.get() {
-                    worker.fail(&error.to_string());
-                }
-            }
+        self.stands_by.store(false, Ordering::Relaxed);
+        if let Some(run) = &self.serving().run {
+            return run.open();
+        }
+        if let (Err(error), Some(worker)) = (self.start_again(|_| Ok(())), self.worker.get()) {
+            worker.fail(&error);
         }
     }
 
@@ -237,6 +267,10 @@ impl Service for Hosted {
         }
         let all: Vec<_> = self.declared.certificates.iter().flat_map(Certificates::serving).collect();
         serde_json::to_string(&all).unwrap_or_default()
+    }
+
+    fn moving(&self) -> Option<&dyn Moving> {
+        Some(self)
     }
 
     fn actions(&self) -> Vec<String> {

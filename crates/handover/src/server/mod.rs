@@ -29,6 +29,10 @@ mod certificates;
 mod context;
 mod counters;
 mod hosted;
+mod movable;
+mod moving;
+#[cfg(test)]
+mod moving_tests;
 mod reloadable;
 mod run;
 #[cfg(test)]
@@ -38,6 +42,7 @@ mod track;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,12 +55,14 @@ use crate::types::{Problem, Settings};
 use crate::watch::Watch;
 use address::Declared;
 use hosted::{Declarations, Hosted};
+use movable::AnyKind;
 use reloadable::Value;
 
 pub use address::LISTEN_VARIABLE_PREFIX;
 pub use certificates::Certificates;
 pub use context::Context;
 pub use counters::Counters;
+pub use movable::{Adopted, Kept, Movable, Mover, Moves, Sockets};
 pub use reloadable::{LoadError, Reloadable};
 pub use track::{Tracked, TrackedStream};
 
@@ -74,6 +81,8 @@ pub struct Server {
     counters: Option<Counters>,
     watch: Option<Watch>,
     told: bool,
+    kinds: Vec<Arc<dyn AnyKind>>,
+    state_formats: RangeInclusive<u16>,
     settings: Settings,
     state_is_set: bool,
     /// What the program declared twice: found out when it is started, answered like a wrong configuration.
@@ -105,6 +114,8 @@ impl Server {
             counters: None,
             watch: None,
             told: false,
+            kinds: Vec::new(),
+            state_formats: 1..=1,
             settings: Settings::default(),
             state_is_set: false,
             mistakes: Vec::new(),
@@ -208,6 +219,25 @@ impl Server {
         self
     }
 
+    /// Declares connections that can move to the worker of a new binary while they are open (`handover upgrade`), with the
+    /// state `T` of each. `name` is what they are counted under, say that of their listener, and the same in every version
+    /// of the program. Whatever is not moved drains.
+    pub fn movable<T: Movable>(&mut self, name: &'static str) -> Moves<T> {
+        let moves = Moves::new(name);
+        if self.kinds.iter().any(|known| known.name() == name) {
+            self.mistakes.push(Problem::new(format!("two kinds of movable connections are named {name:?}")));
+        }
+        self.kinds.push(moves.kind());
+        moves
+    }
+
+    /// The oldest and the newest format in which this program writes and reads the states of its connections; `1..=1` unless
+    /// it is said. Two versions of the program use the newest that both know, so that going back works too.
+    pub fn state_formats(&mut self, formats: RangeInclusive<u16>) -> &mut Self {
+        self.state_formats = formats;
+        self
+    }
+
     /// Who may do what over the control socket, how long a drain may take, how much history is kept. By default
     /// only root and the user that runs the program may do anything.
     pub fn settings(&mut self, settings: Settings) -> &mut Self {
@@ -248,7 +278,7 @@ impl Server {
             Box::pin(async move { future.await.map_err(|error| error.to_string()) })
         });
         let Self { options, listeners, values, certificates, actions, .. } = self;
-        let Self { counters, watch, told, settings, mistakes, .. } = self;
+        let Self { counters, watch, told, kinds, state_formats, settings, mistakes, .. } = self;
         let declared = Declarations {
             listeners,
             values,
@@ -257,6 +287,8 @@ impl Server {
             counters,
             watch,
             told,
+            kinds,
+            state_formats,
             settings,
             mistakes,
             body,

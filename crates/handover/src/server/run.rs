@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::context::{Context, Listeners};
+use super::movable::Exit;
 use crate::drain::{Drain, DrainEnd, LONGEST_DRAIN};
 use crate::types::Losses;
 use crate::worker::panic_text;
@@ -58,12 +59,12 @@ pub(crate) enum NotReady {
 }
 
 impl Run {
-    /// Calls the closure. With `told`, only [`Context::ready`] makes the run ready; else the first time that its
+    /// Calls the closure. With `shut`, it gets its listeners only after [`Run::open`]. With `told`, only [`Context::ready`] makes the run ready; else the first time that its
     /// future waits for something does. `lost` is called if the future ends although nobody asked it to.
     pub(crate) fn start(
         body: &Arc<Body>,
         listeners: Arc<Listeners>,
-        told: bool,
+        [told, shut]: [bool; 2],
         lost: impl FnOnce(Result<(), String>) + Send + 'static,
     ) -> Result<Self, NotReady> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -71,7 +72,7 @@ impl Run {
             .thread_name("serve")
             .build()
             .map_err(|error: io::Error| NotReady::Runtime(error.to_string()))?;
-        let context = Context::new(listeners);
+        let context = Context::new(listeners, shut);
         let (body, inside) = (Arc::clone(body), context.clone());
         // The closure itself may panic too, so it is called inside the task.
         let task = runtime.spawn(async move {
@@ -100,6 +101,16 @@ impl Run {
             }
         });
         Ok(Self { context, runtime: Some(runtime) })
+    }
+
+    /// Lets it have its listeners.
+    pub(crate) fn open(&self) {
+        self.context.open();
+    }
+
+    /// Another worker serves: it is to stop accepting, and to give away what can move. A drain follows.
+    pub(crate) fn move_out(&self, exit: &Arc<Exit>) {
+        self.context.move_out(exit);
     }
 
     /// Waits until the run is ready, as long as `wanted` says that somebody waits for it.
@@ -164,6 +175,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        self.context.cut();
         // Waiting here for tasks that block would hold up whoever drops the run.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

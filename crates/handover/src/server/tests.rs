@@ -313,7 +313,7 @@ fn a_server_that_tells_when_it_is_ready_is_not_ready_before() {
             until_drained(cx).await.map_err(|error| error.to_string())
         }
     });
-    let run = Run::start(&declared.1.body, Arc::default(), true, |_| ()).unwrap();
+    let run = Run::start(&declared.1.body, Arc::default(), [true, false], |_| ()).unwrap();
     waited.recv_timeout(PATIENCE).unwrap();
     assert_eq!(run.wait_ready(|| false), Err(NotReady::Abandoned));
     word.send(true).unwrap();
@@ -333,7 +333,7 @@ fn a_server_that_ends_although_nobody_asked_it_to_is_a_lost_worker() {
             }
         });
         let (lost_to, lost) = mpsc::channel();
-        let run = Run::start(&declared.1.body, Arc::default(), false, move |result| {
+        let run = Run::start(&declared.1.body, Arc::default(), [false, false], move |result| {
             lost_to.send(result).unwrap();
         })
         .unwrap();

@@ -254,7 +254,7 @@ impl Control {
 
     fn gave(&mut self, gave: Gave, call: Number) {
         match gave {
-            Gave::HandedOver { moved, freeze } => self.handed_over(moved, freeze, call),
+            Gave::HandedOver { moved, freeze, left } => self.handed_over(moved, freeze, left, call),
             Gave::Failed { why } => {
                 tracing::warn!("nothing was handed over, this worker serves on: {why}");
                 self.moves.giving = None;
@@ -273,12 +273,12 @@ impl Control {
     }
 
     /// The other worker serves.
-    fn handed_over(&mut self, moved: Counts, freeze: Duration, call: Number) {
+    fn handed_over(&mut self, moved: Counts, freeze: Duration, left: u64, call: Number) {
         self.moves.role = Role::Leaving;
         self.close_door();
         let limit = match &mut self.moves.giving {
             Some((_, given)) => {
-                given.left = self.errands.service.open_connections().unwrap_or(0);
+                given.left = left;
                 given.limit
             }
             None => Duration::ZERO,
