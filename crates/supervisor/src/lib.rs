@@ -17,7 +17,6 @@
 
 pub mod archive;
 mod banner;
-#[allow(dead_code, reason = "used by what is built on it")]
 mod binary;
 pub mod control;
 mod control_socket;
@@ -32,7 +31,6 @@ mod operations;
 mod options;
 mod passed;
 pub mod paths;
-#[allow(dead_code, reason = "used by what is built on it")]
 pub mod preflight;
 mod probe;
 mod program;

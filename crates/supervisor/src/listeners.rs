@@ -39,6 +39,8 @@ use crate::passed::{Passed, passed_for};
 use crate::protocol::{Address, BindResult, ListenerSpec};
 use crate::sockets::{self, SocketFile, Unbound};
 
+pub(crate) use saving::Unpacked;
+
 /// One listening socket. Dropping the last reference closes this process's descriptor and unlinks its path.
 #[derive(Debug)]
 pub(crate) struct Held {

@@ -5,7 +5,7 @@
 //! | HUP | reload |
 //! | TERM, INT, QUIT | drain and exit; a second one: at once |
 //! | USR1 | open log files again |
-//! | USR2 | nothing yet: it is kept for upgrades |
+//! | USR2 | upgrade to what lies where the program was started from |
 //! | CHLD | a child has ended: reap it |
 //! | XFSZ | nothing: a write beyond a limit on files (setrlimit(2)) then fails like one to a full disk, and ends nobody |
 //!
@@ -14,7 +14,11 @@
 
 use std::io;
 
+use handover_handoff::signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How often the event loop looks for what a signal's handler has noted.
+const LOOKS: usize = 4;
 
 /// A signal that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +29,37 @@ pub(crate) enum Arrived {
     User1,
     User2,
     Child,
+}
+
+impl Arrived {
+    /// The one with this name, if it is one that somebody sends.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "HUP" => Arrived::Hangup,
+            "TERM" => Arrived::End("TERM"),
+            "INT" => Arrived::End("INT"),
+            "QUIT" => Arrived::End("QUIT"),
+            "USR1" => Arrived::User1,
+            "USR2" => Arrived::User2,
+            _ => return None,
+        })
+    }
+
+    /// Sends it to this process once more. While it is blocked it waits, also for another program in this one's place. That a
+    /// child has ended is not sent: it is found.
+    pub(crate) fn raise(self) -> io::Result<()> {
+        use rustix::process::Signal;
+        let signal = match self {
+            Arrived::Hangup => Signal::HUP,
+            Arrived::End("INT") => Signal::INT,
+            Arrived::End("QUIT") => Signal::QUIT,
+            Arrived::End(_) => Signal::TERM,
+            Arrived::User1 => Signal::USR1,
+            Arrived::User2 => Signal::USR2,
+            Arrived::Child => return Ok(()),
+        };
+        signals::raise(signal.as_raw())
+    }
 }
 
 /// The installed handlers.
@@ -54,6 +89,30 @@ impl Signals {
             child: signal(SignalKind::child())?,
             _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
+    }
+
+    /// Takes no more signals: from now on they wait. Gives those that have arrived and were not looked at.
+    pub(crate) async fn hold(&mut self) -> io::Result<Vec<Arrived>> {
+        signals::block_managed()?;
+        // What a handler has noted reaches the queues when the event loop has looked.
+        for _ in 0..LOOKS {
+            tokio::task::yield_now().await;
+        }
+        let mut all = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                arrived = self.next() => all.push(arrived),
+                () = std::future::ready(()) => return Ok(all),
+            }
+        }
+    }
+
+    /// Takes signals again; those that waited arrive.
+    pub(crate) fn release(&self) {
+        if let Err(error) = signals::unblock_managed() {
+            tracing::error!("signals cannot be taken again: {error}");
+        }
     }
 
     /// The next signal. May be dropped while it waits: nothing is lost.

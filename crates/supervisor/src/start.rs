@@ -2,38 +2,43 @@
 //!
 //! ```text
 //!   signals ─▶ lock ─┬─ a worker of an earlier supervisor lives ─▶ adopt it ─┐
-//!                    └─ none ───────────────────▶ start one ─────────────────┴─▶ drive ─▶ let go ─▶ exit
+//!                    └─ none ───────────────────▶ start one ─────────────────┼─▶ drive ─▶ let go ─▶ exit
+//!   this process was another program until now ─▶ go on (`resuming.rs`) ─────┘
 //! ```
 //!
 //! The order matters. Signals first, so that a stray one is harmless. The lock before anything that two
 //! supervisors must not both do. At the end everything that the next supervisor needs (lock, journal, control socket,
 //! ports) is let go of before the last answer is written, so that whoever waited for `stop` can start anew at once.
 
+mod resuming;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use handover_api::Outcome;
+use handover_api::{Event as Told, Outcome};
 use handover_handoff::inherit::{self, InheritError, Inherited};
 use handover_handoff::process::{self, Executable};
-use handover_lifecycle::{Exit, GenerationNumber, Limits, Machine, Recovered, Unfinished, WorkerKey};
+use handover_lifecycle::{Event, Exit, GenerationNumber, Limits, Machine, Recovered, Unfinished, WorkerKey};
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::binary;
 use crate::control::{self, Crossing};
 use crate::control_socket::{ControlError, Lock};
 use crate::driver::{self, Before, Driver, Ended, Parts, QUEUE, Queues};
 use crate::found::{CannotAdopt, Found};
-use crate::handle::{self, DriverHandle};
+use crate::handle::{self, Command, DriverHandle};
 use crate::journal::{DEFAULT_KEEP, Journal, JournalError};
 use crate::listeners::Listeners;
 use crate::operations::Operations;
 use crate::options::{Options, StartFrom};
 use crate::program::Program;
 use crate::protocol::Settings;
+use crate::reexec::{self, ResumeError};
 use crate::scribe::Scribe;
 use crate::signals::Signals;
-use crate::systemd::Notifier;
+use crate::systemd::{FdStore, Notifier};
 
 /// How long answers that are being written may take at the end, the control server's own limit included.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
@@ -49,6 +54,12 @@ enum StartError {
     Adopt(#[from] CannotAdopt),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error("this process was a supervisor in another binary, and cannot go on: {0}")]
+    Resume(#[from] ResumeError),
+    #[error(
+        "this binary cannot go on with the supervisor's state: {why}; and there is no way back: {stranded}"
+    )]
+    Stranded { why: ResumeError, stranded: ResumeError },
     #[error("{}", not_kept(*wanted, kept))]
     NotKept { wanted: StartFrom, kept: Vec<u64> },
     #[error("cannot {doing}: {source}")]
@@ -98,23 +109,32 @@ fn not_kept(wanted: StartFrom, kept: &[u64]) -> String {
 #[must_use]
 pub fn run(options: Options) -> ExitCode {
     let name = options.name.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = match runtime.map_err(StartError::io("start the event loop")) {
-        Err(error) => Err(error),
-        Ok(runtime) => {
-            let result = runtime.block_on(live(options));
-            // A thread that waits for a disk that hangs must not keep the process.
-            runtime.shutdown_background();
-            result
-        }
-    };
-    match result {
+    match begin(options) {
         Ok(ended) => exit_code(&name, &ended).into(),
         Err(error) => {
             complain(&name, &error.to_string());
             error.exit_code().into()
         }
     }
+}
+
+fn begin(options: Options) -> Result<Over, StartError> {
+    let arrived = reexec::arrived()?;
+    // Signals are the main thread's alone: it must be able to keep them back.
+    let block = || {
+        if let Err(error) = handover_handoff::signals::block_managed() {
+            tracing::warn!("signals cannot be kept from a thread: {error}");
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(block).build();
+    let runtime = runtime.map_err(StartError::io("start the event loop"))?;
+    let result = match arrived {
+        None => runtime.block_on(live(options)),
+        Some(arrived) => runtime.block_on(resuming::go_on(arrived, options)),
+    };
+    // A thread that waits for a disk that hangs must not keep the process.
+    runtime.shutdown_background();
+    result
 }
 
 fn exit_code(name: &str, ended: &Over) -> handover_api::ExitCode {
@@ -153,18 +173,7 @@ async fn live(options: Options) -> Result<Over, StartError> {
     let journal = Journal::open(&options.state, DEFAULT_KEEP)?;
     let (socket, control) = lock.bind()?;
 
-    let (commands, requests) = mpsc::channel(handle::QUEUE);
-    let (events, _) = broadcast::channel(handle::EVENTS_KEPT);
-    let (settings, seen_settings) = watch::channel(Settings::default());
-    let (close, closing) = watch::channel(false);
-    let handle = DriverHandle {
-        commands,
-        events: events.clone(),
-        settings: seen_settings,
-        closing,
-        crossing: Crossing::default(),
-    };
-
+    let Line { requests, events, settings, close, handle } = Line::new();
     let mut operations = Operations::new();
     let recovered = recovered(&journal, &mut operations);
     let from = match options.start_from.filter(|_| found.is_none()) {
@@ -181,6 +190,7 @@ async fn live(options: Options) -> Result<Over, StartError> {
     let scribe = Scribe::start(journal).map_err(StartError::io("start the journal's thread"))?;
     let machine = Machine::new(options.limits, recovered);
     let program = Arc::new(Program::new(executable, Some(options.version.clone())));
+    let listeners = listeners(inherited);
     let parts = Parts {
         options,
         program,
@@ -188,9 +198,11 @@ async fn live(options: Options) -> Result<Over, StartError> {
         kept,
         lock,
         control,
-        listeners: listeners(inherited),
+        store: FdStore::new(listeners.passed()),
+        listeners,
         scribe,
         notifier: Notifier::new(),
+        crossing: handle.crossing.clone(),
         events,
         settings,
     };
@@ -205,13 +217,50 @@ async fn live(options: Options) -> Result<Over, StartError> {
     };
     let server = tokio::spawn(control::serve(socket, handle));
     let queues = Queues { commands: requests, inputs: taken_inputs, workers: said, signals };
+    Ok(drive(driver, begin, queues, server, close).await)
+}
+
+/// Drives until it is over, and lets go of everything.
+async fn drive(
+    driver: Driver,
+    begin: Event,
+    queues: Queues,
+    server: JoinHandle<std::io::Result<()>>,
+    close: watch::Sender<bool>,
+) -> Over {
     let Ended { exit, scribe, last } = driver.run(begin, queues).await;
     scribe.close();
     close.send_replace(true);
     if tokio::time::timeout(LAST_ANSWERS, server).await.is_err() {
         tracing::warn!("the control server did not end in time");
     }
-    Ok(Over { exit, report: last.map(|operation| operation.report()) })
+    Over { exit, report: last.map(|operation| operation.report()) }
+}
+
+/// The line between the driver and those who ask: its end for them is `handle`.
+struct Line {
+    requests: mpsc::Receiver<Command>,
+    events: broadcast::Sender<Told>,
+    settings: watch::Sender<Settings>,
+    close: watch::Sender<bool>,
+    handle: DriverHandle,
+}
+
+impl Line {
+    fn new() -> Self {
+        let (commands, requests) = mpsc::channel(handle::QUEUE);
+        let (events, _) = broadcast::channel(handle::EVENTS_KEPT);
+        let (settings, seen_settings) = watch::channel(Settings::default());
+        let (close, closing) = watch::channel(false);
+        let handle = DriverHandle {
+            commands,
+            events: events.clone(),
+            settings: seen_settings,
+            closing,
+            crossing: Crossing::default(),
+        };
+        Line { requests, events, settings, close, handle }
+    }
 }
 
 fn listeners(inherited: Vec<Inherited>) -> Listeners {
@@ -244,11 +293,16 @@ fn recovered(journal: &Journal, operations: &mut Operations) -> Recovered {
         upgrade: unfinished.upgrade.map(WorkerKey),
     });
     let unfinished = unfinished.collect();
+    Recovered { unfinished, ..recovered_numbers(journal) }
+}
+
+/// The numbers that must not be given twice.
+fn recovered_numbers(journal: &Journal) -> Recovered {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Recovered {
         last_generation: GenerationNumber(journal.last_generation()),
         keys_from: u64::try_from(since.as_millis()).unwrap_or(0),
         last_good: journal.last_good().map(GenerationNumber),
-        unfinished,
+        unfinished: Vec::new(),
     }
 }

@@ -53,12 +53,6 @@ pub(crate) fn keep(state: &Path, executable: &Executable, sha256: &str) -> io::R
     Ok(path)
 }
 
-/// The path of the kept binary with this digest, if there is one. What is there is looked at when it is to be run.
-pub(crate) fn kept(state: &Path, sha256: &str) -> Option<PathBuf> {
-    let path = path_of(state, sha256);
-    path.is_file().then_some(path)
-}
-
 fn copy(directory: &Path, executable: &Executable, sha256: &str) -> io::Result<()> {
     let temporary = directory.join(TEMPORARY);
     match fs::remove_file(&temporary) {

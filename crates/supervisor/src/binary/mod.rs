@@ -41,7 +41,7 @@ use rustix::fs::OFlags;
 
 use crate::protocol::UpgradeRules;
 use elf::{HEADER_BYTES, Header};
-pub(crate) use keeping::{keep, kept};
+pub(crate) use keeping::keep;
 use signature::Detached;
 
 /// The largest binary: several times the largest that anybody is known to run.

@@ -197,6 +197,11 @@ fn a_refusal_says_what_to_do_and_names_the_file() {
     assert_eq!(problem.help, Some(format!("'chmod go-w {}'", path.display())));
 }
 
+/// The path of the kept binary with this digest, if there is one.
+fn kept(state: &Path, sha256: &str) -> Option<PathBuf> {
+    Some(keeping::path_of(state, sha256)).filter(|path| path.is_file())
+}
+
 #[test]
 fn the_last_two_binaries_are_kept_and_found_by_their_digest() {
     let state = tempfile::tempdir().unwrap();

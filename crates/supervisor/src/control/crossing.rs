@@ -42,8 +42,8 @@ struct Shared {
     leaving: watch::Sender<bool>,
     /// Connections that are open.
     open: AtomicUsize,
-    /// Changes with every connection that ends while the supervisor is leaving.
-    ended: watch::Sender<u64>,
+    /// Changes whenever that does.
+    changed: watch::Sender<u64>,
     waiters: Mutex<BTreeMap<u64, Waiter>>,
     made: AtomicU64,
 }
@@ -147,7 +147,7 @@ impl Crossing {
     /// So many connections are open.
     pub(super) fn set_open(&self, open: usize) {
         self.0.open.store(open, Ordering::Relaxed);
-        self.0.ended.send_modify(|ended| *ended += 1);
+        self.0.changed.send_modify(|changed| *changed += 1);
     }
 
     /// Whether all connections that are open wait for an operation.
@@ -156,10 +156,11 @@ impl Crossing {
     }
 
     /// Waits for that.
+    #[cfg(test)]
     pub(crate) async fn quiet(&self) {
-        let mut ended = self.0.ended.subscribe();
+        let mut changed = self.0.changed.subscribe();
         while !self.is_quiet() {
-            drop(ended.changed().await);
+            drop(changed.changed().await);
         }
     }
 }

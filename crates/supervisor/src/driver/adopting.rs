@@ -185,6 +185,7 @@ impl Driver {
         self.holding = !held.is_empty();
         let held = serving.held.into_iter().zip(held).collect();
         self.parts.listeners.adopt(serving.listeners.into_iter().zip(listeners).collect(), held);
+        self.store_listeners();
         self.carried = carried.and_then(|file| {
             CarriedState::of(file)
                 .inspect_err(|why| tracing::warn!("what the adopted worker carries cannot be read: {why}"))

@@ -65,7 +65,7 @@ impl Driver {
         self.answer_worker(worker, call, done, detail);
     }
 
-    fn answer_worker(&self, worker: WorkerKey, call: u64, done: bool, detail: String) {
+    pub(super) fn answer_worker(&self, worker: WorkerKey, call: u64, done: bool, detail: String) {
         if let Some(worker) = self.workers.get(&worker) {
             tracing::debug!(worker = worker.number, done, "the reload that the worker asked for: {detail}");
             worker.send(ToWorker::Asked { call, done, detail }, Vec::new());

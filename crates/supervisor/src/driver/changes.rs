@@ -98,6 +98,7 @@ impl Driver {
         // A worker that was replaced was given these bytes; what it made of them is what it says now.
         let Some(loaded) = self.loaded.get(&generation).cloned().or(loaded).or(given) else { return };
         self.parts.listeners.serve(candidate);
+        self.store_listeners();
         self.hold();
         self.loaded.insert(generation, loaded.clone());
         let before = self.serving.take().filter(|serving| serving.generation == generation);
@@ -157,6 +158,7 @@ impl Driver {
         if let Err(error) = self.parts.control.set(settings.control_mode, settings.control_group) {
             tracing::warn!("cannot set mode and group of the control socket: {error}");
         }
+        self.machine.set_drain(settings.drain_limit.unwrap_or(self.parts.options.limits.drain));
         if let Some(keep) = settings.history {
             self.parts.scribe.later(move |journal| journal.set_keep(keep));
         }

@@ -155,6 +155,7 @@ impl Driver {
 
     fn close_listeners(&mut self) {
         self.parts.listeners.close();
+        self.store_listeners();
         for worker in self.workers.values() {
             worker.send(ToWorker::CloseListeners, Vec::new());
         }

@@ -25,6 +25,8 @@
 //! | `exams.rs` | a new binary looked at, asked, and probed |
 //! | `upgrades.rs` | one worker taking over from another, and what is written of that |
 //! | `binaries.rs` | the programs that workers are started from |
+//! | `leaving.rs` | this process about to become another program |
+//! | `reexec.rs` | what it leaves for that, and how that goes on |
 //! | `adopting.rs` | the beginning: alone, or with a worker that was left behind |
 //! | `asking.rs` | reloads that workers ask for |
 
@@ -36,6 +38,7 @@ mod diffs;
 mod effects;
 mod endings;
 mod exams;
+mod leaving;
 mod loads;
 mod reexec;
 mod report;
@@ -55,6 +58,7 @@ use handover_lifecycle::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::control::Crossing;
 use crate::control_socket::{ControlSocket, Lock};
 use crate::drift::Drift;
 use crate::handle::{Carried, Command, NewOperation};
@@ -67,10 +71,11 @@ use crate::program::Program;
 use crate::protocol::{ListenerSpec, Settings, ToWorker};
 use crate::scribe::Scribe;
 use crate::signals::{Arrived, Signals};
-use crate::systemd::Notifier;
+use crate::systemd::{FdStore, Notifier};
 use crate::worker::{FromWorker, Worker};
 
 pub(crate) use adopting::{Before, start_from};
+pub(crate) use reexec::{Unpacked, unpack};
 
 /// How often the worker is asked whether it is there, if the service manager's watchdog does not want it oftener.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -126,6 +131,13 @@ pub(crate) struct Checked {
     target: Option<Result<u64, Refused>>,
     /// The kept binary that an upgrade is to.
     binary: Option<Result<Binary, Refused>>,
+}
+
+impl Checked {
+    /// The request, and who waits for its admission: nothing becomes of it.
+    fn given_up(self) -> (NewOperation, Option<Admission>) {
+        (self.new, self.admission)
+    }
 }
 
 /// Who waits for a refusal to be written.
@@ -224,6 +236,8 @@ pub(crate) struct Parts {
     pub(crate) listeners: Listeners,
     pub(crate) scribe: Scribe,
     pub(crate) notifier: Notifier,
+    pub(crate) store: FdStore,
+    pub(crate) crossing: Crossing,
     pub(crate) events: broadcast::Sender<Told>,
     pub(crate) settings: watch::Sender<Settings>,
 }
@@ -256,6 +270,8 @@ pub(crate) struct Driver {
     probation: Option<Probation>,
     carried: Option<CarriedState>,
     binaries: binaries::Binaries,
+    /// The operation for which this process becomes another program when this turn is over.
+    leaving: Option<OperationKey>,
     upgrading: upgrades::Upgrading,
     /// Whether the worker holds sockets that it does not serve.
     holding: bool,
@@ -305,6 +321,7 @@ impl Driver {
         Driver {
             parts,
             binaries,
+            leaving: None,
             upgrading: upgrades::Upgrading::default(),
             machine,
             begun: Instant::now(),
@@ -344,6 +361,10 @@ impl Driver {
     pub(crate) async fn run(mut self, begin: Event, mut queues: Queues) -> Ended {
         self.step(begin);
         while self.exit.is_none() {
+            if let Some(operation) = self.leaving.take() {
+                self.leave(operation, &mut queues).await;
+                continue;
+            }
             let deadline = self.deadline();
             tokio::select! {
                 arrived = queues.signals.next() => self.signal(arrived),

@@ -85,6 +85,19 @@ impl Listeners {
     }
 }
 
+impl Listeners {
+    /// What the service manager passed, by name.
+    pub(crate) fn passed(&self) -> impl Iterator<Item = (String, Arc<OwnedFd>)> {
+        self.passed.iter().map(|passed| (passed.name.clone(), Arc::clone(&passed.socket)))
+    }
+
+    /// What serves, for the service manager's store: it has its own already.
+    pub(crate) fn to_store(&self) -> impl Iterator<Item = (ListenerSpec, Arc<OwnedFd>)> {
+        let ours = self.serving.iter().filter(|(_, held)| !held.inherited);
+        ours.map(|(spec, held)| (spec.clone(), Arc::clone(&held.socket)))
+    }
+}
+
 impl Unpacked {
     /// Holds them.
     pub(crate) fn hold(self) -> Listeners {

@@ -30,6 +30,9 @@ pub const OLDEST_FORMAT: u16 = 1;
 /// The newest form of saved state that this program reads, and the one that it writes.
 pub const NEWEST_FORMAT: u16 = 1;
 
+/// The longest time for which somebody waits yet.
+pub(crate) const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
 /// Why saved state cannot be taken over.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,6 +77,7 @@ pub enum ResumeError {
 /// Why this program could not go on with it.
 pub fn rehearse(saved: impl AsFd) -> Result<(), ResumeError> {
     let state = State::read(&memfd::read_sealed(saved, state::MAX_BYTES)?)?;
+    state.check()?;
     // Asked before it has come to its last step, a machine says nothing that could be gone on with.
     if state.machine.operation.is_some() {
         let recovered = Recovered::default();

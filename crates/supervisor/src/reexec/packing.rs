@@ -68,7 +68,7 @@ fn execute<'a>(executable: &Executable, saved: &'a OwnedFd, mut kept: Vec<Borrow
 fn environment(saved: RawFd) -> Vec<(OsString, OsString)> {
     let stays = |name: &OsString| {
         let is = |other: &&str| name == *other;
-        STILL_OURS.iter().any(|ours| is(ours)) || !PRIVATE_VARIABLES.iter().any(|private| is(private))
+        STILL_OURS.iter().any(&is) || !PRIVATE_VARIABLES.iter().any(is)
     };
     let ours = std::env::vars_os().filter(|(name, _)| stays(name));
     ours.chain([(SAVED_VARIABLE.into(), saved.to_string().into())]).collect()

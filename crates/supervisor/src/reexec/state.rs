@@ -306,6 +306,21 @@ impl State {
         serde_json::from_slice(bytes).map_err(damaged)
     }
 
+    /// Whether it says all that is needed to go on: a worker serves, and that one is there.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(crate) fn check(&self) -> Result<(), ResumeError> {
+        let damaged = |what: &str| Err(ResumeError::Damaged(what.to_owned()));
+        match &self.serving {
+            None => damaged("it does not say what is served"),
+            Some(serving) if !self.workers.iter().any(|worker| worker.key == serving.worker) => {
+                damaged("the worker that serves is not among its workers")
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// The bytes of it.
     ///
     /// # Errors
