@@ -203,6 +203,12 @@ impl Machine {
         }
     }
 
+    /// How long connections may take to end from now on where no request says it: what serves may have a limit of its
+    /// own. What runs already keeps the one that it began with.
+    pub fn set_drain(&mut self, limit: Duration) {
+        self.limits = Limits { drain: limit, ..self.limits }.bounded();
+    }
+
     /// Takes in one event and says what must be done, in this order.
     ///
     /// `now` is the time since an arbitrary start, monotonic; a value before the last one counts as the
