@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!   supervisor                                     new worker, standing by
-//!      │ ── Probe {nonce} + listening socket ─────────▶ │  every thread watches it as it watches its listeners
-//!      │ ── connect, once for each thread ────────────▶ │
+//!      │ connects, once for each thread
+//!      │ ── Probe {nonce} + listening socket ─────────▶ │  every thread accepts one, as it accepts all others
 //!      │ ◀── {worker, nonce, thread} ──────────────────│  written by a thread of that very process
 //! ```
+//!
+//! The connections wait in the socket's queue before anybody else can have learned its name, so that nobody can come
+//! before them.
 //!
 //! A port that answers proves nothing: the old worker listens on the same sockets (and on a socket that only the new one
 //! has, any process could listen that found its name). So the answer must repeat a number that nobody else was told,
@@ -38,7 +41,7 @@ const UNANSWERED: &str = "it closed the connection without an answer";
 pub(crate) struct Probe {
     /// For the worker.
     pub(crate) nonce: String,
-    address: SocketAddrUnix,
+    connections: Vec<Connection>,
 }
 
 /// Whose answers count.
@@ -46,8 +49,6 @@ pub(crate) struct Probe {
 pub(crate) struct Expected {
     pub(crate) worker: u64,
     pub(crate) pid: u32,
-    /// How many threads it has.
-    pub(crate) threads: u32,
 }
 
 impl Probe {
@@ -60,10 +61,11 @@ impl Probe {
         let address = SocketAddrUnix::new_abstract_name(format!("handover-probe-{nonce}").as_bytes())?;
         let socket = socket()?;
         rustix::net::bind(&socket, &address)?;
+        let count = threads.clamp(1, MAX_THREADS);
         // Room for all of them, so that connecting never waits.
-        let backlog = i32::try_from(threads.clamp(1, MAX_THREADS)).unwrap_or(i32::MAX);
-        rustix::net::listen(&socket, backlog)?;
-        Ok((Probe { nonce, address }, socket))
+        rustix::net::listen(&socket, i32::try_from(count).unwrap_or(i32::MAX))?;
+        let connections = (0..count).map(|_| connect(&address)).collect::<io::Result<_>>()?;
+        Ok((Probe { nonce, connections }, socket))
     }
 
     /// Asks, and waits for all answers, but not longer than `limit`. Blocks.
@@ -72,10 +74,8 @@ impl Probe {
     /// A sentence: who did not answer, or what was answered instead.
     pub(crate) fn ask(self, expected: Expected, limit: Duration) -> Result<(), String> {
         let deadline = Instant::now() + limit;
-        let count = expected.threads.clamp(1, MAX_THREADS);
-        let connect = |_| connect(&self.address);
-        let connections: Result<Vec<Connection>, Errno> = (0..count).map(connect).collect();
-        let mut waiting = connections.map_err(|errno| format!("it cannot be connected to: {errno}"))?;
+        let mut waiting = self.connections;
+        let count = waiting.len();
         let mut answered = BTreeSet::new();
         while !waiting.is_empty() {
             wait(&waiting, deadline)
@@ -95,7 +95,7 @@ impl Probe {
             }
             waiting = rest;
         }
-        if answered.len() < count as usize {
+        if answered.len() < count {
             return Err(format!("only {} of its {count} threads have answered", answered.len()));
         }
         Ok(())
@@ -128,9 +128,8 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-fn connect(address: &SocketAddrUnix) -> Result<Connection, Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+fn connect(address: &SocketAddrUnix) -> io::Result<Connection> {
+    let socket = socket()?;
     // Before anything can be written: from then on the kernel notes who writes.
     sockopt::set_socket_passcred(&socket, true)?;
     rustix::net::connect(&socket, address)?;
@@ -195,8 +194,8 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
     const SHORT: Duration = Duration::from_millis(50);
 
-    fn expected(threads: u32) -> Expected {
-        Expected { worker: 7, pid: std::process::id(), threads }
+    fn expected() -> Expected {
+        Expected { worker: 7, pid: std::process::id() }
     }
 
     fn line(worker: u64, nonce: &str, thread: u32) -> Vec<u8> {
@@ -227,7 +226,7 @@ mod tests {
 
     fn outcome(threads: u32, answer: impl Fn(u32, &str) -> Vec<u8> + Send + 'static) -> Result<(), String> {
         let (probe, thread) = answered(threads, answer);
-        let outcome = probe.ask(expected(threads), LIMIT);
+        let outcome = probe.ask(expected(), LIMIT);
         thread.join().unwrap();
         outcome
     }
@@ -254,7 +253,7 @@ mod tests {
     #[test]
     fn an_answer_of_another_process_is_none() {
         let (probe, thread) = answered(1, |thread, nonce| line(7, nonce, thread));
-        let other = Expected { pid: 1, ..expected(1) };
+        let other = Expected { pid: 1, ..expected() };
         let why = probe.ask(other, LIMIT).unwrap_err();
         thread.join().unwrap();
         assert_eq!(
@@ -266,14 +265,13 @@ mod tests {
     #[test]
     fn who_accepts_nothing_is_not_waited_for_for_ever() {
         let (probe, listening) = Probe::new(2).unwrap();
-        let why = probe.ask(expected(2), SHORT).unwrap_err();
+        let why = probe.ask(expected(), SHORT).unwrap_err();
         assert_eq!(why, "it did not answer in time: 0 of its 2 threads have answered");
         drop(listening);
         // And who is gone is not waited for at all.
         let (probe, listening) = Probe::new(2).unwrap();
         drop(listening);
-        let why = probe.ask(expected(2), LIMIT).unwrap_err();
-        assert!(why.starts_with("it cannot be connected to"), "{why}");
+        assert_eq!(probe.ask(expected(), LIMIT).unwrap_err(), UNANSWERED);
     }
 
     #[test]
@@ -288,7 +286,7 @@ mod tests {
                 connection.write_all(&[byte]).unwrap();
             }
         });
-        assert_eq!(probe.ask(expected(1), LIMIT), Ok(()));
+        assert_eq!(probe.ask(expected(), LIMIT), Ok(()));
         thread.join().unwrap();
     }
 }

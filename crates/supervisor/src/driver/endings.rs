@@ -178,6 +178,9 @@ impl Driver {
         if verdict.outcome.is_success() {
             // What stood in the way and was got round.
             operation.warnings.append(&mut operation.errors);
+            if let Some(upgrade) = &mut operation.upgrade {
+                upgrade.last_lines.clear();
+            }
         }
         operation.undone = operation.undone.or(match (verdict.outcome, verdict.cause, operation.kind) {
             (Outcome::RolledBack, Cause::NotConfirmed, Kind::Start) => not_confirmed,

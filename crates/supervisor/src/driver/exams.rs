@@ -134,7 +134,7 @@ impl Driver {
         if !self.workers.get(&key).is_some_and(|worker| worker.send(message, vec![Arc::new(socket)])) {
             return self.pending.push_back(Event::ChannelLost { worker: key });
         }
-        let expected = Expected { worker: key.0, pid, threads };
+        let expected = Expected { worker: key.0, pid };
         let limit = self.limit(self.parts.options.limits.probe);
         self.conduct(operation, exam, move || Examined::Probe(probe.ask(expected, limit)));
     }

@@ -237,7 +237,9 @@ impl Driver {
 
     /// This worker serves now, in place of another.
     pub(super) fn switch(&mut self, worker: WorkerKey) {
-        let Some(to) = self.workers.get(&worker) else { return };
+        let Some(to) = self.workers.get_mut(&worker) else { return };
+        // From now on it writes to the real one.
+        to.last_lines = None;
         let (number, program) = (to.number, Arc::clone(&to.program));
         let what = format!("worker {number} (pid {}) serves", to.process.pid());
         self.binaries.switch(&program);
@@ -353,14 +355,19 @@ impl Driver {
         }
     }
 
-    /// Why a worker that was started beside another one is of no use, for whoever asked for the upgrade.
-    pub(super) fn note_lost_candidate(&mut self, key: WorkerKey, why: &str) {
+    /// A worker has ended, or cannot be talked to (`why`, if that was not wanted): for whoever asked for the upgrade that
+    /// runs, with the last lines of one that has not served.
+    pub(super) fn note_lost(&mut self, key: WorkerKey, why: Option<&str>) {
         let Some(operation) = self.active() else { return };
-        let serves = self.serving.as_ref().is_some_and(|serving| serving.worker == key);
         let lines = self.workers.get(&key).and_then(|worker| worker.last_lines.as_ref());
-        let (false, Some(lines)) = (serves, lines.map(crate::tee::LastLines::get)) else { return };
-        if self.operations.get(operation).is_some_and(|entry| entry.operation.upgrade.is_some()) {
-            self.note_failure(operation, why.to_owned(), lines);
+        let lines = lines.map(crate::tee::LastLines::get).unwrap_or_default();
+        let entry = self.operations.get_mut(operation).map(|entry| &mut entry.operation);
+        let Some(upgrade) = entry.and_then(|operation| operation.upgrade.as_mut()) else { return };
+        if !lines.is_empty() {
+            upgrade.last_lines = lines;
+        }
+        if let Some(why) = why {
+            self.note_failure(operation, why.to_owned(), Vec::new());
         }
     }
 }

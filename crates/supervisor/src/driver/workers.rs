@@ -156,7 +156,7 @@ impl Driver {
                 let pid = worker.process.pid();
                 tracing::error!(worker = worker.number, pid, "the worker cannot be talked to: {why}");
                 let why = format!("the worker (pid {pid}) cannot be talked to: {why}");
-                self.note_lost_candidate(key, &why);
+                self.note_lost(key, Some(&why));
                 self.last_exit = Some(why);
             }
             self.step(Event::ChannelLost { worker: key });
@@ -173,10 +173,9 @@ impl Driver {
             Some(_) => Exit::Unknown,
         };
         let unexpected = self.workers.get(&key).filter(|worker| !worker.is_ending);
-        if let Some(worker) = unexpected {
-            let what = format!("the worker {} (pid {}) {exit}", worker.number, worker.process.pid());
-            self.note_lost_candidate(key, &what);
-        }
+        let why = unexpected
+            .map(|worker| format!("the worker {} (pid {}) {exit}", worker.number, worker.process.pid()));
+        self.note_lost(key, why.as_deref());
         let Some(worker) = self.workers.remove(&key) else { return };
         self.upgrading.carried.remove(&key);
         self.lost_taker(key);

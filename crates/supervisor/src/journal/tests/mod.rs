@@ -20,6 +20,7 @@ mod crashes;
 mod disk;
 mod generations;
 mod probation;
+mod upgrades;
 
 fn operation(id: &str, outcome: Outcome) -> Operation {
     let mut operation = Operation::running(id, Kind::Reload, Actor::signal("HUP"), now());
