@@ -223,6 +223,12 @@ impl Service for ProxyService {
         serde_json::Value::Array(shown.iter().map(Shown::json).collect()).to_string()
     }
 
+    fn open_connections(&self) -> Option<u64> {
+        let open = self.running().map_or(0, |plane| plane.shared.metrics.open());
+        // Threads are read one after the other: what moved meanwhile may be counted out and not in.
+        Some(open.cast_signed().max(0).cast_unsigned())
+    }
+
     fn figures(&self) -> Option<Figures> {
         Some(self.running()?.shared.metrics.figures())
     }

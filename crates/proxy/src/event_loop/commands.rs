@@ -176,8 +176,8 @@ impl EventLoop {
         self.retire_conns(None, spread, None);
     }
 
-    /// The drain was called off. What came in on a listener that went meanwhile, or before, still ends.
-    fn resume(&mut self) {
+    /// The drain was called off, or the time of standing by is over. What came in on a listener that went meanwhile, or before, still ends.
+    pub(super) fn resume(&mut self) {
         self.call_off();
         (self.standing, self.cx.draining) = (false, false);
         for place in &mut self.places {

@@ -144,9 +144,9 @@ impl EventLoop {
 
     /// Serves what was taken, and accepts. Those that have something to do run at the end of this turn.
     pub(super) fn serve(&mut self) {
-        self.call_off();
+        // What was left here of an earlier move goes on, too.
+        self.resume();
         let Taking { batches, adopted, idle } = std::mem::take(&mut self.taking);
-        (self.standing, self.cx.draining) = (false, false);
         for (key, conn) in adopted {
             let rests = conn.is_at_rest(&self.cx);
             self.install(key, conn);
@@ -164,7 +164,6 @@ impl EventLoop {
             }
         }
         discard_all(batches, &mut self.cx.reactor);
-        self.watch_listeners();
     }
 
     /// A connection is one of this thread's from now on.

@@ -76,7 +76,8 @@ pub(crate) struct Committed {
     /// Bytes of all states.
     pub(crate) bytes: usize,
     going: Move,
-    drain: JoinHandle<Losses>,
+    drain: handover::Drain,
+    drains: JoinHandle<Losses>,
 }
 
 impl Move {
@@ -119,8 +120,9 @@ impl Move {
         self.from.release();
         let service = Arc::clone(&self.from);
         let drain = handover::Drain::new(DEADLINE);
-        let drain = std::thread::spawn(move || service.drain(&drain));
-        Committed { moved, bytes, going: self, drain }
+        let its = drain.clone();
+        let drains = std::thread::spawn(move || service.drain(&its));
+        Committed { moved, bytes, going: self, drain, drains }
     }
 }
 
@@ -130,10 +132,17 @@ impl Committed {
         &self.going
     }
 
+    /// Nothing comes late any more, and what is left at the giver does not end either: everything goes back to it.
+    pub(crate) fn call_off_the_rest(self) {
+        self.going.end();
+        self.drain.end(handover::DrainEnd::Resumed);
+        self.drains.join().unwrap();
+    }
+
     /// Waits until the giver has nothing left.
     #[track_caller]
     pub(crate) fn finish(self) -> Counts {
-        let losses = self.drain.join().unwrap();
+        let losses = self.drains.join().unwrap();
         assert_eq!(losses, Losses::default());
         self.going.end();
         self.going.to.add_totals(&self.going.from.totals());
