@@ -9,6 +9,7 @@
 //! | any of these, dry run  | start²                | start²                 | busy           | busy                     | start²             | refuse   |
 //! | confirm                | nothing is pending    | start                  | the guard ends as passed | join a confirm, or busy | as when serving | refuse |
 //! | cancel                 | nothing is pending    | start                  | the guard ends as failed | join a cancel, or busy | as when serving | refuse |
+//! | upgrade, or its dry run | start²               | pending                | busy           | busy                     | refuse: drained    | refuse   |
 //! | action                 | start²                | pending                | busy           | busy                     | start²             | refuse   |
 //! | drain                  | start                 | start                  | busy           | join a drain, or busy    | already so         | refuse   |
 //! | resume                 | already so            | already so             | busy           | pre-empt a drain, or busy| start              | refuse   |
@@ -19,6 +20,9 @@
 //! ³ it moves the deadline if the disk has nothing else than what is pending, and is rejected otherwise.
 //! ⁴ it runs when the change is confirmed; it is refused when the change is taken back, because the disk still has it.
 //! ⁵ with confirm-within it starts if it is what is pending: a rollback to that generation, or a restore, to which ³ applies.
+//!
+//! *Guarding* is also the time in which an upgrade with confirm-within waits for the old worker's last connections.
+//! A second USR2 is refused like everybody else: it is not remembered, because nobody could tell what it would find.
 //!
 //! A request that names the generation it expects is refused as stale when another one serves.
 

@@ -19,8 +19,8 @@
 //! *Serving* includes the time in which a dead worker is being replaced: its listeners stay open, and
 //! connections wait. The phases say what the server is for; beside them stand three small tables:
 //!
-//! - **workers**, each with a role and a stage. One has the role *serving*. Candidates and draining ones stand
-//!   beside it in the same table.
+//! - **workers**, each with a role and a stage. One has the role *serving*. A candidate, a warm one and one that drains
+//!   stand beside it in the same table; of all of them at most one accepts. What moves between two is a *handoff*.
 //! - **one active operation** with an explicit step. What it needs of a worker is a *load*: a
 //!   generation on its way into that worker. A restart is a load too, that nobody asked for.
 //! - **endings**: operations whose outcome is decided and on its way into the journal, before it is
@@ -86,6 +86,38 @@
 //! What an adopted worker leaves behind when it dies is treated the same: a server that has served is never
 //! given up, however often its worker fails. Only a start that has never served anything ends the process.
 //!
+//! # An upgrade
+//!
+//! ```text
+//!   admission ─▶ preflight ─▶ start ─▶ prepare ─▶ stand by ─▶ probe ─▶ journal ─▶ handoff ─▶ guard ─▶ drain ─▶ stop ─▶ exec
+//!   └──────────────── the old worker serves and knows of nothing ────────────────┘    │        └── the new one serves ──┘
+//!                                                                      one moment: the giver's commit
+//! ```
+//!
+//! | it fails in                    | by                                 | what follows                                        |
+//! |--------------------------------|------------------------------------|-----------------------------------------------------|
+//! | admission                      | a rule                             | rejected                                            |
+//! | admission, preflight, probe    | a finding, the deadline            | not ready: the candidate is killed and reaped first |
+//! | start, prepare, stand by       | refused, late, the candidate died  | not ready, the same                                 |
+//! | journal                        | IntentFailed, its deadline         | not ready, the same                                 |
+//! | anything before the handoff    | the old worker died                | not ready, the same; a restart of the old binary    |
+//! | handoff                        | HandoffFailed                      | not ready: the old one serves on                    |
+//! | handoff                        | the new one died after the commit  | the old one resumes: rolled back                    |
+//! | handoff                        | the old one died                   | the new one takes over: applied with losses         |
+//! | handoff                        | both died                          | a worker of the old binary: rolled back, or unknown |
+//! | handoff                        | late                               | the one that hangs is killed, then as above         |
+//! | guard, or drain before the end | guard failed, cancelled            | everything moves back: rolled back                  |
+//! | guard, or drain before the end | the new one died                   | the old one resumes at once: rolled back            |
+//! | drain, stop                    | the old one died or hangs          | goes on: applied with losses                        |
+//! | exec                           | rehearsal failed, ReexecFailed, late | applied; the supervisor goes on as it was, and says so |
+//! | on probation                   | cancel, time over, the new one died | taken back (`taking_back.rs`); then the same as for a change |
+//!
+//! The steps before the handoff are in `upgrade.rs`, the handoff in `handing_over.rs`, what follows in `serving_anew.rs` and
+//! `taking_back.rs`, what goes through the exec in `saving.rs`. While an upgrade is *pending* the warm worker stands by with
+//! everything but the connections; the exec waits for the confirmation. A stop before the handoff ends the upgrade as
+//! rejected; one during it waits for its end, which is bounded; one after it finds it applied. A SIGHUP is remembered,
+//! through the exec too; a second upgrade is told which one runs.
+//!
 //! # A stop
 //!
 //! Drain (if something is served) → Stop → exit of the process; each step has a deadline that leads to the
@@ -94,9 +126,6 @@
 //!
 //! # Where the rest enters
 //!
-//! - *Upgrade*: a second worker in the table with the role `Candidate` and a load of the generation that serves; its
-//!   steps are further [`Step`]s. Everything that loads and commits takes the worker's key; only
-//!   restarting looks for the role `Serving`. The one that it replaces becomes `Draining`.
 //! - *Pause*: a phase beside `Draining`, whose deadline resumes.
 
 mod begin;

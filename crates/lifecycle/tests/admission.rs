@@ -165,6 +165,40 @@ stopping, stop, pending       | confirm             -> refuse: stopping
 stopping, stop, pending       | cancel              -> refuse: stopping
 stopping, stop                | rollback            -> refuse: stopping
 
+# hazards 14 and 46: an upgrade, and anything during one
+serving                       | upgrade             -> start
+serving                       | USR2                -> start
+serving                       | dry upgrade         -> start
+serving, no worker            | upgrade             -> refuse: no worker
+serving, no worker            | USR2                -> refuse: no worker
+serving, pending              | upgrade             -> refuse: pending
+serving, pending              | dry upgrade         -> refuse: pending
+serving, pending              | USR2                -> refuse: pending
+serving, guarding             | upgrade             -> refuse: busy with reload
+serving, reload reads         | upgrade             -> refuse: busy with reload
+draining, drain               | upgrade             -> refuse: busy with drain
+draining, drain               | USR2                -> refuse: busy with drain
+drained                       | upgrade             -> refuse: drained
+drained                       | dry upgrade         -> refuse: drained
+new                           | USR2                -> refuse: not started
+starting, start               | USR2                -> refuse: busy with start
+stopping, stop                | USR2                -> refuse: stopping
+stopping, stop                | upgrade             -> refuse: stopping
+serving, upgrade runs         | upgrade             -> refuse: busy with upgrade
+serving, upgrade runs         | USR2                -> refuse: busy with upgrade
+serving, upgrade runs         | reload              -> refuse: busy with upgrade
+serving, upgrade runs         | HUP                 -> remember
+serving, upgrade runs, remembered | HUP             -> join 2
+serving, upgrade runs         | dry run             -> refuse: busy with upgrade
+serving, upgrade runs         | action              -> refuse: busy with upgrade
+serving, upgrade runs         | drain               -> refuse: busy with upgrade
+serving, upgrade runs         | confirm             -> refuse: busy with upgrade
+serving, upgrade runs         | cancel              -> refuse: busy with upgrade
+serving, upgrade runs         | stop                -> preempt 1
+serving, upgrade ended        | upgrade             -> refuse: busy with upgrade
+serving, upgrade ended        | HUP                 -> remember
+serving                       | upgrade, expects 2  -> refuse: stale
+
 # If-Match
 serving, pending              | confirm, expects 3  -> start
 serving, pending              | confirm, expects 2  -> refuse: stale
@@ -208,6 +242,8 @@ fn situation(text: &str) -> Situation {
             "goes back" => run(Kind::Rollback, false, false),
             "reload waits" => run(Kind::Reload, true, false),
             "reload ended" => run(Kind::Reload, false, true),
+            "upgrade runs" => run(Kind::Upgrade, false, false),
+            "upgrade ended" => run(Kind::Upgrade, false, true),
             "dry run" => run(Kind::DryRun, false, false),
             "action" => run(Kind::Action, false, false),
             "drain" => run(Kind::Drain, true, false),
@@ -256,6 +292,9 @@ fn asked(text: &str) -> (Asked, bool) {
         "restore" => (Request::Restore { dry_run: false, terms }, Caller::Waiting),
         "confirm" => (Request::Confirm, Caller::Waiting),
         "cancel" => (Request::Cancel, Caller::Waiting),
+        "upgrade" => (Request::Upgrade { dry_run: false, terms }, Caller::Waiting),
+        "dry upgrade" => (Request::Upgrade { dry_run: true, terms }, Caller::Waiting),
+        "USR2" => (Request::Upgrade { dry_run: false, terms }, Caller::Signal),
         "HUP" => (Request::RELOAD, Caller::Signal),
         "dry run" => (Request::VALIDATE, Caller::Waiting),
         "action" => (Request::Action, Caller::Waiting),

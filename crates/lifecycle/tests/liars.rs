@@ -11,8 +11,8 @@ mod rng;
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Asked, CallKey, Caller, CandidateKey, Effect, Event, GenerationNumber, Limits, Machine, Message,
-    OperationKey, Pending, Phase, Recovered, Request, Source, Terms, WorkerKey,
+    Asked, CallKey, Caller, CandidateKey, Effect, Event, Exam, Finding, GenerationNumber, Limits, Machine,
+    Message, OperationKey, Pending, Phase, Recovered, Request, Source, Terms, WorkerKey,
 };
 use rng::Rng;
 
@@ -26,6 +26,7 @@ struct Known {
     candidates: Vec<CandidateKey>,
     calls: Vec<CallKey>,
     operations: Vec<OperationKey>,
+    exams: Vec<Exam>,
 }
 
 impl Known {
@@ -45,6 +46,8 @@ impl Known {
                     ..
                 } => self.calls.push(call),
                 Effect::Own { operation, .. } => self.operations.push(operation),
+                Effect::Examine { exam, .. } => self.exams.push(exam),
+                Effect::HandOver { call, .. } => self.calls.push(call),
                 _ => {}
             }
         }
@@ -64,7 +67,15 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
     let operation = pick(rng, &known.operations, OperationKey(0));
     let generation = GenerationNumber(rng.below(6));
     let yes = rng.chance(500);
-    match rng.below(28) {
+    let exam = pick(rng, &known.exams, Exam::Admission);
+    let finding = if rng.chance(850) { Finding::Passed } else { Finding::Failed };
+    match rng.below(40) {
+        28..32 => Event::Examined { operation, exam, finding },
+        32..34 => Event::TookOver { worker, call, clean: yes },
+        34..36 => Event::HandedOver { worker, call },
+        36 => Event::HandoffFailed { worker, call },
+        37 => Event::ReexecFailed { operation },
+        38 => Event::Reexecuted,
         0 => Event::Start { operation, source: Source::Disk, pending: some_pending(rng) },
         1 => Event::Adopted { operation, worker, generation, accepting: yes, pending: some_pending(rng) },
         2..5 => Event::WorkerReady { worker },
@@ -98,7 +109,8 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
 fn some_pending(rng: &mut Rng) -> Option<Pending> {
     let (generation, back_to) = (GenerationNumber(rng.below(6)), GenerationNumber(rng.below(6)));
     let left = if rng.chance(300) { Duration::ZERO } else { rng.millis(0, 100_000) };
-    rng.chance(500).then_some(Pending { generation, back_to, upgrade: None, left })
+    let upgrade = rng.chance(300).then_some(WorkerKey(0));
+    rng.chance(500).then_some(Pending { generation, back_to, upgrade, left })
 }
 
 fn some_request(rng: &mut Rng, yes: bool) -> Request {
@@ -108,7 +120,8 @@ fn some_request(rng: &mut Rng, yes: bool) -> Request {
     };
     let terms = Terms { confirm: some(rng), guard: some(rng) };
     let (to, dry_run) = (GenerationNumber(rng.below(6)), rng.chance(100));
-    match rng.below(13) {
+    match rng.below(16) {
+        13..16 => Request::Upgrade { dry_run, terms },
         0..3 => Request::RELOAD,
         3 => Request::VALIDATE,
         4 => Request::Action,
@@ -166,13 +179,14 @@ fn no_order_of_events_panics_spins_or_grows() {
                 assert!(answered, "life {seed}: {event:?} has no answer in {effects:?}");
             }
             settle(&mut machine, now, &mut known, seed);
-            assert!(machine.view().workers.len() <= 2, "life {seed}: {:?}", machine.view());
+            assert!(machine.view().workers.len() <= 4, "life {seed}: {:?}", machine.view());
         }
         let asked = Asked {
             request: Request::Stop { now: true, limit: None },
             caller: Caller::Signal,
             expected: None,
         };
+        let saved = machine.save();
         let _ = machine.step(now, Event::Request { operation: OperationKey(u64::MAX), asked });
         let mut waits = 0;
         while let Some(at) = machine.deadline() {
@@ -182,5 +196,9 @@ fn no_order_of_events_panics_spins_or_grows() {
             assert!(waits < 100, "life {seed}: it does not end: {:?}", machine.view());
         }
         assert_eq!(machine.view().phase, Phase::Stopped, "life {seed}");
+        // Whatever it was in the middle of, the next binary can rehearse with it.
+        let next = Machine::resume(Limits::DEFAULT, Recovered::default(), saved.clone());
+        let enough = saved.operation.is_some() && saved.worker.is_some() && saved.held_to.is_some();
+        assert_eq!(next.is_ok(), enough, "life {seed}: {saved:?}");
     }
 }

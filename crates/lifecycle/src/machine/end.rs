@@ -144,6 +144,8 @@ impl Machine {
     pub(super) fn resolve_all_of(&mut self, worker: WorkerKey, cause: Cause) {
         for ending in self.endings.clone() {
             match ending.step {
+                // The other one of the two may still say.
+                EndStep::Awaiting { what: Awaited::Handoff(..), .. } => {}
                 EndStep::Awaiting { worker: w, what, .. } if w == worker => {
                     let (outcome, cause) = match (what, cause) {
                         (Awaited::Drain(_), _) => (Outcome::AppliedWithLosses, cause),

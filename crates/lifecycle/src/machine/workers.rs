@@ -166,8 +166,11 @@ impl Machine {
                 self.drain_ended(Outcome::AppliedWithLosses, cause)
             }
             // What serves in its place is the binary before.
-            Some(Operation { step: Step::Resuming(_), .. }) if self.pending.is_some_and(|p| p.died) => {
-                self.decide(Outcome::NotReady, cause);
+            Some(Operation { step: Step::Resuming(_), kind, .. }) if self.pending.is_some_and(|p| p.died) => {
+                match kind {
+                    Kind::Start => self.fail_start(Outcome::NotReady, cause),
+                    _ => self.decide(Outcome::NotReady, cause),
+                }
             }
             Some(operation @ Operation { step: Step::Resuming(_), .. }) => {
                 // Its successor will do; it is given the same generation.

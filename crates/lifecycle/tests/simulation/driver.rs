@@ -254,8 +254,9 @@ impl World {
             }
             driver.bound.clear();
         }
-        // It is given them too, for the supervisor that comes after this one.
-        if let Some(worker) = self.worker(worker) {
+        // It is given them too, for the supervisor that comes after this one. One that stops has none left to give.
+        let closed = self.driver.as_ref().is_some_and(|driver| driver.closed);
+        if let Some(worker) = self.worker(worker).filter(|_| !closed) {
             worker.kept = kept;
         }
         self.begin_write(Write::Serves { generation });

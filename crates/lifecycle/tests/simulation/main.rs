@@ -2,8 +2,10 @@
 //!
 //! Workers die, hang in every step, answer late, twice, or for candidates that are no more; the journal
 //! fails and hangs; the clock jumps; everything is asked for in every state; the supervisor is killed and its
-//! successor adopts the worker. In every step the six rules of the design are looked at (`rules.rs`,
-//! `ops.rs`). At the end of each run the weather turns calm: then the server must serve, and a reload and a
+//! successor adopts the worker. In an upgrade two workers move everything from one to the other, and die or hang while they
+//! do; the supervisor becomes another binary, or does not. In every step the rules are looked at: the six of the design
+//! (`rules.rs`, `ops.rs`), those about what may be taken back (`probation.rs`), and those about upgrades (`upgrading.rs`,
+//! `moving.rs`). `walk.rs` kills each process at each point of an upgrade. At the end of each run the weather turns calm: then the server must serve, and a reload and a
 //! stop must succeed, whatever went before.
 //!
 //! A seed that breaks a rule is printed with its trace. Replay it with `HANDOVER_SIM_SEED=<seed>`;
@@ -21,6 +23,7 @@ mod rng;
 mod rules;
 mod sabotage;
 mod upgrading;
+mod walk;
 mod worker;
 mod world;
 

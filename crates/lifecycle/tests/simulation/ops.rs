@@ -233,7 +233,7 @@ impl World {
             self.break_rule(6, format!("{key} was refused: {refusal}; on probation is {:?}", self.tracked));
         }
         let may_be = matches!(refusal, Refusal::Busy { .. } | Refusal::Pending { .. } | Refusal::TakenBack);
-        if self.calm && !may_be {
+        if self.calm && self.dark.is_none() && !may_be {
             self.break_rule(4, format!("{key} was refused in calm weather: {refusal}"));
         }
         match self.op(key) {

@@ -359,7 +359,7 @@ impl World {
         if self.faulty(self.faults.hang) {
             return;
         }
-        let passes = self.calm || self.rng.chance(650);
+        let passes = (self.calm || self.rng.chance(650)) && !self.guards_fail;
         let share = if passes { 1_000 } else { self.rng.below(1_000) };
         let wait = watch * u32::try_from(share).unwrap() / 1_000;
         self.later(wait, Happening::Act { worker: key, act: Act::Judge(call, passes) });

@@ -162,6 +162,14 @@ pub(crate) struct World {
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) steps: u64,
+    /// How many there were before everything was to come right.
+    pub(crate) before_calm: u64,
+    /// At which of them to pause.
+    pause_at: Option<u64>,
+    /// Since when nobody accepts, and for how long that may be.
+    pub(crate) dark: Option<(Duration, Duration)>,
+    /// Every guard finds fault.
+    pub(crate) guards_fail: bool,
 }
 
 impl World {
@@ -220,6 +228,10 @@ impl World {
             trace: traced.then(Vec::new),
             sabotage,
             steps: 0,
+            before_calm: 0,
+            pause_at: None,
+            dark: None,
+            guards_fail: false,
         }
     }
 
@@ -371,6 +383,9 @@ impl World {
             if answered.is_some_and(|key| self.is_answered(key)) {
                 return;
             }
+            if self.pause_at.is_some_and(|at| self.steps >= at) {
+                return;
+            }
             self.steps += 1;
             if self.steps > 20_000 {
                 return self.break_rule(3, "the world does not come to rest".to_owned());
@@ -386,6 +401,7 @@ impl World {
                     self.now = entry.at.max(self.now);
                     self.check_time();
                     self.check_overdue();
+                    self.check_dark();
                     self.happen(entry.what);
                     self.check_accepting();
                 }
@@ -509,14 +525,27 @@ impl World {
         }
     }
 
+    /// Nothing goes wrong by itself any more.
+    pub(crate) fn be_calm(&mut self) {
+        self.calm = true;
+        self.journal.mode = Mode::Well;
+    }
+
+    /// Goes on until so many things have happened, or nothing is left to happen.
+    pub(crate) fn go_to_step(&mut self, step: u64) {
+        self.pause_at = Some(step);
+        self.go_until(None);
+        self.pause_at = None;
+    }
+
     /// From here nothing goes wrong any more, and everything must come right.
-    fn end_calmly(&mut self) {
+    pub(crate) fn end_calmly(&mut self) {
+        self.before_calm = self.steps;
         if self.violation.is_some() {
             return;
         }
         self.note("calm".to_owned());
-        self.calm = true;
-        self.journal.mode = Mode::Well;
+        self.be_calm();
         self.disk = Disk { content: self.disk.content + 1, broken: false, unreachable: false };
         self.go_until(None);
         if self.driver.is_none() {
