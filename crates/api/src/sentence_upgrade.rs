@@ -41,8 +41,7 @@ impl Operation {
     /// The step that it had come to: what followed only cleaned up and wrote it down.
     #[must_use]
     pub fn furthest_step(&self) -> Option<&Step> {
-        let steps = self.steps.iter().rev();
-        steps.clone().find(|step| !AFTERMATH.contains(&step.name.as_str())).or(self.steps.last())
+        self.steps.iter().rev().find(|step| !AFTERMATH.contains(&step.name.as_str()))
     }
 
     /// The steps and how long they took, in milliseconds, as people call them: of an upgrade, those that only the machine

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Actor, Binary, Cause, ExitCode, GoesBack, Kind, Operation, Outcome, Pending, Problem, Refused, Status,
-    Step, Upgrade, WorkerRole, WorkerStatus,
+    Actor, Binary, Cause, Event, EventKind, ExitCode, GoesBack, Kind, Operation, Outcome, Pending, Problem,
+    Refused, Status, Step, Upgrade, WorkerRole, WorkerStatus,
 };
 
 const OLD: &str = "1a2b3c4d5e6f0718293a4b5c6d7e8f901a2b3c4d5e6f0718293a4b5c6d7e8f90";
@@ -155,6 +155,14 @@ fn what_was_not_ready_says_in_which_step_why_and_with_which_last_words() {
     assert_eq!((details.status, details.phase.as_deref()), (500, Some("preflight")));
     assert_eq!(details.report(), operation.report());
 
+    let died = ended(Kind::Upgrade, Outcome::NotReady, Cause::SupervisorDied, |operation, _| {
+        operation.steps = steps(&["record"]);
+    });
+    assert_eq!(
+        died.message,
+        "not ready: the upgrade to 0.2.0 (sha256 998877665544) failed: the supervisor died meanwhile; 0.1.0 (sha256 1a2b3c4d5e6f) still serves generation 4"
+    );
+
     let missing = ended(Kind::Upgrade, Outcome::NotReady, Cause::Refused, |operation, upgrade| {
         operation.steps = steps(&["admission", "record"]);
         operation.errors = vec![Problem::new("does not exist").in_file("/opt/missing")];
@@ -247,6 +255,13 @@ fn everything_about_an_upgrade_has_whole_digests_paths_and_the_names_of_its_step
             "supervisor",
         ]);
     });
+    let event = Event {
+        kind: EventKind::OperationStep,
+        at: "T".to_owned(),
+        message: operation.message.clone(),
+        operation: Some(operation.clone()),
+    };
+    assert_eq!(event.line(), "T  upgrade a-1: supervisor");
     let report = operation.full_report();
     for line in [
         format!("  from      0.1.0, sha256 {OLD}, /usr/bin/handover"),

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::{
-    Binary, Certificate, Diff, Event, Generation, Operation, OperationState, Phase, ProblemDetails, Status,
-    WorkerRole, human_ms, sentence,
+    Binary, Certificate, Diff, Event, EventKind, Generation, Operation, OperationState, Phase,
+    ProblemDetails, Status, WorkerRole, human_ms, sentence,
 };
 
 impl Status {
@@ -286,10 +286,15 @@ impl Diff {
 }
 
 impl Event {
-    /// One line.
+    /// One line. Of a step it says which.
     #[must_use]
     pub fn line(&self) -> String {
-        format!("{}  {}", self.at, self.message)
+        let step = self.operation.as_ref().filter(|_| self.kind == EventKind::OperationStep);
+        let step = step.and_then(|operation| Some((operation, operation.steps_in_words().pop()?.0)));
+        match step {
+            Some((operation, step)) => format!("{}  {} {}: {step}", self.at, operation.title(), operation.id),
+            None => format!("{}  {}", self.at, self.message),
+        }
     }
 }
 

@@ -32,6 +32,37 @@ pub(crate) async fn answered(
     }
 }
 
+/// The operation `id`, asked for until it has ended, at most for `limit`; across a supervisor that becomes another binary,
+/// which answers nobody who waits.
+///
+/// # Errors
+/// Of the first request; and of the last one, if nobody answers any more.
+pub(crate) async fn ended(client: &Client, id: &str, limit: Duration) -> Result<Answer, ClientError> {
+    let begun = Instant::now();
+    let mut heard: Option<Instant> = None;
+    loop {
+        let left = limit.saturating_sub(begun.elapsed());
+        let path = format!("/v1/operations/{}", percent_encoded(id));
+        match client.send(Call::get(path).query("timeout", &format!("{}ms", left.as_millis()))).await {
+            Ok(answer) => {
+                let runs = || {
+                    let operation = answer.json::<Operation>().ok();
+                    operation.is_some_and(|operation| operation.state == OperationState::Running)
+                };
+                if begun.elapsed() >= limit || answer.status != 200 || !runs() {
+                    return Ok(answer);
+                }
+                heard = Some(Instant::now());
+            }
+            Err(error) => match heard {
+                Some(heard) if heard.elapsed() < SILENCE && begun.elapsed() < limit => {}
+                _ => return Err(error),
+            },
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// The operation as it ended; nothing if nobody answers, or nobody knows of it.
 async fn asked_again(client: &Client, id: &str, detached: bool) -> Option<Answer> {
     let mut heard = Instant::now();

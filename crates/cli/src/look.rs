@@ -9,6 +9,7 @@ use handover_api::{
 };
 
 use crate::args::{self, Generations, History, Show};
+use crate::asking::ended;
 use crate::session::{Session, diff_from_here, seen_from_here};
 
 /// Characters of a sentence that a table shows.
@@ -29,18 +30,29 @@ pub(crate) fn history(session: &Session, history: &History) -> ExitCode {
 }
 
 pub(crate) fn show(session: &Session, show: &Show) -> ExitCode {
-    let mut call = Call::get(format!("/v1/operations/{}", percent_encoded(&show.id)));
-    if let Some(timeout) = show.timeout {
-        call = call.query("timeout", &format!("{}ms", timeout.as_millis()));
-    }
-    let waits = show.timeout.is_some();
-    shown(session, call, move |operation: Operation| {
-        let code = match operation.state {
-            // Looking at what runs is no failure, waiting for it in vain is.
-            OperationState::Running if !waits => Code::Success,
-            _ => Code::from(&operation),
-        };
-        (seen_from_here(operation).full_report(), code)
+    let Some(limit) = show.timeout else {
+        let call = Call::get(format!("/v1/operations/{}", percent_encoded(&show.id)));
+        // Looking at what runs is no failure, waiting for it in vain is.
+        return shown(session, call, |operation: Operation| {
+            let code = match operation.state {
+                OperationState::Running => Code::Success,
+                OperationState::Done => Code::from(&operation),
+            };
+            (seen_from_here(operation).full_report(), code)
+        });
+    };
+    session.run(async {
+        let answer = ended(session.client(), &show.id, limit).await?;
+        if answer.status >= 400 {
+            return Ok(session.refused(&answer));
+        }
+        let operation: Operation = answer.json()?;
+        let code = Code::from(&operation);
+        if session.output().is_json() {
+            session.output().json(&answer.body);
+            return Ok(code.into());
+        }
+        Ok(session.output().result(&seen_from_here(operation).full_report(), code))
     })
 }
 

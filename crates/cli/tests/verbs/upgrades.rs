@@ -32,6 +32,7 @@ fn applied() -> Operation {
     operation
 }
 
+/// What is answered about an operation by its ID.
 fn response(operation: &Operation) -> Vec<u8> {
     let body = serde_json::to_string(operation).unwrap();
     let length = body.len();
@@ -178,4 +179,15 @@ fn events_go_on_across_a_supervisor_that_becomes_another_program_and_what_ended_
         "2026-11-22T03:01:36.000Z  all is well".to_owned(),
     ];
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn an_outcome_that_is_waited_for_is_asked_for_again_when_the_supervisor_becomes_another_program() {
+    let server = canned_in_turn(vec![response(&upgrade()), Vec::new(), response(&applied())]);
+    let output = handover(&server.path, &["show", "op-1", "--timeout", "20s"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("applied: upgraded from 0.1.0"), "{}", stdout(&output));
+    let server = answered(&upgrade());
+    let output = handover(&server.path, &["show", "op-1", "--timeout", "0"]);
+    assert_eq!(code(&output), 124, "{}", stdout(&output));
 }
