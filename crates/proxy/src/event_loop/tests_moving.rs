@@ -128,8 +128,6 @@ impl Pair {
     }
 }
 
-const GONE: Verdict = Verdict::Thaw;
-
 fn released() -> Verdict {
     Verdict::Release { done: channel().0 }
 }
@@ -141,7 +139,7 @@ fn events_of_the_turn_in_which_all_stands_still_are_for_whoever_goes_on() {
         let mut clients: Vec<_> = (0..50).map(|_| pair.client()).collect();
         pair.precopy();
         pair.turn();
-        let written = pair.freeze(if moves { released() } else { GONE });
+        let written = pair.freeze(if moves { released() } else { Verdict::Thaw });
         // Their events come in one turn with the command, before and behind it.
         for client in &mut clients {
             client.write_all(GET).unwrap();
@@ -216,7 +214,7 @@ fn a_command_behind_the_freeze_is_obeyed_after_it() {
     let mut client = pair.client();
     pair.precopy();
     pair.turn();
-    let written = pair.freeze(GONE);
+    let written = pair.freeze(Verdict::Thaw);
     pair.from.leave(0, Command::Drain { spread: Ticks(0), done: channel().0 });
     client.write_all(GET).unwrap();
     pair.turn();

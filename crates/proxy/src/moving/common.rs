@@ -13,6 +13,9 @@ use crate::metrics::Totals;
 /// The format that this release writes.
 const FORMAT: u8 = 1;
 
+/// The most bytes of the format and the length of the keys.
+const LENGTH_BYTES: usize = 16;
+
 /// What has arrived, checked.
 #[derive(Debug)]
 pub(super) struct Common {
@@ -22,9 +25,13 @@ pub(super) struct Common {
 
 /// Writes both down. There are keys in it.
 pub(super) fn write(keys: &[u8], totals: &Totals) -> Vec<u8> {
-    let mut out = vec![FORMAT];
+    let mut counted = Vec::new();
+    totals.write(&mut counted);
+    // Large enough at once: what grows leaves copies of keys behind.
+    let mut out = Vec::with_capacity(LENGTH_BYTES + keys.len() + counted.len());
+    out.push(FORMAT);
     put_bytes(&mut out, keys);
-    totals.write(&mut out);
+    out.extend_from_slice(&counted);
     out
 }
 
