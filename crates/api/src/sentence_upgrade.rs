@@ -111,7 +111,15 @@ impl Operation {
     /// What went wrong: with the file itself, or in which step.
     fn why_not_ready(&self, upgrade: &Upgrade) -> String {
         let why = self.why();
-        if self.errors.iter().any(|error| error.file.as_ref() == Some(&upgrade.to.path)) {
+        // A client may have shortened the path in its own directory.
+        let is_it = |file: &String| {
+            upgrade
+                .to
+                .path
+                .strip_suffix(file.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+        };
+        if self.errors.iter().filter_map(|error| error.file.as_ref()).any(is_it) {
             return why;
         }
         let what = if is_the_way_back(self.kind) { "going back" } else { "the upgrade" };

@@ -278,7 +278,7 @@ fn a_status_shows_which_worker_runs_what() {
         "name": "handover", "version": "0.1.0", "phase": "serving", "pid": 10, "started_at": "T0",
         "control": "/run/x.sock", "listeners": [], "journal": {"path": "/j", "records": 1},
         "binary": {"version": "0.1.0", "sha256": OLD, "path": "/usr/bin/handover"},
-        "previous_binary": {"version": "0.0.9", "sha256": NEW, "path": "/usr/bin/handover"},
+        "previous_binary": {"version": "0.0.9", "sha256": "77", "path": "/usr/bin/handover"},
     });
     let mut status: Status = serde_json::from_value(json).unwrap();
     let worker = |number, version: &str, sha256: &str, role| WorkerStatus {
@@ -296,8 +296,10 @@ fn a_status_shows_which_worker_runs_what() {
         "  supervisor  pid 10, version 0.1.0 (sha256 1a2b3c4d5e6f), since T0",
         "  worker      pid 22, version 0.2.0 (sha256 998877665544), since T1",
         "  worker      pid 21, since T1, kept warm until the upgrade is confirmed",
-        "  previous    0.0.9 (sha256 998877665544) is kept: 'handover rollback --binary' goes back to it",
+        "  previous    0.0.9 (sha256 77) is kept: 'handover rollback --binary' goes back to it",
     ] {
         assert!(report.lines().any(|other| other == line), "{line}\n{report}");
     }
+    status.previous_binary = Some(binary("0.2.0", NEW));
+    assert!(!status.report().contains("previous"), "what serves already is no way back");
 }

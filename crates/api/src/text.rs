@@ -61,7 +61,12 @@ impl Status {
                 &format!("pid {}{version}, since {}{respawns}{role}", worker.pid, worker.started_at),
             );
         }
-        if let Some(previous) = &self.previous_binary {
+        // While an upgrade awaits confirmation, going back is another way; to what serves already, it is none.
+        let serves = several.iter().chain(one).find_map(|worker| worker.sha256.as_ref());
+        let differs = |previous: &&Binary| previous.sha256.as_ref() != serves;
+        if let Some(previous) = self.previous_binary.as_ref().filter(differs)
+            && self.pending.as_ref().is_none_or(|pending| pending.upgrade.is_none())
+        {
             line("previous", &format!("{previous} is kept: 'handover rollback --binary' goes back to it"));
         }
         line("control", &self.control);

@@ -99,13 +99,7 @@ pub(crate) fn seen_from_here(mut operation: Operation) -> Operation {
 
 fn rename_files(operation: &mut Operation, here: &Path) -> bool {
     let problems = operation.errors.iter_mut().chain(&mut operation.warnings);
-    let any = problems.fold(false, |any, problem| rename(problem, here) | any);
-    if let Some(upgrade) = operation.upgrade.as_mut().filter(|_| any) {
-        // Told with the problem, and called the same.
-        let path = &mut upgrade.to.path;
-        *path = shortened(path, &format!("{}/", here.display()));
-    }
-    any
+    problems.fold(false, |any, problem| rename(problem, here) | any)
 }
 
 /// The same for a difference.
