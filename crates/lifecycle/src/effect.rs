@@ -153,8 +153,8 @@ pub enum Effect {
         /// Which; never the one that serves.
         binary: Binary,
     },
-    /// Execute [`Binary::Serving`] in this process, with what [`crate::Machine::save`] says, in this very turn: nothing
-    /// comes in between. If it fails, report [`crate::Event::ReexecFailed`]; else the first event is [`crate::Event::Reexecuted`].
+    /// Execute [`Binary::Serving`] in this process, with what [`crate::Machine::save`] says, in this very turn: it is the
+    /// last effect of its step, and no event comes in between. If it fails, report [`crate::Event::ReexecFailed`]; else the first event is [`crate::Event::Reexecuted`].
     Reexec {
         /// Whose.
         operation: OperationKey,

@@ -313,6 +313,8 @@ impl Machine {
         if self.phase == Phase::Stopping && self.workers.is_empty() {
             self.finish_stop();
         }
+        // Nothing may follow it.
+        self.reexecute_if_alone();
     }
 
     /// Everything about upgrades that follows from who lives, and who is gone.
@@ -328,7 +330,6 @@ impl Machine {
                     gone
                 }
                 Some(Step::Retiring(retiring)) => self.go_on_retiring(retiring),
-                Some(Step::Reexecuting(false)) => self.reexecute_if_alone(),
                 Some(Step::TakingBack(back)) => self.go_on_taking_back(back),
                 _ => false,
             };

@@ -1,5 +1,7 @@
 //! What a supervisor knows from the journal of the one before it.
 
+use std::cmp::Ordering;
+
 use crate::{Cause, GenerationNumber, Kind, OperationKey, Outcome, Verdict, WorkerKey};
 
 /// What the journal says when the supervisor starts.
@@ -62,13 +64,14 @@ impl Unfinished {
     /// Keys of workers only grow: the one that took over, an older one, or another one since.
     fn upgrade_outcome(&self, adopted: Option<WorkerKey>) -> Outcome {
         let (Some(upgrade), Some(adopted)) = (self.upgrade, adopted) else { return Outcome::Unknown };
-        let made = adopted == upgrade;
-        match self.kind {
-            _ if adopted > upgrade => Outcome::Unknown,
-            Kind::Upgrade if made => Outcome::Applied,
-            Kind::Upgrade => Outcome::NotReady,
-            _ if made => Outcome::NotReady,
-            _ => Outcome::Applied,
+        match (self.kind, adopted.cmp(&upgrade)) {
+            (Kind::Upgrade, Ordering::Equal) => Outcome::Applied,
+            (Kind::Upgrade, Ordering::Less) => Outcome::NotReady,
+            // One started since, of whichever binary.
+            (Kind::Upgrade, Ordering::Greater) => Outcome::Unknown,
+            (_, Ordering::Equal) => Outcome::NotReady,
+            // What takes it back ends with the worker before, or with another one of its binary.
+            (_, Ordering::Less | Ordering::Greater) => Outcome::Applied,
         }
     }
 }

@@ -133,18 +133,14 @@ impl Machine {
         self.limit_step(self.after(self.limits.reexec));
     }
 
-    pub(super) fn reexecute_if_alone(&mut self) -> bool {
-        let Some(operation @ Operation { step: Step::Reexecuting(false), .. }) = self.active else {
-            return false;
-        };
+    pub(super) fn reexecute_if_alone(&mut self) {
+        let Some(operation @ Operation { step: Step::Reexecuting(false), .. }) = self.active else { return };
         let alone = self.endings.is_empty() && self.workers.len() == 1;
-        if !alone || !self.main().is_some_and(Worker::is_at_rest) {
-            return false;
+        if alone && self.main().is_some_and(Worker::is_at_rest) {
+            let by = self.after(self.limits.reexec);
+            self.active = Some(Operation { step: Step::Reexecuting(true), by: Some(by), ..operation });
+            self.emit(Effect::Reexec { operation: operation.key });
         }
-        let by = self.after(self.limits.reexec);
-        self.active = Some(Operation { step: Step::Reexecuting(true), by: Some(by), ..operation });
-        self.emit(Effect::Reexec { operation: operation.key });
-        true
     }
 
     pub(super) fn reexec_failed(&mut self, operation: crate::OperationKey) {

@@ -7,6 +7,8 @@
 mod changes;
 mod server;
 mod starts;
+mod upgrades;
+mod warm;
 
 use std::time::Duration;
 

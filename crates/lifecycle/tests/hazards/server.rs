@@ -126,7 +126,12 @@ impl Server {
 
     /// The journal does what it was told last.
     pub(crate) fn journal(&mut self, well: bool) -> Vec<Effect> {
+        let held_to = self.machine.view().held_to;
         let event = self.said.iter().rev().find_map(|effect| match *effect {
+            Effect::WriteUpgrade { operation, .. } => held_to.map(|generation| match well {
+                true => Event::IntentWritten { operation, generation },
+                false => Event::IntentFailed { operation, generation },
+            }),
             Effect::WriteIntent { operation, generation, .. }
             | Effect::WriteConfirm { operation, generation, .. } => Some(match well {
                 true => Event::IntentWritten { operation, generation },
