@@ -119,11 +119,11 @@ impl Machine {
         if let Some(candidate) = self.candidate().map(|candidate| candidate.key) {
             self.kill(candidate, back.why);
         }
-        let old = self.old_one().map(|old| (old.key, old.stage));
+        let old = self.old_one().map(|old| old.key);
         let dying = self.workers.iter().any(|worker| worker.stage == Stage::Killed);
         match old {
             _ if dying && (old.is_some() || self.phase == Phase::Drained) => return false,
-            Some((old, stage)) => self.resume_old(back, old, stage),
+            Some(old) => self.resume_old(back, old),
             None if self.phase == Phase::Drained => {
                 self.binary = Binary::Previous;
                 self.taken_back(back);
@@ -133,14 +133,13 @@ impl Machine {
         true
     }
 
-    fn resume_old(&mut self, back: TakingBack, old: WorkerKey, stage: Stage) {
+    fn resume_old(&mut self, back: TakingBack, old: WorkerKey) {
         let drained = self.phase == Phase::Drained;
         let owner = self.active.map(|operation| operation.key);
         if let Some(main) = self.workers.iter_mut().find(|worker| worker.key == old) {
-            main.role = Role::Serving;
-            if !drained || stage == Stage::StandingBy {
-                (main.stage, main.drain, main.by) = (Stage::Drained, None, None);
-            }
+            // What may be left of its last connections ends by itself.
+            (main.role, main.stage) = (Role::Serving, Stage::Drained);
+            (main.drain, main.by) = (None, None);
         }
         if back.switched {
             self.switched(old, owner, None);
