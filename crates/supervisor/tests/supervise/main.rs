@@ -16,6 +16,7 @@
 mod adoption;
 mod endings;
 mod probation;
+mod reexec;
 mod reloads;
 mod rollbacks;
 mod server;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         adoption::TESTS,
         probation::TESTS,
         rollbacks::TESTS,
+        reexec::TESTS,
         upgrades::TESTS,
     ];
     run_tests(&all.concat())

@@ -58,6 +58,7 @@ impl tracing::Subscriber for Log {
 /// The supervisor's `main`.
 pub fn supervise() -> ExitCode {
     let _ = tracing::subscriber::set_global_default(Log);
+    upgrading::hinder_resuming();
     let mut options = Options::new("fake", &upgrading::version());
     options.control = std::env::var_os("FAKE_CONTROL").unwrap().into();
     options.state = std::env::var_os("FAKE_STATE").unwrap().into();

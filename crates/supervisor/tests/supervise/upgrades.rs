@@ -30,19 +30,20 @@ crate::tests! {
     a_supervisor_that_dies_in_any_step_leaves_somebody_who_serves_and_the_next_one_knows_who
     an_upgrade_that_awaits_confirmation_outlives_the_supervisor
     a_stop_ends_the_candidate_too
+    a_stop_ends_what_is_asked_about_itself_too
 }
 
 const WEB: &str = "listen web 127.0.0.1:0";
 
 /// A server that was started from a program which can be replaced.
-struct Upgraded {
-    workspace: Workspace,
-    program: Program,
-    server: Server,
-    address: SocketAddr,
+pub struct Upgraded {
+    pub workspace: Workspace,
+    pub program: Program,
+    pub server: Server,
+    pub address: SocketAddr,
 }
 
-fn start(mark: &str, lines: &[&str]) -> Upgraded {
+pub fn start(mark: &str, lines: &[&str]) -> Upgraded {
     let workspace = Workspace::new();
     let program = Program::install(&workspace, std::env::current_exe().unwrap());
     program.replace(mark);
@@ -52,7 +53,7 @@ fn start(mark: &str, lines: &[&str]) -> Upgraded {
     Upgraded { workspace, program, server, address }
 }
 
-fn start_again(workspace: &Workspace, program: &Program) -> Server {
+pub fn start_again(workspace: &Workspace, program: &Program) -> Server {
     let mut command = server::command_of(workspace, program.path());
     command.env(server::SHORT_LIMITS, "1");
     Server::start_with(workspace, command)
@@ -60,7 +61,7 @@ fn start_again(workspace: &Workspace, program: &Program) -> Server {
 
 impl Upgraded {
     /// Upgrades to the version with this mark, installed in the place of the one before.
-    fn upgrade(&self, mark: &str, query: &str) -> (u16, Value) {
+    pub fn upgrade(&self, mark: &str, query: &str) -> (u16, Value) {
         self.program.replace(mark);
         self.server.control.post(&format!("/v1/upgrade{query}"), &[])
     }
@@ -71,16 +72,16 @@ impl Upgraded {
         self.server.control.post(&format!("/v1/upgrade?binary={path}"), &[])
     }
 
-    fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.server.process.pid()
     }
 
-    fn worker(&self) -> u32 {
+    pub fn worker(&self) -> u32 {
         self.server.control.worker()
     }
 
     /// That this one serves, and nobody else is left: no second worker, no zombie.
-    fn expect_alone(&self, worker: u32) {
+    pub fn expect_alone(&self, worker: u32) {
         assert_eq!(ask(self.address), "1 one");
         assert_eq!(self.worker(), worker);
         let children: Vec<(u32, char)> =
@@ -91,13 +92,13 @@ impl Upgraded {
     }
 
     /// The supervisor's descriptors, by kind. Connections to its control socket may be among them for another moment.
-    fn descriptors(&self) -> BTreeMap<String, usize> {
+    pub fn descriptors(&self) -> BTreeMap<String, usize> {
         let kinds = proc::descriptor_kinds(self.pid()).into_iter();
         kinds.map(|(kind, count)| (kind.trim_end_matches(" (deleted)").to_owned(), count)).collect()
     }
 
     /// That there are no more of them than before, once what was begun has ended.
-    fn expect_descriptors(&self, before: &BTreeMap<String, usize>) {
+    pub fn expect_descriptors(&self, before: &BTreeMap<String, usize>) {
         let more = || {
             let now = self.descriptors();
             let more = |(kind, count): &(String, usize)| *count > before.get(kind).copied().unwrap_or(0);
@@ -110,18 +111,18 @@ impl Upgraded {
         }
     }
 
-    fn kill_supervisor(&mut self) {
+    pub fn kill_supervisor(&mut self) {
         self.server.process.signal(Signal::KILL);
         assert_eq!(self.server.process.wait().code, 128 + 9);
     }
 }
 
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The problem of a refusal, or the operation, whole.
-fn outcome(answer: &Value) -> String {
+pub fn outcome(answer: &Value) -> String {
     let of = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     of("/outcome").or(of("/operation/outcome")).unwrap_or_else(|| answer.to_string())
 }
@@ -151,6 +152,9 @@ fn an_upgrade_is_served_by_a_worker_of_the_new_binary() {
     assert_eq!(up.pid(), pid);
     let status = up.server.control.status();
     assert_eq!((text(&status, "/worker/sha256"), text(&status, "/worker/role")), (&*to, "serving"));
+    // The supervisor, too, by now; its process is the same.
+    assert_eq!((text(&status, "/binary/sha256"), text(&status, "/version")), (&*to, "fake 2"), "{status}");
+    assert!(operation["warnings"].is_null(), "{operation}");
     assert_eq!(text(&status, "/previous_binary/sha256"), from);
     assert!(
         up.workspace.path("state/binaries").join(&from).is_file()
@@ -240,6 +244,7 @@ fn a_candidate_that_is_no_good_leaves_everything_as_it_was() {
         ("2-probe-die", "dying in the step probe"),
         ("2-probe-wrong", "another question"),
         ("2-take-die", "ended in the middle"),
+        ("2-take-refuse", "cannot read that"),
     ]);
 }
 
@@ -486,4 +491,16 @@ fn a_stop_ends_the_candidate_too() {
     assert_eq!(children.len(), 2);
     assert_eq!(up.server.terminate().code, 0);
     assert!(children.iter().all(|child| !proc::alive(*child)));
+}
+
+fn a_stop_ends_what_is_asked_about_itself_too() {
+    let mut up = start("1", &[]);
+    up.program.replace("2-preflight-hang");
+    assert_eq!(up.server.control.post("/v1/upgrade", &[("Prefer", "respond-async")]).0, 202);
+    let children = until("it is asked", || {
+        let children: Vec<u32> = proc::children(up.pid()).iter().map(|child| child.pid).collect();
+        (children.len() == 2).then_some(children)
+    });
+    assert_eq!(up.server.terminate().code, 0);
+    until("it has ended", || children.iter().all(|child| !proc::alive(*child)).then_some(()));
 }

@@ -12,6 +12,8 @@
 //! | `took-die` | exits as soon as it has said that it serves |
 //! | `give-hang` / `-die` / `-refuse`, `commit-die` | as the one that hands over: says nothing / exits / calls it off / exits when the other is ready |
 //! | `guard-fail` | fails its guard |
+//! | `resume-fail` | as the supervisor, cannot go on with what the one before has left: it has no descriptors for it |
+//! | `rehearse-spoil` | makes itself not executable when it is asked for the last time before the supervisor becomes it |
 //! | `orphan-STEP` | kills the supervisor in that step: hello, standby, probe, take, ready, took, give, gave |
 //!
 //! Nothing moves but the right to accept: giver `state`, taker `ready`, giver `commit`.
@@ -71,7 +73,32 @@ pub fn preflight() -> ExitCode {
         println!("{}", r#"{"version":"0","protocol":[1,2],"saved":[1,1]}"#);
         return ExitCode::SUCCESS;
     }
+    if mark.contains("rehearse-spoil") {
+        spoil();
+    }
     handover_supervisor::preflight::answer(&version())
+}
+
+/// As the program that the supervisor has become: lacks what it needs to go on, if that is what the mark says.
+pub fn hinder_resuming() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let spoilt = mark().contains("resume-fail") && std::env::var_os("HANDOVER_SAVED").is_some();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    // What is left to it is less than what was left to it.
+    let current = if spoilt { Some(open) } else { limit.maximum };
+    setrlimit(Resource::Nofile, Rlimit { current, maximum: limit.maximum }).unwrap();
+}
+
+/// Makes this program one that cannot be executed, when it is asked about itself for the second time.
+fn spoil() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let program = std::fs::read_link("/proc/self/exe").unwrap();
+    let asked = program.with_extension("asked");
+    if std::fs::exists(&asked).unwrap() {
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    std::fs::write(asked, "").unwrap();
 }
 
 /// Its version: the mark up to the first hyphen.
