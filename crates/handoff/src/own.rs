@@ -156,6 +156,7 @@ mod tests {
             descriptors: &[],
             stdout: Some(writer.as_fd()),
             stderr: None,
+            ends_with_thread: false,
         };
         let child = spawn.start().unwrap();
         drop(writer);

@@ -103,6 +103,9 @@ pub struct Spawn<'a> {
     pub stdout: Option<BorrowedFd<'a>>,
     /// Its standard error; this process's if `None`.
     pub stderr: Option<BorrowedFd<'a>>,
+    /// Whether the kernel kills it as soon as the thread ends that has started it, with its process or alone
+    /// (`PR_SET_PDEATHSIG`, prctl(2)). What it has started itself goes on.
+    pub ends_with_thread: bool,
 }
 
 impl Spawn<'_> {
@@ -135,8 +138,16 @@ impl Spawn<'_> {
         for descriptor in self.descriptors {
             kept.push(Kept { number: descriptor.as_raw_fd() });
         }
+        let (ends_with_thread, parent) = (self.ends_with_thread, rustix::process::getpid());
         let in_child = move || {
             close_others_on_exec();
+            if ends_with_thread {
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                if rustix::process::getppid() != Some(parent) {
+                    // It ended before the kernel knew.
+                    return Err(Errno::SRCH.into());
+                }
+            }
             for descriptor in &kept {
                 inherit::set_inheritable(descriptor, true)?;
             }
@@ -144,8 +155,8 @@ impl Spawn<'_> {
         };
         // SAFETY: needed because what a child keeps must be decided between fork and exec: done in the parent,
         // every other child started meanwhile would get the descriptors too. Sound: the closure makes only
-        // system calls (close_range, fcntl, sigprocmask), which are async-signal-safe; it neither allocates nor
-        // locks.
+        // system calls (close_range, prctl, getppid, fcntl, sigprocmask), which are async-signal-safe; it neither
+        // allocates nor locks.
         #[allow(unsafe_code, reason = "pre_exec; see above")]
         unsafe {
             command.pre_exec(in_child);
@@ -365,6 +376,7 @@ mod tests {
             descriptors,
             stdout: None,
             stderr: None,
+            ends_with_thread: false,
         }
         .start()
         .unwrap()
@@ -393,6 +405,7 @@ mod tests {
             descriptors: &[],
             stdout: None,
             stderr: None,
+            ends_with_thread: false,
         };
         assert_eq!(end(&spawn.start().unwrap()), Exit::Code(0));
         assert_eq!(executable.digest().unwrap(), digest);
@@ -437,6 +450,26 @@ mod tests {
     fn a_stray_signal_does_not_end_a_child_that_has_not_decided_about_signals() {
         let script = "for s in HUP TERM INT QUIT USR1 USR2; do kill -s $s $$; done; exit 3";
         assert_eq!(end(&shell(script, &[], &[])), Exit::Code(3));
+    }
+
+    #[test]
+    fn a_child_that_ends_with_its_thread_does() {
+        let executable = Executable::open(Path::new("/bin/sh")).unwrap();
+        let arguments = ["sh", "-c", "exec sleep 1000"].map(OsString::from);
+        let child = std::thread::spawn(move || {
+            Spawn {
+                executable: &executable,
+                arguments: &arguments,
+                environment: &[],
+                descriptors: &[],
+                stdout: None,
+                stderr: None,
+                ends_with_thread: true,
+            }
+            .start()
+            .unwrap()
+        });
+        assert_eq!(end(&child.join().unwrap()), Exit::Signal(9));
     }
 
     #[test]
@@ -505,6 +538,7 @@ mod tests {
             descriptors: &[],
             stdout: None,
             stderr: None,
+            ends_with_thread: false,
         };
         assert_eq!(spawn.start().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }

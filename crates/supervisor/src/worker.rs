@@ -226,6 +226,7 @@ impl Start<'_> {
             descriptors: &[theirs.as_fd()],
             stdout: None,
             stderr: stderr.as_ref().map(AsFd::as_fd),
+            ends_with_thread: false,
         };
         let process = spawn.start()?;
         drop((theirs, stderr));

@@ -96,6 +96,7 @@ impl Preflight<'_> {
             descriptors: self.saved.as_slice(),
             stdout: Some(writers.stdout.as_fd()),
             stderr: Some(writers.stderr.as_fd()),
+            ends_with_thread: true,
         })
     }
 }
