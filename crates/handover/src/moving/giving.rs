@@ -49,7 +49,7 @@ pub(crate) enum Gave {
     /// This process must end.
     GiveUp { why: String },
     /// After `HandedOver`: the conversation is over.
-    Parted { late: u64 },
+    Parted { late: Counts },
 }
 
 /// A move that gives, for the control thread.
@@ -155,7 +155,7 @@ impl Driver {
             }
         }
         if self.handed_over {
-            let late = self.link.late();
+            let late = self.outlet.as_ref().map_or_else(Counts::new, |outlet| outlet.late());
             (self.tell)(Gave::Parted { late });
         }
     }

@@ -46,7 +46,6 @@ pub(crate) struct Link {
 struct Inner {
     stage: Stage,
     flow: Flow,
-    late: u64,
     wakers: Vec<Arc<dyn Fn() + Send + Sync>>,
 }
 
@@ -61,7 +60,7 @@ pub(crate) enum Unsent {
 
 impl Link {
     pub(crate) fn new(channel: GiverChannel) -> Arc<Self> {
-        let inner = Inner { stage: Stage::Ahead, flow: Flow::default(), late: 0, wakers: Vec::new() };
+        let inner = Inner { stage: Stage::Ahead, flow: Flow::default(), wakers: Vec::new() };
         let (sending, changed) = (Mutex::default(), Condvar::new());
         Arc::new(Self { channel, sending, inner: Mutex::new(inner), changed })
     }
@@ -166,11 +165,6 @@ impl Link {
         self.wake(inner);
     }
 
-    /// How many connections were sent late.
-    pub(crate) fn late(&self) -> u64 {
-        self.lock().late
-    }
-
     fn wake(&self, inner: MutexGuard<'_, Inner>) {
         let wakers = inner.wakers.clone();
         drop(inner);
@@ -208,10 +202,7 @@ impl Link {
         let sent = self.say_at(Some(stage), message, fds);
         let mut inner = self.lock();
         match sent {
-            Ok(()) => {
-                inner.late += u64::from(stage == Stage::Late);
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(Unsent::Closed) => {
                 inner.flow.unsent(fds.len());
                 drop(inner);

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Counts;
 
 /// Why something was not sent. The connection stays where it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +27,8 @@ pub struct Outlet {
     sink: Box<dyn Sink>,
     /// The number of the next socket.
     next: AtomicU64,
+    /// What was sent late, by kind.
+    late: Mutex<Counts>,
 }
 
 /// What an [`Outlet`] sends into: the conversation with the other worker, or in tests whatever is wanted.
@@ -60,7 +64,7 @@ impl Outlet {
     /// An outlet into `sink`.
     #[must_use]
     pub fn new(sink: Box<dyn Sink>) -> Arc<Self> {
-        Arc::new(Self { sink, next: AtomicU64::new(0) })
+        Arc::new(Self { sink, next: AtomicU64::new(0), late: Mutex::default() })
     }
 
     /// Sends sockets ahead, at most [`Outlet::MAX_BATCH`], and says the number of the first; the others follow it. In
@@ -83,15 +87,41 @@ impl Outlet {
     }
 
     /// Sends one connection after the commit: its state, which names its sockets by their places here (from 0), and the
-    /// sockets. When it is sent, let go of it as in [`Moving::release`](super::Moving::release).
+    /// sockets. When it is sent, let go of it as in [`Moving::release`](super::Moving::release). It is counted as a
+    /// `connection`; see [`Outlet::send_late_of`].
     ///
     /// # Errors
     /// See [`Lost`]; it stays here, and ends here unless a later attempt succeeds.
     pub fn send_late(&self, thread: u32, state: &[u8], sockets: &[BorrowedFd<'_>]) -> Result<(), Lost> {
+        self.send_late_of("connection", thread, state, sockets)
+    }
+
+    /// The same, counted as a connection of this kind: `http`, `websocket`, `tcp`.
+    ///
+    /// # Errors
+    /// As [`Outlet::send_late`].
+    pub fn send_late_of(
+        &self,
+        kind: &str,
+        thread: u32,
+        state: &[u8],
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<(), Lost> {
         if sockets.len() > Self::MAX_LATE {
             return Err(Lost::Refused(format!("{} sockets are too many for one connection", sockets.len())));
         }
-        self.sink.late(thread, state, sockets)
+        self.sink.late(thread, state, sockets)?;
+        *self.late_counts().entry(kind.to_owned()).or_default() += 1;
+        Ok(())
+    }
+
+    /// How many connections were sent late, by kind.
+    pub(crate) fn late(&self) -> Counts {
+        self.late_counts().clone()
+    }
+
+    fn late_counts(&self) -> MutexGuard<'_, Counts> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether little enough is unacknowledged, so that a batch or a connection can be sent without waiting.

@@ -218,7 +218,7 @@ impl Exit {
             u16::try_from(kind.len()).map_err(|_| Lost::Refused("its name is too long".to_owned()))?;
         let bytes = [&length.to_le_bytes()[..], kind.as_bytes(), state].concat();
         let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.as_fd()).collect();
-        self.outlet.send_late(0, &bytes, &sockets)
+        self.outlet.send_late_of(kind, 0, &bytes, &sockets)
     }
 }
 

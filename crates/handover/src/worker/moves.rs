@@ -72,7 +72,7 @@ struct Given {
     limit: Duration,
     /// Connections that were left after it.
     left: u64,
-    late: u64,
+    late: Counts,
     /// The drain is over, with these losses; what is to be done when the conversation is.
     drained: Option<(After, Losses)>,
     /// The conversation is over.
@@ -208,7 +208,7 @@ impl Control {
         let tell = move |gave| post.send(Notice::Moved { serial, notice: MoveNotice::Gave(gave) });
         match Giving::begin(give, tell) {
             Ok(giving) => {
-                let given = Given { call, limit, left: 0, late: 0, drained: None, parted: false };
+                let given = Given { call, limit, left: 0, late: Counts::new(), drained: None, parted: false };
                 self.moves.giving = Some((giving, given));
             }
             Err(error) => {
@@ -335,9 +335,8 @@ impl Control {
             After::Answer if self.moves.role == Role::Leaving => {
                 self.moves.role = Role::StandingBy;
                 if self.is_of_now(call) {
-                    let ended = left.saturating_sub(late).saturating_sub(losses.total());
-                    let kinds = (late > 0).then(|| ("connection".to_owned(), late));
-                    let late = kinds.into_iter().collect();
+                    let gone = late.values().sum::<u64>().saturating_add(losses.total());
+                    let ended = left.saturating_sub(gone);
                     self.send(&ToSupervisor::Drained { call: call.number, losses, late, ended }, &[]);
                 }
             }

@@ -318,7 +318,10 @@ impl EventLoop {
         let state = Piece::from(sheet.finish());
         let sockets: Vec<BorrowedFd<'_>> =
             std::iter::once(client).chain(endpoint).map(|io| io.as_fd()).collect();
-        match late.outlet.send_late(thread_number(self.cx.thread), &state, &sockets) {
+        let mut kinds = Kinds::default();
+        kinds.count(&conn);
+        let kind = kinds.named().next().map_or("connection", |(kind, _)| kind);
+        match late.outlet.send_late_of(kind, thread_number(self.cx.thread), &state, &sockets) {
             Ok(()) => {
                 self.let_go(key, conn);
                 None

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ use handover_testkit::{
 };
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+mod upgrades;
 
 /// An example that runs.
 struct Example {
@@ -80,7 +82,11 @@ impl Example {
 }
 
 fn command(name: &str, listener: &str, workspace: &Workspace, port: &Port, files: &[&str]) -> Command {
-    let mut command = Command::new(binary(name));
+    command_of(&binary(name), listener, workspace, port, files)
+}
+
+fn command_of(program: &Path, listener: &str, workspace: &Workspace, port: &Port, files: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command
         .args(files)
         .current_dir(workspace.root())
