@@ -336,6 +336,39 @@ mod tests {
     }
 
     #[test]
+    fn what_was_left_open_is_duplicated_if_it_is_what_it_should_be_and_stays_under_its_number() {
+        use std::os::fd::{AsRawFd, IntoRawFd};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let numbers = [
+            listener.into_raw_fd(),
+            tempfile::tempfile().unwrap().into_raw_fd(),
+            crate::memfd::sealed("test", b"bytes").unwrap().into_raw_fd(),
+        ];
+        let left = LeftOpen::take(&[numbers[0], numbers[1], numbers[2], numbers[0], 1, -1, 1_000_000]);
+        assert_eq!(left.all().count(), 3, "each once, and no standard stream");
+        let socket = left.duplicate(numbers[0], Expected::Socket).unwrap();
+        assert_ne!(socket.as_raw_fd(), numbers[0]);
+        left.duplicate(numbers[2], Expected::MemoryFile).unwrap();
+        for (number, expected) in [
+            (numbers[0], Expected::Channel),
+            (numbers[0], Expected::MemoryFile),
+            (numbers[1], Expected::Socket),
+            (numbers[1], Expected::MemoryFile),
+            (1_000_000, Expected::Other),
+            (1, Expected::Other),
+        ] {
+            assert!(left.duplicate(number, expected).is_err(), "{number} {expected:?}");
+        }
+        drop(left);
+        // The duplicate is the same socket, and all that is left of it.
+        std::net::TcpStream::connect(address).unwrap();
+        drop(socket);
+        assert!(std::net::TcpStream::connect(address).is_err());
+        assert_eq!(LeftOpen::take(&numbers).all().count(), 0, "given out once");
+    }
+
+    #[test]
     fn a_descriptor_that_is_not_open_or_no_socket_is_refused() {
         use std::os::fd::AsRawFd;
         let file = tempfile::tempfile().unwrap();

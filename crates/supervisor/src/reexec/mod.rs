@@ -12,6 +12,8 @@
 
 mod packing;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 

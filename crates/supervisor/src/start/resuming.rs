@@ -8,7 +8,14 @@
 //!
 //! Until all that can fail is done, nothing is held that would undo something when it is let go of.
 
+use std::sync::Arc;
+
+use handover_api::Binary;
+use handover_handoff::inherit::Expected;
+use handover_handoff::process;
 use handover_lifecycle::{Event, Machine, Recovered};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::{DEFAULT_KEEP, Journal, Line, Over, StartError, drive, recovered_numbers};
 use crate::control;
@@ -21,8 +28,6 @@ use crate::reexec::{Arrived, ResumeError, State};
 use crate::scribe::Scribe;
 use crate::signals::Signals;
 use crate::systemd::{FdStore, Notifier};
-use std::path::PathBuf;
-use tokio::sync::mpsc;
 
 /// Everything that can fail, done.
 struct Ready {
@@ -32,7 +37,7 @@ struct Ready {
     left: driver::Unpacked,
     machine: Machine,
     scribe: Scribe,
-    kept: Option<handover_api::Binary>,
+    kept: Option<Binary>,
     state: State,
 }
 
@@ -64,6 +69,8 @@ fn get_ready(arrived: &Arrived, options: &Options) -> Result<Ready, ResumeError>
         Err(error) => return Err(ResumeError::Damaged(error.to_string())),
     };
     state.check()?;
+    // A process that was executed by a descriptor may have its number for a name. Going on matters more.
+    let _ = process::take_programs_name();
     if state.pid != std::process::id() {
         return Err(ResumeError::Damaged("it is another process's".to_owned()));
     }
@@ -72,7 +79,7 @@ fn get_ready(arrived: &Arrived, options: &Options) -> Result<Ready, ResumeError>
     let control = Lock::unpack(&state.control, &unpacking)?;
     let listeners = Listeners::unpack(&state.listeners, &mut unpacking)?;
     let left = driver::unpack(&state, &mut unpacking)?;
-    let lock = unpacking.owned(state.journal.lock, handover_handoff::inherit::Expected::Other)?;
+    let lock = unpacking.owned(state.journal.lock, Expected::Other)?;
     let journal = Journal::open_locked(&state.journal.directory, DEFAULT_KEEP, Some(lock));
     let journal =
         journal.map_err(|error| ResumeError::Other { doing: "open the journal", why: error.to_string() })?;
@@ -87,8 +94,8 @@ fn get_ready(arrived: &Arrived, options: &Options) -> Result<Ready, ResumeError>
 struct Held {
     driver: Driver,
     queues: Queues,
-    server: tokio::task::JoinHandle<std::io::Result<()>>,
-    close: tokio::sync::watch::Sender<bool>,
+    server: JoinHandle<std::io::Result<()>>,
+    close: watch::Sender<bool>,
 }
 
 fn hold(ready: Ready, options: Options) -> Result<Held, ResumeError> {
@@ -96,14 +103,11 @@ fn hold(ready: Ready, options: Options) -> Result<Held, ResumeError> {
     let Line { requests, events, settings, close, handle } = Line::new();
     let (socket, lock, control) = control.hold();
     let listeners = listeners.hold();
-    let options = Options {
-        control: lock.control().to_owned(),
-        state: PathBuf::from(&state.journal.directory),
-        ..options
-    };
+    let options =
+        Options { control: lock.control().to_owned(), state: state.journal.directory.clone(), ..options };
     let parts = Parts {
         options,
-        program: std::sync::Arc::clone(&left.own),
+        program: Arc::clone(&left.own),
         installed: state.programs.installed.clone(),
         kept,
         lock,
