@@ -56,9 +56,10 @@ pub type Counts = BTreeMap<String, u64>;
 /// What a service does to hand its live connections to another process, and to take them over. The same service does both
 /// in its life, any number of times: an unconfirmed upgrade that is taken back moves everything the other way round.
 ///
-/// Every method is called from a thread of the move, never from the worker's control thread, and never two at the same time,
-/// except that [`Moving::probe`] may run beside others and [`Moving::formats`] and [`Moving::threads`] are asked
-/// from anywhere. Methods may block for as long as each says.
+/// [`Moving::stand_by`] and [`Moving::probe`] are called from the worker's control thread and return at once; [`Moving::formats`]
+/// and [`Moving::threads`] are asked from anywhere. All others are called from a thread of the move, never two at the same
+/// time, and may block for as long as each says. A panic before the commit calls the move off; one in [`Moving::release`] or
+/// [`Moving::serve`] ends the process.
 pub trait Moving: Send + Sync {
     /// The formats in which connections can be written and read, oldest and newest. Both workers use the newest that both
     /// know; if there is none, nothing moves: the new one accepts and the old one drains.
@@ -70,7 +71,7 @@ pub trait Moving: Send + Sync {
     // ---- giving ----
 
     /// Sends the sockets of open connections ahead, in batches, from the threads that serve them and while they do
-    /// ([`Outlet::send_sockets`]). Returns when nearly all are sent, or when [`Outlet::has_ended`]. A connection that
+    /// ([`Outlet::send_sockets`]). It has four seconds, the freeze three. Returns when nearly all are sent, or when [`Outlet::has_ended`]. A connection that
     /// ends from now on must be shut down (shutdown(2)) as well as closed, since another process has its socket too.
     ///
     /// `outlet` and `format` are those of this move: for [`Moving::freeze`] and what follows too.

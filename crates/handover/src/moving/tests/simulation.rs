@@ -506,6 +506,8 @@ impl World {
         let both_live = self.g.alive && self.t.alive;
         if self.faults.liar.is_none() {
             assert!(serving == 1 || (serving == 0 && !both_live), "{serving} serve");
+            assert!(!self.g.alive || self.g.over, "the giver waits for ever");
+            assert!(!self.t.alive || self.t.over || self.t.serves, "the taker waits for ever");
         }
         if let Some(giver_lies) = self.faults.liar {
             let honest = if giver_lies { &self.t } else { &self.g };
