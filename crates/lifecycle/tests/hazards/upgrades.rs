@@ -9,6 +9,9 @@ use handover_lifecycle::{
 
 use crate::server::{RELOAD, STOP, Server, has, sends};
 
+/// What happens to a server.
+type Step = fn(&mut Server);
+
 pub(crate) const OLD: WorkerKey = WorkerKey(0);
 
 pub(crate) const fn upgrade(terms: Terms) -> Request {
@@ -273,7 +276,7 @@ fn hazard_9_a_failed_spawn_leaves_the_next_upgrade_possible() {
 
 #[test]
 fn hazard_10_a_candidate_that_hangs_anywhere_is_killed_reaped_and_answered() {
-    let hangs: [(fn(&mut Server), Cause); 6] = [
+    let hangs: [(Step, Cause); 6] = [
         (|_| {}, Cause::BinaryUnfit),
         (
             |server| {
@@ -608,7 +611,7 @@ fn hazard_37_a_stop_before_the_move_ends_the_upgrade_and_the_server() {
 
 #[test]
 fn hazard_37_a_stop_during_the_move_waits_for_its_end_which_is_bounded() {
-    let ends: [(fn(&mut Server), Outcome); 3] = [
+    let ends: [(Step, Outcome); 3] = [
         (
             |server| {
                 server.took_over();

@@ -210,6 +210,10 @@ impl World {
                 if let Some(driver) = &mut self.driver {
                     driver.bundles.push((generation, candidate, content));
                 }
+                // Nobody holds what the one before had, also for the supervisor after this one.
+                if self.ops.iter().any(|op| op.key == operation && op.kind == Kind::Start) {
+                    self.tally.begun_anew.push(generation);
+                }
                 let until = confirm.map(|within| self.wall_clock() + within);
                 Write::Intent { operation, generation, content, back_to, until }
             }

@@ -52,8 +52,7 @@ impl World {
         let pending = current.or(unconfirmed.map(|known| self.pending_of(known))).or(upgrade);
         let Some(key) = adopted else {
             self.wall_clock_at_start = self.wall_clock();
-            self.at_start =
-                unconfirmed.and_then(|known| Some((known, self.journal.content(known.generation)?)));
+            self.at_start = unconfirmed.map(|known| (known, self.journal.content(known.generation)));
             let from = last_good.filter(|_| self.rng.chance(100));
             if let Some(driver) = &mut self.driver {
                 driver.from_journal = from.is_some();

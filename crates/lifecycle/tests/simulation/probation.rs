@@ -246,7 +246,11 @@ impl World {
         let held_to = self.driver.as_ref().and_then(|driver| driver.view.held_to);
         let held = self.held_content().filter(|_| held_to != Some(unconfirmed.back_to));
         let over = unconfirmed.until <= self.wall_clock_at_start;
-        if over && held == Some(content) && self.driver.as_ref().is_some_and(|driver| !driver.from_journal) {
+        if over
+            && content.is_some()
+            && held == content
+            && self.driver.as_ref().is_some_and(|driver| !driver.from_journal)
+        {
             self.break_rule(8, format!("{unconfirmed:?} was over and is served by a start"));
         }
     }

@@ -255,7 +255,11 @@ impl World {
                 let excused = matches!(verdict.cause, Cause::ShuttingDown) || self.lost_worker(op);
                 (!excused).then(|| (6, "nobody serves".to_owned()))
             }
-            (Kind::Upgrade, Unknown) if verdict.cause != Cause::ShuttingDown && !self.lost_worker(op) => {
+            (Kind::Upgrade, Unknown)
+                if verdict.cause != Cause::ShuttingDown
+                    && !self.lost_worker(op)
+                    && !self.workers.iter().any(|worker| worker.killed) =>
+            {
                 Some((6, "nobody died, and it is said not to be known".to_owned()))
             }
             _ => None,

@@ -150,7 +150,7 @@ pub(crate) struct World {
     /// The change on probation, as the world sees it.
     pub(crate) tracked: Option<Tracked>,
     /// What was not confirmed when this life of a supervisor began without a worker, its bytes, and the time.
-    pub(crate) at_start: Option<(Unconfirmed, u32)>,
+    pub(crate) at_start: Option<(Unconfirmed, Option<u32>)>,
     pub(crate) wall_clock_at_start: Duration,
     pub(crate) life: u64,
     pub(crate) driver: Option<Driver>,
