@@ -28,6 +28,8 @@ use crate::protocol::{Report, ToWorker};
 
 /// What is left of the machine's limit for an exam, for clearing away what did not answer.
 const CLEARING: Duration = Duration::from_secs(1);
+/// How long it takes at most until the death of a worker is noticed: it says more than that there is no answer.
+const NOTICED: Duration = Duration::from_millis(300);
 
 /// What came out of an exam.
 #[derive(Debug)]
@@ -136,7 +138,13 @@ impl Driver {
         }
         let expected = Expected { worker: key.0, pid };
         let limit = self.limit(self.parts.options.limits.probe);
-        self.conduct(operation, exam, move || Examined::Probe(probe.ask(expected, limit)));
+        self.conduct(operation, exam, move || {
+            let answered = probe.ask(expected, limit);
+            if answered.is_err() {
+                std::thread::sleep(NOTICED);
+            }
+            Examined::Probe(answered)
+        });
     }
 
     /// Does it in another thread.
