@@ -233,7 +233,8 @@ impl Machine {
         self.holds_others = true;
         let previous = self.binary == Binary::Previous;
         if previous {
-            self.switched(worker, self.active.map(|operation| operation.key), None);
+            let settles = self.active.filter(|operation| matches!(operation.step, Step::Settling(_)));
+            self.switched(worker, settles.map(|operation| operation.key), None);
         }
         self.emit(Effect::Serve { worker, candidate, generation });
         if previous {
