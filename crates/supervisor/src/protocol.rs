@@ -51,15 +51,20 @@
 //! connection is the channel to the next supervisor, which speaks first. Of two workers only the one that serves does so: a
 //! handoff that has begun is carried to its end first; one that stands by, or drains after it, ends by itself.
 
+mod address;
+mod guarding;
+mod settings;
+
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use handover_api::{Change, Losses, Problem};
 use handover_handoff::Channel;
 use serde::{Deserialize, Serialize};
+
+pub use address::{Address, ListenerSpec};
+pub use guarding::{Figures, GuardFigures, GuardLimits};
+pub use settings::{Grant, LogSettings, LogTarget, Roles, Settings, UpgradeRules};
 
 /// The newest version of these messages that this program speaks. `Welcome` and `Hello` say which ones each side
 /// speaks; from then on both use the newest that both know ([`common_version`]).
@@ -505,69 +510,6 @@ pub enum Scope {
     Certificates,
 }
 
-/// What a guard looks at: totals since the worker's start, of what a generation's clients and endpoints saw.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Figures {
-    /// Requests that were answered.
-    pub requests: u64,
-    /// Of these, with a status from 500 to 599.
-    pub errors_5xx: u64,
-    /// Connections to endpoints that were tried.
-    pub connects: u64,
-    /// Of these, failed.
-    pub connect_failures: u64,
-    /// TLS handshakes with clients that were begun.
-    pub handshakes: u64,
-    /// Of these, failed.
-    pub handshake_failures: u64,
-}
-
-/// What a guard compared: counts, not totals.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct GuardFigures {
-    /// Of the generation before, in its last seconds.
-    pub before: Figures,
-    /// Of the guarded one.
-    pub after: Figures,
-}
-
-/// When a guarded generation has to go: how much worse it may be than the one before.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct GuardLimits {
-    /// How long it is watched; the same time of the one before is what it is compared with.
-    pub watch: Duration,
-    /// Fewer requests, connects or handshakes than this are no ground to judge their failures by.
-    pub min_requests: u64,
-    /// Percentage points by which the share of answers with 5xx may be higher.
-    pub errors_5xx_points: f64,
-    /// Percentage points by which the share of failed connects to endpoints may be higher.
-    pub connect_failures_points: f64,
-    /// Percentage points by which the share of failed TLS handshakes may be higher.
-    pub handshake_failures_points: f64,
-}
-
-impl GuardLimits {
-    /// What is used where nothing else is said.
-    pub const DEFAULT: Self = Self {
-        watch: Duration::from_secs(10),
-        min_requests: 10,
-        errors_5xx_points: 5.0,
-        connect_failures_points: 5.0,
-        handshake_failures_points: 5.0,
-    };
-    /// The longest time that a generation may be watched.
-    pub const LONGEST_WATCH: Duration = Duration::from_secs(60 * 60);
-}
-
-impl Default for GuardLimits {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
 /// What a worker can be asked about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -580,56 +522,6 @@ pub enum Report {
     ConnectionCount,
     /// The certificates that it serves and presents, a JSON array; nothing if it has no notion of them.
     Certificates,
-}
-
-/// An address to listen on, and how.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ListenerSpec {
-    /// The listener's name in the configuration; one listener may have several addresses.
-    pub name: String,
-    /// The address.
-    pub address: Address,
-    /// Connections that the kernel keeps until they are accepted (listen(2)).
-    pub backlog: u32,
-}
-
-/// An address to listen on. Two of them are the same listener if they are equal.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Address {
-    /// TCP over IPv4 or IPv6 (never both: `IPV6_V6ONLY` is set). Port 0: the kernel chooses one, once.
-    Tcp(SocketAddr),
-    /// A Unix socket (unix(7)) at a path.
-    Unix {
-        /// The path, absolute.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// A Unix socket with an abstract name, which is given without the NUL byte in front.
-    Abstract(String),
-}
-
-impl Address {
-    /// Whether both mean the same place, whatever its mode.
-    #[must_use]
-    pub fn is_same_place(&self, other: &Address) -> bool {
-        match (self, other) {
-            (Address::Unix { path: a, .. }, Address::Unix { path: b, .. }) => a == b,
-            _ => self == other,
-        }
-    }
-}
-
-/// `127.0.0.1:8080`, `unix:/run/app.sock`, `unix:@app`.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(address) => address.fmt(f),
-            Address::Unix { path, .. } => write!(f, "unix:{}", path.display()),
-            Address::Abstract(name) => write!(f, "unix:@{name}"),
-        }
-    }
 }
 
 /// What came of one listener.
@@ -647,89 +539,19 @@ pub enum BindResult {
     },
 }
 
-/// What the supervisor must know of a generation's configuration. It takes effect when the generation serves.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Settings {
-    /// Permission bits of the control socket; 0600 if not given.
-    pub control_mode: Option<u32>,
-    /// The group that owns the control socket; that of the process if not given.
-    pub control_group: Option<u32>,
-    /// Who may do what over the control socket, beside root and the user that runs the server.
-    pub roles: Roles,
-    /// How many operations the journal keeps.
-    pub history: Option<usize>,
-    /// How many generations the journal keeps with all their bytes; 20 if not given.
-    pub generations: Option<usize>,
-    /// Every reload, rollback and restore is guarded like this unless it says otherwise; without it none is that does
-    /// not ask.
-    pub guard: Option<GuardLimits>,
-    /// How long connections may take to end, in a drain or stop that names no limit.
-    pub drain_limit: Option<Duration>,
-    /// How the supervisor logs; as before if not given.
-    pub log: Option<LogSettings>,
-    /// Which binaries an upgrade may run.
-    pub upgrade: UpgradeRules,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Which binaries an upgrade may run. Every rule that is given must be kept, beside those that always hold: nobody but
-/// its owner, who is root or the user that runs the server, may be able to change it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct UpgradeRules {
-    /// It must lie in one of these directories or below (absolute); anywhere if there are none.
-    pub directories: Vec<PathBuf>,
-    /// The user that it must belong to.
-    pub owner: Option<u32>,
-    /// Its SHA-256 digest, 64 lower-case hexadecimal digits.
-    pub sha256: Option<String>,
-    /// The minisign public key (the second line of a `.pub` file) for which `PATH.minisig` must be its signature.
-    pub public_key: Option<String>,
-}
-
-/// How a process logs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LogSettings {
-    /// One JSON object a line instead of text for people.
-    pub json: bool,
-    /// Where to.
-    pub to: LogTarget,
-    /// The least severe lines that are written: `error`, `warn`, `info`, `debug` or `trace`; `info` if not given.
-    pub level: Option<String>,
-}
-
-/// Where log lines go.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogTarget {
-    /// The standard error stream.
-    #[default]
-    Stderr,
-    /// The standard output stream.
-    Stdout,
-    /// A file, appended to.
-    File(PathBuf),
-}
-
-/// Who may do what. A higher role includes those below it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Roles {
-    /// Everything, stopping too.
-    pub admin: Grant,
-    /// Reload, drain, resume, actions, and everything below.
-    pub operate: Grant,
-    /// Looking only.
-    pub read: Grant,
-}
-
-/// Users and groups that have a role.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Grant {
-    /// User IDs.
-    pub users: Vec<u32>,
-    /// Group IDs.
-    pub groups: Vec<u32>,
+    #[test]
+    fn both_sides_use_the_newest_version_that_they_share() {
+        let (oldest, newest) = (OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION);
+        assert_eq!(common_version(oldest, newest), Some(newest));
+        assert_eq!(common_version(1, newest + 5), Some(newest));
+        assert_eq!(common_version(newest + 1, newest + 2), None);
+        assert_eq!(common_version(0, oldest - 1), None);
+        // One that says no oldest version speaks one alone.
+        assert_eq!(common_version(0, newest), Some(newest));
+        assert_eq!(common_version(0, newest + 1), None);
+    }
 }

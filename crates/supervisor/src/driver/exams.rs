@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use handover_api::{Binary, Problem};
+use handover_handoff::process::Child;
 use handover_lifecycle::{Event, Exam, Finding, Kind, OperationKey, WorkerKey};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Driver, Input};
 use crate::binary::{self, Admitted, NotAdmitted};
@@ -28,8 +30,8 @@ use crate::protocol::{Report, ToWorker};
 
 /// What is left of the machine's limit for an exam, for clearing away what did not answer.
 const CLEARING: Duration = Duration::from_secs(1);
-/// How long it takes at most until the death of a worker is noticed: it says more than that there is no answer.
-const NOTICED: Duration = Duration::from_millis(300);
+/// How long a worker that has not answered a probe is given to end by itself: that says more than that it has not.
+const LAST_BREATH: Duration = Duration::from_millis(200);
 
 /// What came out of an exam.
 #[derive(Debug)]
@@ -119,9 +121,8 @@ impl Driver {
 
     fn probe(&mut self, operation: OperationKey, key: WorkerKey) {
         let exam = Exam::Probe { worker: key };
-        let Some((pid, threads)) =
-            self.workers.get(&key).map(|worker| (worker.process.pid(), worker.threads))
-        else {
+        let asked = self.workers.get(&key).map(|worker| (Arc::clone(&worker.process), worker.threads));
+        let Some((process, threads)) = asked else {
             return self.pending.push_back(failed(operation, exam));
         };
         let (probe, socket) = match Probe::new(threads) {
@@ -136,14 +137,16 @@ impl Driver {
         if !self.workers.get(&key).is_some_and(|worker| worker.send(message, vec![Arc::new(socket)])) {
             return self.pending.push_back(Event::ChannelLost { worker: key });
         }
-        let expected = Expected { worker: key.0, pid };
+        let expected = Expected { worker: key.0, pid: process.pid() };
         let limit = self.limit(self.parts.options.limits.probe);
-        self.conduct(operation, exam, move || {
+        let inputs = self.inputs.clone();
+        tokio::task::spawn_blocking(move || {
             let answered = probe.ask(expected, limit);
-            if answered.is_err() {
-                std::thread::sleep(NOTICED);
+            // Then its end is reported, and is the reason.
+            if answered.is_ok() || !ends_within(&process, LAST_BREATH) {
+                let result = Examined::Probe(answered);
+                let _ = inputs.blocking_send(Input::Examined { operation, exam, result });
             }
-            Examined::Probe(answered)
         });
     }
 
@@ -275,6 +278,12 @@ impl Driver {
             self.upgrading.connections = Some(connections);
         }
     }
+}
+
+/// Whether a process has ended, or does within this time. Blocks.
+fn ends_within(process: &Child, within: Duration) -> bool {
+    let mut polled = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut polled, Timespec::try_from(within).ok().as_ref()) == Ok(1)
 }
 
 /// The new binary serves, and this process goes on as it is.

@@ -122,16 +122,7 @@ impl Worker {
     fn hear(&mut self, message: ToWorker, fds: Vec<OwnedFd>) -> Option<ExitCode> {
         match message {
             ToWorker::Welcome { worker, carried, candidate, .. } => {
-                if candidate {
-                    self.role = Role::Candidate;
-                    if upgrading::at(&self.mark, "hello") {
-                        return None;
-                    }
-                }
-                if carried {
-                    self.carried = fds.into_iter().next();
-                }
-                self.hello(worker);
+                self.welcome(worker, candidate, carried.then(|| fds.into_iter().next()).flatten());
             }
             ToWorker::Prepare { candidate, generation, source, dry_run, given_carried, .. } => {
                 self.prepare(candidate, generation, source, dry_run, &fds);
@@ -157,17 +148,7 @@ impl Worker {
                 self.handed(call, upgrading::take(&self.mark, call, peer_pid, fds));
             }
             ToWorker::Abort { .. } => self.candidate = None,
-            ToWorker::Drain { call, .. } => {
-                self.acceptor = None;
-                if !self.says("drain hang") {
-                    let mut losses = Losses::default();
-                    losses.add("test", self.value("losses").and_then(|n| n.parse().ok()).unwrap_or(0));
-                    self.say(
-                        &ToSupervisor::Drained { call, losses, late: Default::default(), ended: 0 },
-                        &[],
-                    );
-                }
-            }
+            ToWorker::Drain { call, .. } => self.drain(call),
             ToWorker::Resume { call } => {
                 self.role = Role::Serves;
                 self.accept();
@@ -200,6 +181,26 @@ impl Worker {
             ToWorker::Stop { .. } => return Some(ExitCode::SUCCESS),
         }
         None
+    }
+
+    fn welcome(&mut self, key: u64, candidate: bool, carried: Option<OwnedFd>) {
+        if candidate {
+            self.role = Role::Candidate;
+            if upgrading::at(&self.mark, "hello") {
+                return;
+            }
+        }
+        self.carried = carried.or(self.carried.take());
+        self.hello(key);
+    }
+
+    fn drain(&mut self, call: u64) {
+        self.acceptor = None;
+        if !self.says("drain hang") {
+            let mut losses = Losses::default();
+            losses.add("test", self.value("losses").and_then(|n| n.parse().ok()).unwrap_or(0));
+            self.say(&ToSupervisor::Drained { call, losses, late: Default::default(), ended: 0 }, &[]);
+        }
     }
 
     fn hello(&mut self, key: u64) {
