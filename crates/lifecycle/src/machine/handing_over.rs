@@ -228,7 +228,8 @@ impl Machine {
                 (Fate::Took(_), ..) => (Outcome::AppliedWithLosses, Cause::ShuttingDown),
                 // It serves what was to go.
                 (Fate::Stayed, Some(_), Kind::Upgrade) => (Outcome::Unknown, Cause::ShuttingDown),
-                (Fate::Stayed, ..) => (Outcome::NotReady, Cause::HandoffFailed),
+                (Fate::Stayed, Some(_), _) => (Outcome::Rejected, Cause::ShuttingDown),
+                (Fate::Stayed, None, _) => (Outcome::NotReady, Cause::HandoffFailed),
                 (Fate::Given | Fate::Lost, ..) => (Outcome::Unknown, Cause::ShuttingDown),
             };
             let what = Awaited::Handoff(handoff.call, why);
