@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::moves::{Move, Scene, hand_over};
-use common::{Plane, WEB};
+use common::{Plane, WEB, to_endpoints};
 use handover::Service as _;
 use handover::moving::{FrozenView, Moving as _, Piece, Probe};
 use handover_testkit::http::{Connection, Response, request_bytes};
-use handover_testkit::{DEADLINE, pattern, until};
+use handover_testkit::origin::Origin;
+use handover_testkit::tls::origin_config;
+use handover_testkit::websocket::WebSocket;
+use handover_testkit::{Authority, DEADLINE, Workspace, pattern, until};
 
 const OPEN_HTTP: &str = "handover_open_connections{kind=\"http\"}";
 const OPEN_TLS: &str = "handover_open_connections{kind=\"tls_handshake\"}";
@@ -133,6 +136,30 @@ fn kept_connections_to_endpoints_move_and_are_used_again() {
     first.service.release();
     ok(&connection.get("/"));
     assert_eq!(scene.origin.connections(), 2);
+}
+
+#[test]
+fn a_tunnel_over_tls_to_an_endpoint_that_is_no_longer_configured_moves_again_and_again() {
+    let root = Authority::new("root");
+    let workspace = Workspace::new();
+    std::fs::write(workspace.path("ca.pem"), root.pem()).unwrap();
+    let origin = |name: &str| Origin::tls(name, origin_config(&root.pair(&["app.internal"]), None));
+    let (old, new) = (origin("old"), origin("new"));
+    let config = |origin: &Origin| {
+        let tls = "[services.app.tls]\nca = \"ca.pem\"\nserver_name = \"app.internal\"\n";
+        [WEB, &to_endpoints(&[origin.address()], tls)].concat()
+    };
+    let mut first = Plane::serve_in(workspace, 1, &config(&old));
+    let mut held = WebSocket::upgrade(first.connect("web"), "/ws");
+    held.echo("before");
+    first.load(&config(&new)).unwrap();
+    let second = first.candidate(1);
+    for _ in 0..2 {
+        assert_eq!(hand_over(&first, &second)["websocket"], 1);
+        held.echo("there");
+        assert_eq!(hand_over(&second, &first)["websocket"], 1);
+        held.echo("and back");
+    }
 }
 
 #[test]

@@ -329,6 +329,8 @@ impl EventLoop {
             Err(Lost::Full) => Some(conn),
             Err(Lost::Ended) => {
                 self.nobody_takes();
+                // It is not in the table just now.
+                self.retire_if_late(conn.listener(), &mut conn);
                 Some(conn)
             }
             Err(why) => {

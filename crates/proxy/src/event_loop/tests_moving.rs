@@ -19,6 +19,7 @@ struct Sent {
     sockets: Mutex<Vec<(u64, Vec<OwnedFd>)>>,
     late: Mutex<Vec<(Vec<u8>, Vec<OwnedFd>)>>,
     full: AtomicBool,
+    gone: AtomicBool,
     batches: AtomicUsize,
 }
 
@@ -36,6 +37,9 @@ impl Sink for Into {
     }
 
     fn late(&self, _: u32, state: &[u8], sockets: &[BorrowedFd<'_>]) -> Result<(), Lost> {
+        if self.0.gone.load(Ordering::SeqCst) {
+            return Err(Lost::Ended);
+        }
         self.0.late.lock().unwrap().push((state.to_vec(), copies(sockets)));
         Ok(())
     }
@@ -265,6 +269,27 @@ fn late_connections_wait_for_room() {
     pair.sent.full.store(false, Ordering::SeqCst);
     pair.from.tell(0, Command::Woken);
     assert_eq!((pair.late(), pair.open()), (1, (0, 1)));
+}
+
+#[test]
+fn who_is_the_first_to_notice_that_nobody_takes_any_more_drains_like_the_others() {
+    const SPREAD: Ticks = Ticks(10);
+    let mut pair = Pair::new();
+    pair.precopy();
+    pair.turn();
+    let written = pair.freeze(released());
+    pair.turn();
+    pair.adopt(&written);
+    pair.from.tell(0, Command::Drain { spread: SPREAD, done: channel().0 });
+    pair.sent.gone.store(true, Ordering::SeqCst);
+    let (mut client, arrival) = pair.from.arrival();
+    client.write_all(GET).unwrap();
+    pair.from.leave(0, Command::Adopt(arrival));
+    assert!(pair.from.answer(0, &mut client).ends_with("hello"));
+    let here = &pair.from.loops[0];
+    assert!(here.cx.draining && !here.gives());
+    let left = here.places.iter().find_map(|place| place.conn.as_ref()).unwrap();
+    assert!(left.deadline() <= here.cx.clock.after(SPREAD), "it does not wait for its client");
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl Dial {
     pub(in crate::conn) fn to_state<'a>(&'a self, giver: &mut Giver<'_, 'a>) -> Option<DialState<'a>> {
         let (Some(io), Some(turn)) = (&self.io, &self.turn) else { return None };
         Some(DialState {
-            endpoint: giver.endpoint(&turn.endpoint),
+            endpoint: giver.endpoint(&turn.endpoint, io),
             socket: giver.socket(io),
             reused: self.reused,
             fresh_only: self.fresh_only,

@@ -106,7 +106,7 @@ impl Sheet {
         cx: &Cx,
         sockets: &mut dyn FnMut(&Io) -> u64,
     ) {
-        let number = self.book.endpoint(endpoint, true);
+        let number = self.book.endpoint(endpoint, true, cx.reactor.secure(io).is_some());
         let mut giver = Giver { cx, book: &mut self.book, sockets };
         let socket = giver.socket(io);
         Item::Idle(IdleState { endpoint: number, socket, left: u64::from(left.0) }).write(&mut self.encoder);
@@ -148,8 +148,9 @@ impl<'c> Giver<'_, 'c> {
         self.book.listener(number, self.cx)
     }
 
-    pub(super) fn endpoint(&mut self, endpoint: &Endpoint) -> u64 {
-        self.book.endpoint(&endpoint.plan, !endpoint.is_retired())
+    /// `io` leads there.
+    pub(super) fn endpoint(&mut self, endpoint: &Endpoint, io: &Io) -> u64 {
+        self.book.endpoint(&endpoint.plan, !endpoint.is_retired(), self.cx.reactor.secure(io).is_some())
     }
 
     /// Ticks until one that is to come.

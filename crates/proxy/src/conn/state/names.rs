@@ -42,7 +42,7 @@ pub(super) struct Book {
     endpoints: HashMap<usize, u64, foldhash::fast::RandomState>,
     /// In the order of their numbers.
     listener_names: Vec<(Arc<str>, ListenAddress, bool, bool)>,
-    endpoint_names: Vec<(Arc<EndpointPlan>, bool)>,
+    endpoint_names: Vec<(Arc<EndpointPlan>, bool, bool)>,
 }
 
 impl Book {
@@ -65,11 +65,12 @@ impl Book {
         next
     }
 
-    /// The number of an endpoint. `kept`: it is configured, and connections to it are kept.
-    pub(super) fn endpoint(&mut self, plan: &Arc<EndpointPlan>, kept: bool) -> u64 {
+    /// The number of an endpoint. `kept`: it is configured, and connections to it are kept. `tls`: they are over TLS, whatever its plan
+    /// says: a stand-in has none of the settings with which they began.
+    pub(super) fn endpoint(&mut self, plan: &Arc<EndpointPlan>, kept: bool, tls: bool) -> u64 {
         let next = self.endpoint_names.len() as u64;
         *self.endpoints.entry(Arc::as_ptr(plan) as usize).or_insert_with(|| {
-            self.endpoint_names.push((Arc::clone(plan), kept));
+            self.endpoint_names.push((Arc::clone(plan), kept, tls));
             next
         })
     }
@@ -81,7 +82,12 @@ impl Book {
             http: *http,
             tls: *tls,
         });
-        let endpoints = self.endpoint_names.iter().map(|(plan, kept)| EndpointName::of(plan, *kept));
+        let endpoints = self.endpoint_names.iter().map(|(plan, kept, tls)| EndpointName {
+            service: &plan.service,
+            address: Address::from(&plan.address),
+            kept: *kept,
+            tls: *tls,
+        });
         Names { listeners: listeners.collect(), endpoints: endpoints.collect() }.write(encoder);
     }
 }
@@ -143,12 +149,7 @@ impl<'a> ListenerName<'a> {
     }
 }
 
-impl<'a> EndpointName<'a> {
-    fn of(plan: &'a EndpointPlan, kept: bool) -> Self {
-        let address = Address::from(&plan.address);
-        Self { service: &plan.service, address, kept, tls: plan.tls.is_some() }
-    }
-
+impl EndpointName<'_> {
     /// The service, and the endpoint or a stand-in for it.
     fn find(&self, cx: &Cx) -> Result<EndpointPlace, StateError> {
         let local = cx.local();
