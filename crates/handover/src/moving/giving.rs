@@ -62,13 +62,22 @@ impl Giving {
     /// Begins; what comes of it is told to `tell`, from other threads.
     ///
     /// # Errors
-    /// The socket is none, or the process is out of descriptors or threads. Nothing has begun then.
+    /// The socket is none, or the process is out of descriptors or threads. Nothing has begun then, and the taker was
+    /// sent SIGKILL.
     pub(crate) fn begin(give: Give, tell: impl Fn(Gave) + Send + 'static) -> io::Result<Self> {
         let Give { service, socket, companion, figures, until } = give;
-        let (mailbox, post) = mailbox()?;
-        let channel = Channel::from_socket(socket).map_err(io::Error::other)?;
-        let link = Link::new(channel);
-        let calls = Calls::start(&service)?;
+        let parts = || {
+            let (mailbox, post) = mailbox()?;
+            let link = Link::new(Channel::from_socket(socket).map_err(io::Error::other)?);
+            Ok::<_, io::Error>((mailbox, post, link, Calls::start(&service)?))
+        };
+        let (mailbox, post, link, calls) = match parts() {
+            Ok(parts) => parts,
+            Err(error) => {
+                companion.kill()?;
+                return Err(error);
+            }
+        };
         let (machine, first) = Giver::begin();
         let driver = Driver {
             machine,

@@ -29,7 +29,7 @@ use super::errands::Errands;
 use super::guards::Guards;
 use super::lasting::{Asks, Carried};
 use super::mailbox::{Mailbox, Post};
-use super::moves::{Moves, Role};
+use super::moves::{After, Moves, Role};
 use super::{Notice, Number, SEND_WITHIN};
 use crate::service::Service;
 use crate::types::{ListenerSpec, Losses, Settings};
@@ -303,13 +303,13 @@ impl Control {
             self.send(&ToSupervisor::Resumed { call }, &[]);
         }
         if todo.exit {
-            if !self.part(true, &losses) {
+            if !self.part(After::Exit, &losses) {
                 self.leave(&losses);
             }
             return;
         }
         if let Some(call) = todo.drained {
-            if self.part(false, &losses) {
+            if self.part(After::Answer(call), &losses) {
                 return;
             }
             self.send(&ToSupervisor::Drained { call, losses, late: Default::default(), ended: 0 }, &[]);

@@ -73,16 +73,21 @@ struct Given {
     /// Connections that were left after it.
     left: u64,
     late: Counts,
-    /// The drain is over, with these losses; what is to be done when the conversation is.
+    /// The drain is over, with these losses; and what follows when the conversation is.
     drained: Option<(After, Losses)>,
     /// The conversation is over.
     parted: bool,
 }
 
+/// What follows the end of a drain, once the other worker has been told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum After {
-    Answer,
+pub(super) enum After {
+    /// The supervisor is told, under this call.
+    Answer(u64),
+    /// The process ends.
     Exit,
+    /// This worker is to serve again.
+    Nothing,
 }
 
 /// A move that waits.
@@ -302,14 +307,17 @@ impl Control {
     }
 
     /// The drain of a worker that has handed over is over: the other one is told first. False if there is nobody to tell.
-    pub(super) fn part(&mut self, exit: bool, losses: &Losses) -> bool {
+    pub(super) fn part(&mut self, after: After, losses: &Losses) -> bool {
         let Some((giving, given)) = &mut self.moves.giving else { return false };
-        if given.drained.is_some() {
-            return true;
+        match &mut given.drained {
+            // Meanwhile it is to end.
+            Some((known, _)) if after == After::Exit => *known = after,
+            Some(_) => {}
+            none => {
+                *none = Some((after, losses.clone()));
+                giving.drained();
+            }
         }
-        let after = if exit { After::Exit } else { After::Answer };
-        given.drained = Some((after, losses.clone()));
-        giving.drained();
         self.look_at_parting();
         true
     }
@@ -317,10 +325,8 @@ impl Control {
     /// The drain of a worker that has handed over was called off, because it is to serve again: it sends nothing more.
     pub(super) fn giver_has_drained(&mut self) {
         let again = matches!(self.moves.role, Role::Taking | Role::Serving);
-        if let Some((giving, given)) = self.moves.giving.as_mut().filter(|_| again) {
-            given.drained.get_or_insert((After::Answer, Losses::default()));
-            giving.drained();
-            self.look_at_parting();
+        if again {
+            self.part(After::Nothing, &Losses::default());
         }
         self.begin_next();
     }
@@ -328,19 +334,19 @@ impl Control {
     fn look_at_parting(&mut self) {
         let is_over = |(_, given): &mut (Giving, Given)| given.parted && given.drained.is_some();
         let Some((_, given)) = self.moves.giving.take_if(is_over) else { return };
-        let Given { call, left, late, drained, .. } = given;
+        let Given { call: given, left, late, drained, .. } = given;
         let Some((after, losses)) = drained else { return };
+        if self.moves.role == Role::Leaving {
+            self.moves.role = Role::StandingBy;
+        }
         match after {
             After::Exit => self.leave(&losses),
-            After::Answer if self.moves.role == Role::Leaving => {
-                self.moves.role = Role::StandingBy;
-                if self.is_of_now(call) {
-                    let gone = late.values().sum::<u64>().saturating_add(losses.total());
-                    let ended = left.saturating_sub(gone);
-                    self.send(&ToSupervisor::Drained { call: call.number, losses, late, ended }, &[]);
-                }
+            After::Answer(call) if self.is_of_now(Number { number: call, ..given }) => {
+                let gone = late.values().sum::<u64>().saturating_add(losses.total());
+                let ended = left.saturating_sub(gone);
+                self.send(&ToSupervisor::Drained { call, losses, late, ended }, &[]);
             }
-            After::Answer => {}
+            After::Answer(_) | After::Nothing => {}
         }
         self.begin_next();
     }

@@ -281,3 +281,21 @@ fn a_probe_is_answered_by_every_thread_of_the_candidate_itself() {
         new.stop();
     }
 }
+
+#[test]
+fn what_is_no_channel_is_told_and_nothing_has_begun() {
+    let (old, mut stand) = (Side::start(false, true), Stand::new());
+    let mut client = old.service.connect(1);
+    let file = memfd::sealed("x", b"").unwrap();
+    old.hand_over(4, &file, &stand);
+    let ToSupervisor::HandoffFailed { call: 4, why } = old.hear() else { panic!() };
+    assert!(why.contains("cannot begin"), "{why}");
+    assert_eq!(stand.0.wait().unwrap().code(), None, "it was ended by a signal");
+    // Promised, and not sent.
+    old.say(&ToWorker::HandOver { call: 5, within: PATIENCE, limit: PATIENCE, peer_pid: 1 });
+    assert!(matches!(old.hear(), ToSupervisor::HandoffFailed { call: 5, .. }));
+    assert!(old.did().is_empty());
+    old.service.speak(1);
+    assert_eq!(reads(&mut client), 1);
+    old.stop();
+}

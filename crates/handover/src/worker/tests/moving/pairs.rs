@@ -216,3 +216,33 @@ fn the_guard_compares_with_what_the_old_worker_saw() {
     old.stop();
     new.stop();
 }
+
+#[test]
+fn a_drain_asked_for_after_a_handoff_is_answered_under_its_own_number() {
+    let (old, new) = (Side::start(false, true), Side::start(true, true));
+    let _client = old.service.connect(1);
+    old.service.make_busy(1);
+    hand_over(&old, &new, 4);
+    old.say(&ToWorker::Drain { call: 5, limit: Duration::ZERO });
+    let ToSupervisor::Drained { call: 5, losses, .. } = old.hear() else { panic!() };
+    assert_eq!(losses.total(), 1);
+    old.say(&ToWorker::Drain { call: 6, limit: Duration::ZERO });
+    assert!(matches!(old.hear(), ToSupervisor::Drained { call: 6, .. }));
+    old.stop();
+    new.stop();
+}
+
+#[test]
+fn a_worker_that_drains_after_a_handoff_ends_when_it_has_although_its_supervisor_is_gone() {
+    let (mut old, new) = (Side::start(false, true), Side::start(true, true));
+    let _client = old.service.connect(1);
+    old.service.make_busy(1);
+    hand_over(&old, &new, 4);
+    old.orphan();
+    old.service.end_step(1).unwrap();
+    assert_eq!(old.thread.join().unwrap(), ExitCode::SUCCESS);
+    new.service.wait("the late one and the totals", |table| {
+        (table.open.contains_key(&1) && table.did.contains(&"add totals")).then_some(())
+    });
+    new.stop();
+}
