@@ -207,7 +207,8 @@ mod tests {
             assert!(said.contains("ShdPnd:\t0000000000000001"), "{said}");
             return;
         }
-        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
+        crate::signals::raise(libc::SIGHUP).unwrap();
+        assert!(crate::signals::raise(libc::SIGKILL).is_err());
         let (executable, arguments) = shell("exec cat /proc/self/status");
         let environment = [("PATH".into(), std::env::var_os("PATH").unwrap())];
         panic!("{}", exec_in_place(&executable, &arguments, &environment, &[]));

@@ -89,7 +89,8 @@ fn change_mask(how: libc::c_int) -> io::Result<()> {
 /// There is no such signal.
 pub fn raise(signal: i32) -> io::Result<()> {
     let signal = MANAGED.into_iter().find(|managed| *managed == signal);
-    let signal = signal.and_then(rustix::process::Signal::from_named_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    let signal =
+        signal.and_then(rustix::process::Signal::from_named_raw).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(rustix::process::kill_process(rustix::process::getpid(), signal)?)
 }
 
