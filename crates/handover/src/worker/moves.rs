@@ -57,8 +57,8 @@ pub(super) struct Moves {
     next: Option<(Next, Instant)>,
     /// A generation that is committed when this worker serves, because its service cannot stand by.
     pub(super) deferred: Option<Box<dyn Candidate>>,
-    /// The standard streams that this worker gets when it serves.
-    streams: Vec<OwnedFd>,
+    /// The standard error stream that this worker gets when it serves.
+    stderr: Option<OwnedFd>,
     /// A stop that was asked for during a move.
     stop: Option<(bool, Option<Duration>)>,
     /// The carried state has changed, and nobody was told.
@@ -165,7 +165,7 @@ impl Control {
             let why = "this worker does not stand by".to_owned();
             return self.handoff_failed(call, why);
         }
-        self.moves.streams = fds.collect();
+        self.moves.stderr = fds.next();
         self.moves.role = Role::Taking;
         if self.drains.call_off() {
             self.giver_has_drained();
@@ -357,7 +357,7 @@ impl Control {
                 self.moves.role = Role::Serving;
                 self.drains.serves();
                 self.guards.took_over(Instant::now(), &figures, self.errands.service.figures());
-                self.take_streams();
+                self.take_stderr();
                 self.open_door_again();
                 tracing::info!(?moved, %losses, ?freeze, "this worker serves");
                 if self.is_of_now(call) {
@@ -379,14 +379,11 @@ impl Control {
         }
     }
 
-    /// From now on this worker's standard error stream is the server's, and so is standard output if it came too.
-    fn take_streams(&mut self) {
-        let mut streams = std::mem::take(&mut self.moves.streams).into_iter();
-        let (error, output) = (streams.next(), streams.next());
-        let taken = error.as_ref().map_or(Ok(()), rustix::stdio::dup2_stderr);
-        let taken = taken.and(output.as_ref().map_or(Ok(()), rustix::stdio::dup2_stdout));
-        if let Err(errno) = taken {
-            tracing::warn!("this worker's standard streams stay those of a candidate: {errno}");
+    /// From now on this worker's standard error stream is the server's.
+    fn take_stderr(&mut self) {
+        let taken = self.moves.stderr.take().map(rustix::stdio::dup2_stderr);
+        if let Some(Err(errno)) = taken {
+            tracing::warn!("this worker's standard error stream stays that of a candidate: {errno}");
         }
     }
 
