@@ -77,6 +77,7 @@ pub(crate) enum CauseSchema {
     ProbeFailed,
     HandoffFailed,
     NotReexecuted,
+    NotTakenBack,
 }
 
 /// What the server as a whole is doing.
@@ -160,6 +161,7 @@ mod tests {
             Cause::ProbeFailed => CauseSchema::ProbeFailed,
             Cause::HandoffFailed => CauseSchema::HandoffFailed,
             Cause::NotReexecuted => CauseSchema::NotReexecuted,
+            Cause::NotTakenBack => CauseSchema::NotTakenBack,
         }
     }
 

@@ -18,6 +18,9 @@ use crate::{Cause, Kind, Losses, Operation, Outcome, Step, Upgrade, human_ms, hu
 /// Steps in which nothing fails any more: what went wrong was before.
 const AFTERMATH: [&str; 4] = ["record", "stop_worker", "settle", "go_back"];
 
+/// What follows when an upgrade cannot be taken back.
+const STAYS: &str = ", and stays, with nothing that awaits confirmation: upgrade to a binary that works ('handover upgrade --binary PATH')";
+
 impl Step {
     /// What a step of an upgrade is called: those that only the machine tells apart have one name.
     #[must_use]
@@ -81,7 +84,10 @@ impl Operation {
             ),
             Outcome::Rejected => format!("rejected: {}; {}", self.why(), self.still(upgrade)),
             Outcome::NotReady => {
-                format!("not ready: {}; {}", self.why_not_ready(upgrade), self.still(upgrade))
+                let (why, still) = (self.why_not_ready(upgrade), self.still(upgrade));
+                // Whoever takes over after a supervisor has died goes on with it.
+                let over = is_the_way_back(self.kind) && self.cause != Some(Cause::SupervisorDied);
+                format!("not ready: {why}; {still}{}", if over { STAYS } else { "" })
             }
             Outcome::RolledBack => self.upgrade_rolled_back(upgrade),
             Outcome::Unchanged | Outcome::Unknown => return None,
@@ -90,9 +96,12 @@ impl Operation {
 
     fn upgraded(&self, word: &str, upgrade: &Upgrade) -> String {
         let Upgrade { from, to, .. } = upgrade;
-        let (took, along) = (human_ms(self.ms), upgrade.along(&self.losses));
+        let stays = self.cause == Some(Cause::NotTakenBack);
+        let lost = self.outcome == Some(Outcome::AppliedWithLosses) && !stays;
+        let uncounted = lost && self.losses.is_empty();
+        let (took, along) = (human_ms(self.ms), upgrade.along(&self.losses, uncounted));
         let end = format!("{}{}", self.supervisor_stays(upgrade), self.unless_upgrade_is_confirmed(upgrade));
-        let guard = self.guard_saw();
+        let guard = if stays { self.not_taken_back(upgrade) } else { self.guard_saw().to_owned() };
         match self.kind {
             Kind::Confirm => format!(
                 "{word}: the upgrade from {from} to {to} is confirmed and stays, {}, in {took}{end}",
@@ -144,7 +153,7 @@ impl Operation {
         };
         let along = match upgrade.total_moved() {
             0 => self.losses.to_string(),
-            _ => upgrade.along(&self.losses),
+            _ => upgrade.along(&self.losses, false),
         };
         let serves = if self.serving_generation.is_some() {
             format!("{old} serves again")
@@ -169,6 +178,12 @@ impl Operation {
         } else {
             ""
         }
+    }
+
+    /// An upgrade that should not have stayed.
+    fn not_taken_back(&self, upgrade: &Upgrade) -> String {
+        let Upgrade { from, .. } = upgrade;
+        format!("; it was to be taken back, but {from} could not be made to serve ({}){STAYS}", self.why())
     }
 
     fn guard_saw(&self) -> &'static str {
@@ -198,9 +213,10 @@ impl Upgrade {
     }
 
     /// `10,012 connections moved (9,800 http, 200 websocket, 12 tcp), 3 drained, none cut; frozen for 7.1 ms`.
-    pub(crate) fn along(&self, cut: &Losses) -> String {
+    /// `uncounted`: some were lost, and whoever could have counted them is dead.
+    pub(crate) fn along(&self, cut: &Losses, uncounted: bool) -> String {
         let total = self.total_moved();
-        if total == 0 && self.drained == 0 && cut.is_empty() {
+        if total == 0 && self.drained == 0 && cut.is_empty() && !uncounted {
             return "no connection was open".to_owned();
         }
         let mut text = self.moved_in_words();
@@ -208,6 +224,7 @@ impl Upgrade {
             let _ = write!(text, ", {} drained", grouped(self.drained));
         }
         match cut.total() {
+            0 if uncounted => text.push_str(", and a worker died with those that it had"),
             0 => text.push_str(", none cut"),
             n => {
                 let _ = write!(text, ", {} cut ({})", grouped(n), by_kind(&cut.0));

@@ -70,6 +70,15 @@ fn an_upgrade_says_from_what_to_what_and_what_became_of_the_connections() {
         "applied with losses: upgraded from 0.1.0 (sha256 1a2b3c4d5e6f) to 0.2.0 (sha256 998877665544) in 1.23 s; 1 connection moved (1 http), 2 cut (2 http request); frozen for 0.4 ms"
     );
     assert_eq!(ExitCode::from(&operation), ExitCode::AppliedWithLosses);
+    // Who could have counted them was killed.
+    let operation = ended(Kind::Upgrade, Outcome::AppliedWithLosses, Cause::Done, |_, upgrade| {
+        upgrade.moved.insert("http".to_owned(), 1);
+    });
+    assert!(
+        operation.message.ends_with("1 connection moved (1 http), and a worker died with those that it had"),
+        "{}",
+        operation.message
+    );
 }
 
 #[test]

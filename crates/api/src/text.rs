@@ -32,42 +32,8 @@ impl Status {
         if let Some(connections) = self.connections {
             line("connections", &connections.to_string());
         }
-        let runs = |version: &str, sha256: Option<&String>| {
-            let sha256 = sha256.cloned();
-            Binary { version: Some(version.to_owned()), sha256, path: String::new() }.to_string()
-        };
-        let sha256 = self.binary.as_ref().and_then(|binary| binary.sha256.as_ref());
-        let binary = runs(&self.version, sha256);
-        line("supervisor", &format!("pid {}, version {binary}, since {}", self.pid, self.started_at));
-        let several = self.workers.as_slice();
-        let one = self.worker.as_slice();
-        for worker in if several.is_empty() { one } else { several } {
-            let own = runs(&worker.version, worker.sha256.as_ref());
-            let version = if own == binary { String::new() } else { format!(", version {own}") };
-            let respawns = match self.respawns {
-                _ if worker.role != WorkerRole::Serving => String::new(),
-                0 => String::new(),
-                1 => ", replaced once".to_owned(),
-                n => format!(", replaced {n} times"),
-            };
-            let role = match worker.role {
-                WorkerRole::Serving => "",
-                WorkerRole::Candidate => ", a candidate",
-                WorkerRole::Draining => ", draining",
-                WorkerRole::Warm => ", kept warm until the upgrade is confirmed",
-            };
-            line(
-                "worker",
-                &format!("pid {}{version}, since {}{respawns}{role}", worker.pid, worker.started_at),
-            );
-        }
-        // While an upgrade awaits confirmation, going back is another way; to what serves already, it is none.
-        let serves = several.iter().chain(one).find_map(|worker| worker.sha256.as_ref());
-        let differs = |previous: &&Binary| previous.sha256.as_ref() != serves;
-        if let Some(previous) = self.previous_binary.as_ref().filter(differs)
-            && self.pending.as_ref().is_none_or(|pending| pending.upgrade.is_none())
-        {
-            line("previous", &format!("{previous} is kept: 'handover rollback --binary' goes back to it"));
+        for (name, process) in self.processes() {
+            line(name, &process);
         }
         line("control", &self.control);
         if !self.actions.is_empty() {
@@ -96,6 +62,43 @@ impl Status {
             line("journal", failure);
         }
         text
+    }
+
+    /// The supervisor, the workers, and the binary that one could go back to.
+    fn processes(&self) -> Vec<(&'static str, String)> {
+        let runs = |version: &str, sha256: Option<&String>| {
+            let sha256 = sha256.cloned();
+            Binary { version: Some(version.to_owned()), sha256, path: String::new() }.to_string()
+        };
+        let sha256 = self.binary.as_ref().and_then(|binary| binary.sha256.as_ref());
+        let binary = runs(&self.version, sha256);
+        let supervisor = format!("pid {}, version {binary}, since {}", self.pid, self.started_at);
+        let mut processes = vec![("supervisor", supervisor)];
+        let workers = if self.workers.is_empty() { self.worker.as_slice() } else { &self.workers };
+        for worker in workers {
+            let own = runs(&worker.version, worker.sha256.as_ref());
+            let version = if own == binary { String::new() } else { format!(", version {own}") };
+            let more = match (worker.role, self.respawns) {
+                (WorkerRole::Serving, 0) => String::new(),
+                (WorkerRole::Serving, 1) => ", replaced once".to_owned(),
+                (WorkerRole::Serving, n) => format!(", replaced {n} times"),
+                (WorkerRole::Candidate, _) => ", a candidate".to_owned(),
+                (WorkerRole::Draining, _) => ", draining".to_owned(),
+                (WorkerRole::Warm, _) => ", kept warm until the upgrade is confirmed".to_owned(),
+            };
+            let worker = format!("pid {}{version}, since {}{more}", worker.pid, worker.started_at);
+            processes.push(("worker", worker));
+        }
+        // While an upgrade awaits confirmation, going back is another way; to what serves already, it is none.
+        let serves = workers.iter().find_map(|worker| worker.sha256.as_ref());
+        let differs = |previous: &&Binary| previous.sha256.as_ref() != serves;
+        if let Some(previous) = self.previous_binary.as_ref().filter(differs)
+            && self.pending.as_ref().is_none_or(|pending| pending.upgrade.is_none())
+        {
+            let previous = format!("{previous} is kept: 'handover rollback --binary' goes back to it");
+            processes.push(("previous", previous));
+        }
+        processes
     }
 
     /// `serving generation 2 since …`.
