@@ -228,7 +228,7 @@ fn what_was_taken_back_says_why_and_that_the_connections_came_back() {
     );
     assert_eq!(
         ended(Kind::Cancel, Outcome::NotReady, Cause::NoWorker, back).message,
-        "not ready: going back to 0.1.0 (sha256 1a2b3c4d5e6f) failed: no worker could be started in time; 0.2.0 (sha256 998877665544) still serves generation 4"
+        "not ready: going back to 0.1.0 (sha256 1a2b3c4d5e6f) failed: no worker could be started in time; 0.2.0 (sha256 998877665544) still serves generation 4, and stays, with nothing that awaits confirmation: upgrade to a binary that works ('handover upgrade --binary PATH')"
     );
 }
 
