@@ -193,6 +193,11 @@ pub(crate) fn admit_kept(state: &Path, sha256: &str) -> Result<Admitted, NotAdmi
     admit(&keeping::path_of(state, sha256), &UpgradeRules::default(), Some(sha256))
 }
 
+/// Whether there is a copy of the binary with this digest. What it is will be looked at when it is to be run.
+pub(crate) fn is_kept(state: &Path, sha256: &str) -> bool {
+    keeping::path_of(state, sha256).is_file()
+}
+
 /// SHA-256 of the file, 64 lower-case hexadecimal digits. Blocks for as long as reading it takes.
 ///
 /// # Errors

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use handover_api::{Actor, Generation, Kind, Operation, Problem, Upgrade, operation_id};
+use handover_api::{Actor, Binary, Generation, Kind, Operation, Problem, Upgrade, operation_id};
 use handover_lifecycle::{Event, GenerationNumber, OperationKey, Pending, PendingEnd, Source, WorkerKey};
 use jiff::Timestamp;
 
@@ -27,6 +27,8 @@ pub(crate) struct Before {
     unconfirmed: Option<(Unconfirmed, Option<Operation>)>,
     /// Its bytes, to compare the disk with, if none is adopted.
     loaded: Option<Loaded>,
+    /// The upgrades that an earlier supervisor had begun: the worker that was to take over, and the binary before.
+    begun: Vec<(WorkerKey, Binary)>,
     /// The upgrade that was not confirmed, and the operation that made it.
     upgrade: Option<(UnconfirmedUpgrade, Option<Operation>)>,
     /// The generation that served because of a rollback or a restore, and the digest of its files.
@@ -62,7 +64,9 @@ impl Before {
             let made_by = journal.operation(&unconfirmed.made.operation_id).cloned();
             (unconfirmed, made_by)
         });
-        Before { unconfirmed, loaded, upgrade, rolled_back, unreachable: false }
+        let begun = journal.recovery().unfinished.iter().filter_map(|unfinished| unfinished.upgraded_from());
+        let begun = begun.map(|(worker, from)| (WorkerKey(worker), from.clone())).collect();
+        Before { unconfirmed, loaded, begun, upgrade, rolled_back, unreachable: false }
     }
 
     /// The number of the generation that was not confirmed.
@@ -236,7 +240,13 @@ impl Driver {
 
     /// The worker that was adopted has taken over in an upgrade that nobody has confirmed yet: it still awaits that.
     fn adopt_upgrade(&mut self, before: &Before, worker: WorkerKey) -> Option<Pending> {
-        let pending = before.pending_upgrade()?;
+        let Some(pending) = before.pending_upgrade() else {
+            // It took over, and nobody needs to confirm that: what was before can be gone back to.
+            if let Some((_, from)) = before.begun.iter().find(|(taker, _)| *taker == worker) {
+                self.keep_previous_if_copied(from.clone());
+            }
+            return None;
+        };
         if pending.upgrade != Some(worker) {
             self.replaced_upgrade(before);
             return None;

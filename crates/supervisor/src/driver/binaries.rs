@@ -6,8 +6,8 @@
 //!                                                     └──── going back: Switch ◀────┘
 //! ```
 //!
-//! A copy is made as soon as the other one is about to take over: should this process die on the way, whoever comes
-//! next has something to go back to.
+//! A copy is made as soon as another one was let in: should this process die on the way, whoever comes next has something
+//! to go back to.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
@@ -44,6 +44,8 @@ pub(super) struct Binaries {
     pub(super) kept: Option<Described>,
     /// The last copy that was begun: ends when it is whole, or has failed.
     copying: Option<Receiver<()>>,
+    /// The digest of the last copy that is whole.
+    copied: Option<String>,
     /// One copy at a time.
     disk: Arc<Mutex<()>>,
 }
@@ -59,6 +61,7 @@ impl Binaries {
             installed: parts.installed.clone(),
             kept: parts.kept.clone(),
             copying: None,
+            copied: None,
             disk: Arc::default(),
         }
     }
@@ -102,11 +105,34 @@ impl Driver {
             Binary::Previous => {
                 let sent_away = std::mem::take(&mut self.binaries.sent_away);
                 if let Some(previous) = self.binaries.previous.take().filter(|_| !sent_away) {
-                    self.copy(previous, true);
+                    self.keep_previous(previous);
                 }
             }
             // Never said.
             Binary::Serving => {}
+        }
+    }
+
+    /// This program is what `rollback --binary` goes back to from now on.
+    fn keep_previous(&mut self, previous: Arc<Program>) {
+        if previous.sha256().is_none() || previous.sha256() != self.binaries.copied.as_deref() {
+            return self.copy(previous, true);
+        }
+        let binary = previous.described();
+        self.binaries.kept = Some(binary.clone());
+        self.parts.scribe.later(move |journal| {
+            super::changes::log_unwritten(journal.keep_binary(&binary));
+        });
+    }
+
+    /// The same of a binary of which an earlier supervisor has made a copy, if it came so far.
+    pub(super) fn keep_previous_if_copied(&mut self, binary: Described) {
+        let sha256 = binary.sha256.as_deref().unwrap_or_default();
+        if binary::is_kept(&self.parts.options.state, sha256) {
+            self.binaries.kept = Some(binary.clone());
+            self.parts.scribe.later(move |journal| {
+                super::changes::log_unwritten(journal.keep_binary(&binary));
+            });
         }
     }
 
@@ -142,8 +168,12 @@ impl Driver {
 
     pub(super) fn kept(&mut self, binary: Described, previous: bool, failure: Option<String>) {
         match failure {
-            None if previous => self.binaries.kept = Some(binary),
-            None => {}
+            None => {
+                self.binaries.copied.clone_from(&binary.sha256);
+                if previous {
+                    self.binaries.kept = Some(binary);
+                }
+            }
             Some(why) => {
                 tracing::warn!("{why}");
                 let entry = self.active().and_then(|key| self.operations.get_mut(key));

@@ -201,6 +201,10 @@ impl Driver {
                     program.is_version(version);
                 }
                 self.binaries.candidate = Some(program);
+                if !self.is_dry_run(operation) {
+                    // In time, so that it is done when the processors are needed for the handoff.
+                    self.copy(Arc::clone(&self.binaries.serving), false);
+                }
             }
             Err(why) => {
                 if let Some(entry) = entry {

@@ -30,6 +30,10 @@ const MORE_DESCRIPTORS: u64 = 1024;
 /// Descriptors of one connection: the client's and the endpoint's.
 const DESCRIPTORS_EACH: u64 = 2;
 
+/// Kinds of connections that a worker's word is taken for; more are not told apart, and none with a longer name.
+const KINDS: usize = 32;
+const LONGEST_KIND: usize = 32;
+
 /// What is remembered of an upgrade while it runs.
 #[derive(Debug, Default)]
 pub(super) struct Upgrading {
@@ -89,7 +93,6 @@ impl Driver {
         else {
             return self.pending.push_back(Event::IntentFailed { operation, generation: held_to });
         };
-        self.copy(Arc::clone(&self.binaries.serving), false);
         let Upgrade { from, to, .. } = *upgrade;
         let made = UpgradeMade { operation_id, worker: worker.0, generation: held_to.0, from, to };
         let confirm = confirm.map(wall_clock);
@@ -104,6 +107,11 @@ impl Driver {
     pub(super) fn hand_over(&mut self, handoff: Handoff) {
         let Handoff { operation, call, from, to, within, limit } = handoff;
         let given = BTreeMap::new();
+        let record = self.operations.get_mut(operation).map(|entry| &mut entry.operation);
+        if let Some(upgrade) = record.and_then(|record| record.upgrade.as_mut()) {
+            // Of an operation that goes back, the way back counts.
+            (upgrade.moved, upgrade.freeze_us) = (BTreeMap::new(), None);
+        }
         self.upgrading.handing_over = Some(HandingOver { call: call.0, operation, to, given, taken: false });
         let (Some(giver), Some(taker)) = (self.workers.get(&from), self.workers.get(&to)) else {
             let gone = if self.workers.contains_key(&to) { from } else { to };
@@ -148,16 +156,22 @@ impl Driver {
         losses: &Losses,
         freeze: Duration,
     ) {
-        self.metrics.moved(&moved, freeze);
-        if let Some(running) = self.upgrading.handing_over.as_mut().filter(|running| running.call == call) {
+        let moved = bounded(moved);
+        let running = self.upgrading.handing_over.as_mut();
+        if let Some(running) = running.filter(|running| running.call == call && running.to == worker) {
             running.given.clear();
             running.taken = true;
+            self.metrics.moved(&moved, freeze);
         }
         if let Some(operation) = self.of_handoff(call) {
             operation.losses.merge(losses);
             if let Some(upgrade) = &mut operation.upgrade {
-                upgrade.moved = moved;
-                upgrade.freeze_us = Some(microseconds(freeze));
+                // The giver may have said before which ones it has sent late.
+                for (kind, count) in moved {
+                    let moved = upgrade.moved.entry(kind).or_default();
+                    *moved = moved.saturating_add(count);
+                }
+                upgrade.freeze_us = upgrade.freeze_us.max(Some(microseconds(freeze)));
             }
         }
         self.step(Event::TookOver { worker, call: CallKey(call), clean: losses.is_empty() });
@@ -176,7 +190,11 @@ impl Driver {
         }
         let running = self.upgrading.handing_over.as_mut();
         if let Some(running) = running.filter(|running| running.call == call && !running.taken) {
-            running.given = moved;
+            running.given = bounded(moved);
+            let to = running.to;
+            if !self.workers.contains_key(&to) {
+                self.lost_taker(to);
+            }
         }
         self.step(Event::HandedOver { worker, call: CallKey(call) });
     }
@@ -195,6 +213,11 @@ impl Driver {
         }
     }
 
+    /// Whether everything is being moved to this worker, and it has not said that it has it.
+    pub(super) fn is_to_take_over(&self, worker: WorkerKey) -> bool {
+        self.upgrading.handing_over.as_ref().is_some_and(|running| running.to == worker && !running.taken)
+    }
+
     /// A worker has ended. What was given to it and what it has not said to have is lost.
     pub(super) fn lost_taker(&mut self, worker: WorkerKey) {
         let running = self.upgrading.handing_over.as_mut().filter(|running| running.to == worker);
@@ -211,27 +234,28 @@ impl Driver {
         worker: WorkerKey,
         call: u64,
         losses: &Losses,
-        late: &BTreeMap<String, u64>,
+        late: BTreeMap<String, u64>,
         ended: u64,
     ) {
+        let late = bounded(late);
         let serves = self.serving.as_ref().is_some_and(|serving| serving.worker == worker);
         match self.of_handoff(call) {
             Some(operation) => {
                 operation.losses.merge(losses);
                 if let Some(upgrade) = &mut operation.upgrade {
-                    for (kind, count) in late {
+                    for (kind, count) in &late {
                         let moved = upgrade.moved.entry(kind.clone()).or_default();
                         *moved = moved.saturating_add(*count);
                     }
                     upgrade.drained = upgrade.drained.saturating_add(ended);
                 }
+                self.metrics.moved_late(&late);
             }
             None => self.lose_connections(losses),
         }
         if serves {
             self.connections = Some(0);
         }
-        self.metrics.moved_late(late);
         self.step(Event::Drained { worker, call: CallKey(call), clean: losses.is_empty() });
     }
 
@@ -338,7 +362,13 @@ impl Driver {
             PendingEnd::NotConfirmed => "was not confirmed in time",
             PendingEnd::WorkersDied => "was taken back: its worker died",
             PendingEnd::Replaced => "was not confirmed, and something else serves by now",
+            PendingEnd::NotPossible => {
+                "was to be taken back, and nothing of the binary before could be made to serve: it stays; upgrade to a binary that works"
+            }
         };
+        if how == PendingEnd::NotPossible {
+            tracing::error!("the upgrade to {to} {what}");
+        }
         self.tell(EventKind::Notice, format!("the upgrade to {to} {what}"), None);
     }
 
@@ -388,6 +418,11 @@ impl Ends {
             for_taker: shared(vec![for_taker, giver.try_clone_to_owned()?, stderr]),
         })
     }
+}
+
+/// What a worker says of the kinds that it has moved, no longer than anybody wants to read it.
+fn bounded(kinds: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    kinds.into_iter().filter(|(kind, _)| kind.len() <= LONGEST_KIND).take(KINDS).collect()
 }
 
 fn microseconds(time: Duration) -> u64 {

@@ -15,6 +15,9 @@ use crate::preflight;
 use crate::protocol::{MAX_CARRIED_BYTES, PROTOCOL_VERSION, ToSupervisor, ToWorker, common_version};
 use crate::worker::FromWorker;
 
+/// The signal that ends a process for certain (signal(7)).
+const KILLED: i32 = rustix::process::Signal::KILL.as_raw();
+
 impl CarriedState {
     /// Takes it out of the memory file that it came in.
     pub(super) fn of(file: OwnedFd) -> Result<Self, String> {
@@ -63,7 +66,7 @@ impl Driver {
                 tracing::debug!(worker = %key, connections, "draining");
             }
             ToSupervisor::Drained { call, losses, late, ended } => {
-                self.drained(key, call, &losses, &late, ended);
+                self.drained(key, call, &losses, late, ended);
             }
             ToSupervisor::Resumed { call } => {
                 self.connections = None;
@@ -172,7 +175,9 @@ impl Driver {
             // An adopted worker is not this process's child.
             Some(_) => Exit::Unknown,
         };
-        let unexpected = self.workers.get(&key).filter(|worker| !worker.is_ending);
+        // Who hands over kills the other one, if that fails, and says why.
+        let by_giver = exit == Exit::Signal(KILLED) && self.is_to_take_over(key);
+        let unexpected = self.workers.get(&key).filter(|worker| !worker.is_ending && !by_giver);
         let why = unexpected
             .map(|worker| format!("the worker {} (pid {}) {exit}", worker.number, worker.process.pid()));
         self.note_lost(key, why.as_deref());

@@ -180,6 +180,12 @@ impl Upgrades {
 }
 
 impl Unfinished {
+    /// Of an upgrade whose intent was written: the worker that was to take over, and the binary before.
+    #[must_use]
+    pub fn upgraded_from(&self) -> Option<(u64, &Binary)> {
+        self.made.as_ref().map(|made| (made.worker, &made.from))
+    }
+
     /// The intent of an unfinished upgrade, once more. Its deadline is in another record.
     pub(super) fn upgrade_intent(&self) -> Option<Record> {
         let made = self.made.as_ref()?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use handover_testkit::program::sha256;
@@ -10,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::server::{self, Server, ask, configure};
+use crate::upgrading;
 
 crate::tests! {
     an_upgrade_is_served_by_a_worker_of_the_new_binary
@@ -28,7 +30,9 @@ crate::tests! {
     a_guard_that_fails_brings_the_old_worker_back
     the_binary_before_can_be_upgraded_to
     a_supervisor_that_dies_in_any_step_leaves_somebody_who_serves_and_the_next_one_knows_who
+    a_supervisor_that_starts_in_the_middle_of_a_handoff_waits_for_its_end
     an_upgrade_that_awaits_confirmation_outlives_the_supervisor
+    an_upgrade_whose_time_is_over_while_nobody_supervises_is_taken_back_at_once
     a_stop_ends_the_candidate_too
     a_stop_ends_what_is_asked_about_itself_too
 }
@@ -419,14 +423,15 @@ fn the_binary_before_can_be_upgraded_to() {
 
 fn a_supervisor_that_dies_in_any_step_leaves_somebody_who_serves_and_the_next_one_knows_who() {
     for (first, second, wanted) in [
-        ("1", "2-orphan-hello", "not_ready"),
-        ("1", "2-orphan-standby", "not_ready"),
-        ("1", "2-orphan-probe", "not_ready"),
-        ("1-orphan-give", "2", "applied"),
-        ("1", "2-orphan-take", "applied"),
-        ("1", "2-orphan-ready", "applied"),
-        ("1-orphan-gave", "2", "applied"),
-        ("1", "2-orphan-took", "applied"),
+        ("1", "2-orphan-hello", Some("not_ready")),
+        ("1", "2-orphan-standby", Some("not_ready")),
+        ("1", "2-orphan-probe", Some("not_ready")),
+        // Each of the two was told, or was not when it died.
+        ("1-orphan-give", "2", None),
+        ("1", "2-orphan-take", None),
+        ("1", "2-orphan-ready", Some("applied")),
+        ("1-orphan-gave", "2", Some("applied")),
+        ("1", "2-orphan-took", Some("applied")),
     ] {
         let mut up = start(first, &[]);
         let old = up.worker();
@@ -440,6 +445,7 @@ fn a_supervisor_that_dies_in_any_step_leaves_somebody_who_serves_and_the_next_on
         let next = start_again(&up.workspace, &up.program);
         let gone = std::mem::replace(&mut up.server, next);
         let operation = up.server.control.get("/v1/operations/lost");
+        let wanted = wanted.unwrap_or(if up.worker() == old { "not_ready" } else { "applied" });
         assert_eq!(
             (text(&operation, "/outcome"), text(&operation, "/cause")),
             (wanted, "supervisor_died"),
@@ -457,6 +463,52 @@ fn a_supervisor_that_dies_in_any_step_leaves_somebody_who_serves_and_the_next_on
         assert_eq!(text(&up.server.control.status(), "/worker/version"), version, "{first}, {second}");
         drop(gone);
     }
+}
+
+fn a_supervisor_that_starts_in_the_middle_of_a_handoff_waits_for_its_end() {
+    for (mark, wanted) in [("2-gated", "applied"), ("2-gated-take-refuse", "not_ready")] {
+        let mut up = start("1", &[]);
+        let old = up.worker();
+        let first = sha256(up.program.path());
+        let gate = UnixListener::bind(up.workspace.path(upgrading::GATE)).unwrap();
+        up.program.replace(mark);
+        let key = [("Idempotency-Key", "lost"), ("Prefer", "respond-async")];
+        assert_eq!(up.server.control.post("/v1/upgrade", &key).0, 202);
+        // The new worker waits at the gate, the old one for the new one, and both have no supervisor.
+        let (waits, _) = gate.accept().unwrap();
+        assert_eq!(up.server.process.wait().code, 128 + 9);
+        let copied = up.workspace.state().join("binaries").join(&first).is_file();
+        let mut command = server::command_of(&up.workspace, up.program.path());
+        command.env(server::SHORT_LIMITS, "1");
+        let mut next = Server::begin(&up.workspace, command);
+        drop((waits, gate));
+        let ready = next.notifications.wait_after_unless(0, "READY=1", || next.process.ended());
+        assert!(ready.is_some(), "{mark}: {:?}", next.process.wait());
+        let gone = std::mem::replace(&mut up.server, next);
+        let operation = up.server.control.get("/v1/operations/lost");
+        assert_eq!(text(&operation, "/outcome"), wanted, "{mark}: {operation}");
+        assert_eq!(up.worker() == old, wanted == "not_ready", "{mark}");
+        assert_eq!(ask(up.address), "1 one");
+        let kept = text(&up.server.control.status(), "/previous_binary/version").to_owned();
+        assert_eq!(kept == "fake 1", wanted == "applied" && copied, "{mark}: {kept}");
+        drop(gone);
+    }
+}
+
+fn an_upgrade_whose_time_is_over_while_nobody_supervises_is_taken_back_at_once() {
+    let mut up = start("1", &[]);
+    assert_eq!(up.upgrade("2", "?confirm_within=1s").0, 200);
+    let (new, first) = (up.worker(), sha256(&up.program.version("1")));
+    up.kill_supervisor();
+    let next = start_again(&up.workspace, &up.program);
+    let gone = std::mem::replace(&mut up.server, next);
+    let back = up.server.control.wait_for_operation("it goes back", |o| o["kind"] == "rollback");
+    assert_eq!((text(&back, "/outcome"), text(&back, "/cause")), ("rolled_back", "not_confirmed"), "{back}");
+    let status = up.server.control.status();
+    assert_eq!((text(&status, "/worker/sha256"), &status["pending"]), (&*first, &Value::Null), "{status}");
+    assert!(wait_for_exit(new, DEADLINE));
+    up.expect_alone(up.worker());
+    drop(gone);
 }
 
 fn an_upgrade_that_awaits_confirmation_outlives_the_supervisor() {

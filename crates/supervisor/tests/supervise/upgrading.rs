@@ -11,6 +11,7 @@
 //! | `take-hang` / `-die` / `-refuse`, `ready-die` | as the one that takes over: says nothing / exits / refuses / exits after it has said that it is ready |
 //! | `took-die` | exits as soon as it has said that it serves |
 //! | `give-hang` / `-die` / `-refuse`, `commit-die` | as the one that hands over: says nothing / exits / calls it off / exits when the other is ready |
+//! | `gated` | as the one that takes over: kills the supervisor, and waits at [`GATE`] before it says that it is ready |
 //! | `guard-fail` | fails its guard |
 //! | `resume-fail` | as the supervisor, cannot go on with what the one before has left: it has no descriptors for it |
 //! | `rehearse-spoil` | makes itself not executable when it is asked for the last time before the supervisor becomes it |
@@ -33,6 +34,8 @@ use rustix::net::{RecvFlags, SendFlags};
 
 /// Longer than any handoff of a test.
 const LIMIT: Duration = Duration::from_secs(30);
+/// A Unix socket beside the configuration file: a worker that connects there waits until the connection is closed.
+pub const GATE: &str = "gate";
 /// Data threads that it says it has.
 pub const THREADS: u32 = 2;
 /// What it says it has moved.
@@ -130,14 +133,19 @@ pub enum Ended {
 pub fn at(mark: &str, step: &str) -> bool {
     let says = |how: &str| mark.contains(&format!("{step}-{how}"));
     if mark.contains(&format!("orphan-{step}")) {
-        let supervisor = rustix::process::getppid().unwrap();
-        rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+        kill_supervisor();
     }
     if says("die") {
         eprintln!("dying in the step {step}");
         std::process::exit(11);
     }
     says("hang")
+}
+
+/// Kills the supervisor. Once only: who has lost it has another parent.
+fn kill_supervisor() {
+    let supervisor = rustix::process::getppid().unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
 }
 
 /// Answers a probe.
@@ -188,11 +196,18 @@ pub fn take(mark: &str, call: u64, peer: u32, mut fds: Vec<OwnedFd>) -> Ended {
         return Ended::Nothing;
     }
     let companion = Companion::new(pidfd, peer).unwrap();
+    let stated = hear(&socket, LIMIT) == Some(b's');
+    if mark.contains("gated") {
+        kill_supervisor();
+        pass_gate();
+    }
     if mark.contains("take-refuse") {
+        // It is heard before the other one notices.
+        std::mem::forget(socket);
         return Ended::Stayed(ToSupervisor::HandoffFailed { call, why: "it cannot read that".to_owned() });
     }
     let mut committed = false;
-    if hear(&socket, LIMIT) == Some(b's') && say(&socket, b'r') {
+    if stated && say(&socket, b'r') {
         at(mark, "ready");
         committed = hear(&socket, LIMIT) == Some(b'c');
     }
@@ -202,6 +217,13 @@ pub fn take(mark: &str, call: u64, peer: u32, mut fds: Vec<OwnedFd>) -> Ended {
     losses.add("fake", u64::from(!committed));
     let moved = [("fake".to_owned(), MOVED)].into();
     Ended::Took(ToSupervisor::TookOver { call, moved, losses, freeze: Duration::from_millis(2) })
+}
+
+fn pass_gate() {
+    use std::io::Read as _;
+    let directory = std::path::PathBuf::from(std::env::var_os(crate::worker::CONFIG).unwrap());
+    let mut gate = std::os::unix::net::UnixStream::connect(directory.with_file_name(GATE)).unwrap();
+    let _ = gate.read(&mut [0]);
 }
 
 fn say(socket: &OwnedFd, byte: u8) -> bool {
