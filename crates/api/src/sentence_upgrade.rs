@@ -183,7 +183,10 @@ impl Operation {
     /// An upgrade that should not have stayed.
     fn not_taken_back(&self, upgrade: &Upgrade) -> String {
         let Upgrade { from, .. } = upgrade;
-        format!("; it was to be taken back, but {from} could not be made to serve ({}){STAYS}", self.why())
+        format!(
+            "; it was to be taken back, but {from} could not be made to serve ({}): the new one serves on{STAYS}",
+            self.why()
+        )
     }
 
     fn guard_saw(&self) -> &'static str {

@@ -312,3 +312,29 @@ fn a_status_shows_which_worker_runs_what() {
     status.previous_binary = Some(binary("0.2.0", NEW));
     assert!(!status.report().contains("previous"), "what serves already is no way back");
 }
+
+#[test]
+fn an_upgrade_that_cannot_be_taken_back_stays_and_says_what_to_do() {
+    let problem = || Problem::new("worker 3 ended with exit code 1");
+    let operation = ended(Kind::Rollback, Outcome::NotReady, Cause::CandidateDied, |operation, upgrade| {
+        std::mem::swap(&mut upgrade.from, &mut upgrade.to);
+        operation.steps = steps(&["go_back", "start_worker", "stop_worker", "record"]);
+        operation.errors.push(problem());
+        upgrade.last_lines.push("no such file".to_owned());
+    });
+    assert_eq!(
+        operation.message,
+        "not ready: going back to 0.1.0 (sha256 1a2b3c4d5e6f) failed in the step 'start': worker 3 ended with exit code 1; 0.2.0 (sha256 998877665544) still serves generation 4, and stays, with nothing that awaits confirmation: upgrade to a binary that works ('handover upgrade --binary PATH')"
+    );
+    assert!(operation.report().ends_with("  | no such file"));
+    assert_eq!(ExitCode::from(&operation), ExitCode::NotReady);
+    let operation =
+        ended(Kind::Upgrade, Outcome::AppliedWithLosses, Cause::NotTakenBack, |operation, upgrade| {
+            upgrade.moved.insert("http".to_owned(), 1);
+            operation.errors.push(problem());
+        });
+    assert_eq!(
+        operation.message,
+        "applied with losses: upgraded from 0.1.0 (sha256 1a2b3c4d5e6f) to 0.2.0 (sha256 998877665544) in 1.23 s; 1 connection moved (1 http), none cut; it was to be taken back, but 0.1.0 (sha256 1a2b3c4d5e6f) could not be made to serve (worker 3 ended with exit code 1): the new one serves on, and stays, with nothing that awaits confirmation: upgrade to a binary that works ('handover upgrade --binary PATH')"
+    );
+}

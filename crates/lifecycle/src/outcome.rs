@@ -142,6 +142,8 @@ pub enum Cause {
     HandoffFailed,
     /// The new binary serves, but the supervisor could not become it and goes on as it was.
     NotReexecuted,
+    /// The upgrade was to be taken back, and nothing of the binary before could be made to serve: the new one serves on.
+    NotTakenBack,
 }
 
 impl fmt::Display for Cause {
@@ -177,6 +179,7 @@ impl fmt::Display for Cause {
             Self::ProbeFailed => "the new worker did not answer through its own listener",
             Self::HandoffFailed => "the handoff was called off",
             Self::NotReexecuted => "the supervisor could not become the new binary and goes on as it was",
+            Self::NotTakenBack => "it was to be taken back, and the binary before could not be made to serve",
         })
     }
 }

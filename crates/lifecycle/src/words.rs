@@ -83,6 +83,9 @@ pub enum PendingEnd {
     NotConfirmed,
     /// It was taken back because its workers died one after the other.
     WorkersDied,
+    /// It was to be taken back, and nothing of the binary before could be made to serve: the upgrade goes on serving, because
+    /// somebody has to.
+    NotPossible,
     /// A start found something else on the disk; or another worker serves than the one that took over in an upgrade.
     Replaced,
 }

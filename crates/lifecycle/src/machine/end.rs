@@ -48,6 +48,7 @@ impl Machine {
         let Some(&Ending { key, kind, .. }) = self.endings.iter().find(waits) else { return };
         match outcome {
             Outcome::RolledBack => self.record(key, kind, Outcome::Applied, Cause::Done, None),
+            _ if cause == Cause::NotTakenBack => self.record(key, kind, Outcome::NotReady, cause, None),
             _ => self.record(key, kind, Outcome::Unknown, cause, None),
         }
     }

@@ -5,8 +5,9 @@
 //!   TakingBack ──────────────────────────────▶ Waiting ──────────────────────────────────▶ Moving (handing_over.rs)
 //!     │ it is dead                                │ it died                                  ▲   │ Took
 //!     ├──────────▶ Raising ◀──────────────────────┘  another worker of the binary before     │   ▼
-//!     │               └────────▶ Probing ────────────────────────────────────────────────────┘  Retiring ──▶ Gone ──▶ (outcome)
-//!     │ nobody serves, or nothing else helped
+//!     │               ├────────▶ Probing ────────────────────────────────────────────────────┘  Retiring ──▶ Gone ──▶ (outcome)
+//!     │               └─ it cannot be made to serve ──▶ Discarding: the new worker serves on, and stays ──▶ not ready
+//!     │ nobody serves
 //!     └──────────▶ Resuming: the warm worker, once whoever might accept is certainly dead ────────────────▶ (outcome)
 //!                     │ it is dead, too
 //!                     ▼
@@ -16,13 +17,18 @@
 //! | it fails in         | by                                        | what follows                                   |
 //! |---------------------|-------------------------------------------|------------------------------------------------|
 //! | Waiting             | the new worker died                       | Resuming                                       |
-//! | Raising, Probing    | refused, late, died; the new worker died  | the new one is killed; Settling                |
-//! | Moving              | HandoffFailed                             | Raising, once; then the new one is killed; Settling |
+//! | Raising, Probing    | refused, late, died                       | not ready: the new one stays                   |
+//! | Raising, Probing    | the new worker died                       | Settling                                       |
+//! | Moving              | HandoffFailed                             | Raising, once; then not ready: the new one stays |
 //! | Moving              | both died, or only the new one is left    | it is killed; Settling                         |
 //! | Resuming            | late, died                                | Settling                                       |
 //! | Settling            | late, died, refused                       | unknown; restarts go on with the binary before |
 //!
-//! The new binary is not given a second chance: once it is to go, it serves no longer than it takes to do better. A drained
+//! The new binary is not given a second chance: once it is to go, it serves no longer than it takes to do better. But somebody
+//! serves: as long as nothing of the binary before stands by in its place, it is not ended. If nothing can be made to, the
+//! upgrade stays, its probation is over ([`PendingEnd::NotPossible`]), and the operation that was to take it back is not
+//! ready; an upgrade that would have been rolled back says that it was not. Only when the new worker is dead, or hangs, are
+//! workers of the binary before started until one serves. A drained
 //! server goes back without serving: the warm worker stands in its place, or the resume starts one of the binary before.
 
 use super::Machine;
@@ -171,7 +177,7 @@ impl Machine {
     }
 
     /// Another worker of the binary before stands by, and answers.
-    pub(super) fn raised_again(&mut self, back: TakingBack) {
+    pub(super) fn raised_again(&mut self) {
         let from = self.main().map(|main| main.key);
         let to = self.candidate().map(|candidate| candidate.key);
         match (from, to) {
@@ -179,13 +185,37 @@ impl Machine {
                 self.go_way(Way::Moving);
                 self.begin_handoff(from, to);
             }
-            _ => self.not_raised_again(back),
+            _ => self.not_raised_again(Cause::CandidateDied),
         }
     }
 
-    /// It does not: whoever stands in its way has to go first.
-    pub(super) fn not_raised_again(&mut self, _: TakingBack) {
-        self.go_way(Way::Resuming(None));
+    /// It does not. Whoever serves goes on with it; if nobody does, the binary before is tried until it serves.
+    pub(super) fn not_raised_again(&mut self, cause: Cause) {
+        let serves = self.main().is_some_and(|main| main.stage == Stage::Serving);
+        if serves && self.phase == Phase::Serving {
+            self.stays_after_all(cause)
+        } else {
+            self.go_way(Way::Resuming(None))
+        }
+    }
+
+    /// The upgrade cannot be taken back, and stays.
+    fn stays_after_all(&mut self, cause: Cause) {
+        let Some(operation) = self.active else { return };
+        let (outcome, cause) = match operation.kind {
+            // What was asked for is so, and should not be.
+            Kind::Upgrade => (Outcome::AppliedWithLosses, Cause::NotTakenBack),
+            _ => (Outcome::NotReady, cause),
+        };
+        let how = PendingEnd::NotPossible;
+        match (self.pending.is_some(), self.held_to, self.main().map(|main| main.key)) {
+            (true, ..) => self.end_probation(how),
+            // The journal may know that it was to await confirmation.
+            (false, Some(generation), upgrade) => self.emit(Effect::PendingOver { generation, upgrade, how }),
+            (false, None, _) => {}
+        }
+        self.discard(outcome, cause);
+        self.emit(Effect::Forget { binary: Binary::Previous });
     }
 
     /// The worker that serves is gone.
@@ -194,7 +224,7 @@ impl Machine {
             Way::Waiting => self.go_way(Way::Resuming(None)),
             Way::Raising | Way::Probing => {
                 self.call_off_exam();
-                self.not_raised_again(back);
+                self.go_way(Way::Resuming(None));
             }
             Way::Resuming(Some(_)) => self.settle_on_another(back.why),
             // The binary before serves: its worker is replaced as ever.
@@ -217,7 +247,7 @@ impl Machine {
             Fate::Stayed => {
                 self.kill(handoff.to, Cause::HandoffFailed);
                 if back.raised {
-                    return self.go_way(Way::Resuming(None));
+                    return self.not_raised_again(Cause::HandoffFailed);
                 }
                 self.go_way(Way::Waiting);
                 self.limit_step(self.after(self.limits.handoff));

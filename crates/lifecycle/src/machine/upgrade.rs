@@ -87,8 +87,8 @@ impl Machine {
         }
         let Some(operation) = self.active else { return };
         match (operation.step, exam, finding) {
-            (Step::TakingBack(back), _, Finding::Passed) => self.raised_again(back),
-            (Step::TakingBack(back), ..) => self.not_raised_again(back),
+            (Step::TakingBack(_), _, Finding::Passed) => self.raised_again(),
+            (Step::TakingBack(_), ..) => self.not_raised_again(Cause::ProbeFailed),
             (_, Exam::Admission, Finding::Passed) => self.examine(Exam::Preflight),
             (_, Exam::Preflight, Finding::Passed) => {
                 if let Some(operation) = &mut self.active {
@@ -109,7 +109,7 @@ impl Machine {
     pub(super) fn exam_is_late(&mut self, operation: &Operation) {
         self.call_off_exam();
         match operation.step {
-            Step::TakingBack(back) => self.not_raised_again(back),
+            Step::TakingBack(_) => self.not_raised_again(Cause::ProbeFailed),
             Step::Examining(Exam::Rehearsal) if operation.kind != Kind::DryRun => self.not_reexecuted(),
             Step::Examining(Exam::Probe { .. }) => self.discard(Outcome::NotReady, Cause::ProbeFailed),
             _ => self.discard(Outcome::NotReady, Cause::BinaryUnfit),
@@ -223,7 +223,7 @@ impl Machine {
             }
             Step::TakingBack(back) if matches!(back.way, Way::Raising | Way::Probing) => {
                 self.call_off_exam();
-                self.not_raised_again(back);
+                self.not_raised_again(cause);
             }
             _ => {}
         }

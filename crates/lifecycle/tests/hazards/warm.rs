@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Binary, Cause, Effect, Event, GenerationNumber, Kind, Machine, Message, OperationKey, Outcome, Pending,
-    PendingEnd, Phase, Recovered, Refusal, Request, Role, Saved, Source, Stage, Terms, Unfinished, WorkerKey,
+    Binary, Cause, Effect, Event, Exam, Finding, GenerationNumber, Kind, Machine, Message, OperationKey,
+    Outcome, Pending, PendingEnd, Phase, Recovered, Refusal, Request, Role, Saved, Source, Stage, Terms,
+    Unfinished, WorkerKey,
 };
 
 use crate::server::{RELOAD, Server, TEN_MINUTES, has, sends};
@@ -188,14 +189,83 @@ fn when_the_warm_worker_is_dead_another_one_of_the_binary_before_takes_over() {
 }
 
 #[test]
-fn when_nothing_of_the_binary_before_can_stand_by_the_new_worker_makes_room_for_it() {
+fn when_nothing_of_the_binary_before_can_be_made_to_serve_the_new_worker_serves_on_and_stays() {
+    for cancelled in [true, false] {
+        let (mut server, _) = Server::upgraded();
+        server.exits(OLD);
+        server.said.clear();
+        let operation = match cancelled {
+            true => server.ask(Request::Cancel).0,
+            false => {
+                server.wait();
+                server.own()
+            }
+        };
+        let raised = server.of_role(Role::Candidate).unwrap();
+        server.exits(raised);
+        server.journal(true);
+        let verdict = server.verdict(operation).unwrap();
+        let (outcome, serving) = (Outcome::NotReady, Some(GenerationNumber(1)));
+        assert_eq!((verdict.outcome, verdict.cause), (outcome, Cause::CandidateDied));
+        assert_eq!((verdict.serving, server.of_role(Role::Serving)), (serving, Some(NEW)));
+        expect_order(
+            &server,
+            "start previous; pending over: notpossible; forget previous; write not_ready; answer not_ready",
+        );
+        // Nothing awaits confirmation: a good binary is let in, and nobody goes back any more.
+        assert_eq!(server.machine.view().pending, None);
+        let (again, _) = server.ask(upgrade(Terms::NONE));
+        assert_eq!(server.answered(again), None, "it runs");
+        assert!(!has(&server.said, |effect| *effect == Effect::KillWorker { worker: NEW }));
+    }
+}
+
+#[test]
+fn an_upgrade_that_its_guard_would_take_back_stays_if_nothing_else_can_serve() {
+    let mut server = Server::serving();
+    let terms = Terms { confirm: Some(TEN_MINUTES), guard: WATCHED.guard };
+    let (key, _) = server.ask(upgrade(terms));
+    server.hands_over();
+    server.took_over();
+    server.handed_over();
+    let call = server.call();
+    server.drained(true);
+    server.exits(OLD);
+    server.said.clear();
+    server.tell(Event::GuardEnded { worker: NEW, call, passed: false });
+    server.start_worker();
+    server.prepared(true);
+    server.committed();
+    let raised = server.of_role(Role::Candidate).unwrap();
+    let operation = OperationKey(key);
+    let (exam, finding) = (Exam::Probe { worker: raised }, Finding::Failed);
+    server.tell(Event::Examined { operation, exam, finding });
+    assert_eq!(server.verdict(key), None, "what was tried is reaped first");
+    server.exits(raised);
+    server.journal(true);
+    let verdict = server.verdict(key).unwrap();
+    assert_eq!((verdict.outcome, verdict.cause), (Outcome::AppliedWithLosses, Cause::NotTakenBack));
+    assert_eq!(server.of_role(Role::Serving), Some(NEW));
+    // The journal has known from the start that it was to await confirmation.
+    expect_order(
+        &server,
+        &format!(
+            "start previous; prepare; commit false; examine probe; pending over: notpossible; kill {raised};
+             forget previous; write applied_with_losses; answer applied_with_losses"
+        ),
+    );
+}
+
+#[test]
+fn when_the_new_worker_is_dead_too_the_binary_before_is_tried_until_it_serves() {
     let (mut server, _) = Server::upgraded();
     server.exits(OLD);
     server.wait();
     let own = server.own();
-    server.dies();
-    let effects = server.exits(NEW);
-    assert!(has(&server.said, |effect| *effect == Effect::KillWorker { worker: NEW }));
+    let raised = server.of_role(Role::Candidate).unwrap();
+    server.exits(NEW);
+    assert!(has(&server.said, |effect| *effect == Effect::KillWorker { worker: raised }));
+    let effects = server.exits(raised);
     assert!(has(&effects, |effect| matches!(effect, Effect::StartWorker { binary: Binary::Previous, .. })));
     server.start_worker();
     server.prepared(true);

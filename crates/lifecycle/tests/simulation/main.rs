@@ -127,7 +127,7 @@ fn assert_reaches_everything(tally: &Tally) {
         &[Applied, Unchanged, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
         &[Applied, Unchanged, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
         &[Applied, NotReady, AppliedWithLosses],
-        &[Applied, AppliedWithLosses, Rejected, Unknown],
+        &[Applied, AppliedWithLosses, Rejected, NotReady, Unknown],
         &[Applied, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
     ];
     for ((kind, seen), expected) in Tally::KINDS.iter().zip(&tally.ends).zip(expected) {
@@ -207,6 +207,7 @@ fn closing_what_is_needed_for_going_back_is_noticed() {
 fn serving_what_was_not_confirmed_is_noticed() {
     assert_noticed(Sabotage::AdoptsAsConfirmed, &[6, 8]);
     assert_noticed(Sabotage::StartsWhatWasNotConfirmed, &[8]);
+    assert_noticed(Sabotage::GivesUpGoingBack, &[8]);
 }
 
 #[test]

@@ -149,6 +149,12 @@ impl World {
         if self.tracked.is_none() && upgrade.is_some() && how == PendingEnd::Replaced {
             return;
         }
+        if how == PendingEnd::NotPossible {
+            self.check_not_possible(upgrade);
+            if self.tracked.is_none() {
+                return;
+            }
+        }
         let Some(tracked) = self.tracked.take() else {
             // A start found the disk changed, or serves the one before.
             let starts = self.at_start.is_some_and(|(unconfirmed, _)| unconfirmed.generation == generation);
@@ -175,8 +181,29 @@ impl World {
             PendingEnd::NotConfirmed if now < tracked.by => {
                 self.break_rule(9, format!("{generation} was to have until {:?}", tracked.by));
             }
+            PendingEnd::NotPossible => {}
             _ if serves => self.break_rule(9, format!("{generation} is {how:?}, and serves")),
             _ => {}
+        }
+    }
+
+    /// Rule 8 has one exception: nothing of the binary before could be made to serve, and the new worker does. So there is no
+    /// warm worker, and one of that binary was raised and is dead, or has not become ready.
+    fn check_not_possible(&mut self, upgrade: Option<WorkerKey>) {
+        let Some(driver) = &self.driver else { return };
+        let warm = driver.view.workers.iter().find(|w| w.role == Role::Warm && w.stage == Stage::StandingBy);
+        let warm = warm.and_then(|w| self.workers.iter().find(|worker| worker.key == w.worker));
+        let warm = warm.filter(|worker| worker.alive && !worker.killed).map(|worker| worker.key);
+        let began = self.ops.iter().filter(|op| op.is_open() && !op.left_over).map(|op| op.began).min();
+        let tried =
+            self.tally.raised_previous.is_some_and(|raised| began.is_some_and(|began| raised >= began));
+        let serves =
+            upgrade == driver.view.workers.iter().find(|w| w.role == Role::Serving).map(|w| w.worker);
+        if warm.is_some() || !tried || !serves {
+            let text = format!(
+                "{upgrade:?} is said to have to stay: {warm:?} is warm, tried: {tried}, serves: {serves}"
+            );
+            self.break_rule(8, text);
         }
     }
 
@@ -282,7 +309,8 @@ impl World {
         if let Some(guard) = self.tally.guards.iter_mut().rev().find(|guard| guard.operation == op.key) {
             guard.open = false;
             let guard = *guard;
-            let passed = guard.passed == Some(true) || verdict.cause == Cause::ShuttingDown;
+            let excused = matches!(verdict.cause, Cause::ShuttingDown | Cause::NotTakenBack);
+            let passed = guard.passed == Some(true) || excused;
             if matches!(verdict.outcome, Applied | AppliedWithLosses) && !passed {
                 self.break_rule(9, format!("{} is {verdict:?}, and its guard says {guard:?}", op.key));
             }

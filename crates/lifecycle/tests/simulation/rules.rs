@@ -32,7 +32,7 @@ pub(crate) struct Tally {
     pub(crate) unrecorded: u64,
     /// Changes that came on probation, and what became of them.
     pub(crate) pending: u64,
-    pub(crate) over: [u64; 5],
+    pub(crate) over: [u64; 6],
     /// What the machine began by itself.
     pub(crate) own: u64,
     pub(crate) extended: u64,
@@ -57,6 +57,8 @@ pub(crate) struct Tally {
     pub(crate) guards: Vec<Guard>,
     /// When a worker was lost last.
     pub(crate) lost: Option<Duration>,
+    /// When a worker of the binary before was started last.
+    pub(crate) raised_previous: Option<Duration>,
     /// What each candidate of this run was built from.
     pub(crate) contents: Vec<(CandidateKey, u32)>,
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Binary, CallKey, CandidateKey, Effect, Event, Kind, Message, OperationKey, Pending, Refusal, StepName,
-    WorkerKey,
+    Binary, CallKey, CandidateKey, Effect, Event, Kind, Message, OperationKey, Pending, PendingEnd, Refusal,
+    StepName, WorkerKey,
 };
 
 use crate::ops::State;
@@ -40,6 +40,8 @@ pub(crate) enum Sabotage {
     AdoptsAsConfirmed,
     /// 8: a start serves from the disk what was not confirmed in time.
     StartsWhatWasNotConfirmed,
+    /// 8: an upgrade that could be taken back is said to have to stay.
+    GivesUpGoingBack,
     /// 9: a confirmation leaves the deadline as it is.
     ConfirmLeavesTheDeadline,
     /// 9: the verdict of an earlier guard counts for this one.
@@ -159,6 +161,10 @@ impl World {
                     Some(State::Decided(verdict)) => Effect::Answer { operation, verdict, recorded },
                     _ => effect,
                 });
+            }
+            (Sabotage::GivesUpGoingBack, Effect::PendingOver { generation, upgrade: Some(upgrade), .. }) => {
+                let (upgrade, how) = (Some(upgrade), PendingEnd::NotPossible);
+                spoilt.push(Effect::PendingOver { generation, upgrade, how });
             }
             (_, Effect::HandOver { .. } | Effect::Switch { .. } | Effect::KillWorker { .. })
             | (Sabotage::ForgetsTheBinaryBefore, Effect::Pending { upgrade: Some(_), .. }) => {

@@ -58,6 +58,9 @@ impl World {
     /// A worker of this binary, which must be at hand.
     pub(crate) fn start_worker(&mut self, worker: WorkerKey, binary: Binary) {
         let Some(driver) = &self.driver else { return };
+        if binary == Binary::Previous {
+            self.tally.raised_previous = Some(self.now);
+        }
         match driver.binaries.of(binary) {
             Some(binary) => self.spawn(worker, binary),
             None => {
@@ -231,7 +234,10 @@ impl World {
             }
             (Kind::Upgrade, Applied | AppliedWithLosses)
                 if op.terms.confirm.is_none()
-                    && !matches!(verdict.cause, Cause::NotReexecuted | Cause::ShuttingDown)
+                    && !matches!(
+                        verdict.cause,
+                        Cause::NotReexecuted | Cause::ShuttingDown | Cause::NotTakenBack
+                    )
                     && kept.own != op.binary =>
             {
                 Some((6, format!("the supervisor is {}", kept.own)))

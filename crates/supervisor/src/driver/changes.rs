@@ -303,6 +303,8 @@ impl Driver {
             PendingEnd::NotConfirmed => "was not confirmed in time",
             PendingEnd::WorkersDied => "was taken back: its workers died one after the other",
             PendingEnd::Replaced => "was not confirmed, and something else is on the disk by now",
+            // Never said of a generation: the bytes of the one before are at hand.
+            PendingEnd::NotPossible => "could not be taken back, and stays",
         };
         self.tell(EventKind::Notice, format!("generation {} {what}", generation.0), None);
     }

@@ -175,7 +175,7 @@ impl Driver {
         if operation.errors.is_empty() {
             operation.errors.extend(last_exit.map(Problem::new));
         }
-        if verdict.outcome.is_success() {
+        if verdict.outcome.is_success() && verdict.cause != Cause::NotTakenBack {
             // What stood in the way and was got round.
             operation.warnings.append(&mut operation.errors);
             if let Some(upgrade) = &mut operation.upgrade {
