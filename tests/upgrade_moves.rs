@@ -408,6 +408,38 @@ fn a_candidate_without_room_for_all_descriptors_is_sent_away_or_copes() {
     assert_eq!(server.get("/").text(), "origin\n");
 }
 
+/// Hazard 17: what a worker is told comes with descriptors. If it has no room for them, what it serves must not be lost with them.
+#[test]
+fn a_worker_with_as_many_connections_as_it_can_have_is_reloaded_and_upgraded() {
+    let (workspace, port) = (Workspace::new(), Port::claim());
+    let config = |body: &str| listener("web", &port) + &fixed("/", body);
+    let server = Handover::of(handover!(), &workspace).config(config("1")).descriptors(150).start();
+    let worker = server.worker();
+    let mut kept: Vec<Connection> = (0..60).map(|_| Connection::open(port.address())).collect();
+    let ask_all = |kept: &mut Vec<Connection>, body: &str| {
+        kept.iter_mut().for_each(|connection| assert_eq!(connection.get("/").text(), body));
+    };
+    ask_all(&mut kept, "1");
+    let waiting: Vec<Connection> = (0..150).map(|_| Connection::open(port.address())).collect();
+    until("no more are accepted", || {
+        let metrics = server.cli(["metrics"]).stdout;
+        let line = metrics.lines().find(|line| line.starts_with("handover_accept_errors_total "))?;
+        (!line.ends_with(" 0")).then_some(())
+    });
+    let output = server.reload_with(config("2"));
+    assert!([0, 10].contains(&output.code), "{}", output.all());
+    let body = if output.code == 0 { "2" } else { "1" };
+    ask_all(&mut kept, body);
+    assert_eq!(server.worker(), worker, "it is still the same");
+    let output = server.cli(["upgrade"]);
+    assert!([0, 11].contains(&output.code), "{}", output.all());
+    assert!(!output.all().contains(" cut ("), "{}", output.all());
+    ask_all(&mut kept, body);
+    drop(waiting);
+    server.cli(["upgrade"]).expect_code(0);
+    ask_all(&mut kept, body);
+}
+
 /// The connections to endpoints that are kept go along too: nobody has to make them anew.
 #[test]
 fn kept_connections_to_endpoints_go_along() {

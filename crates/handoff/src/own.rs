@@ -47,6 +47,29 @@ pub fn grow_descriptor_table(descriptors: u32) -> io::Result<u32> {
     }
 }
 
+/// The most descriptors that are kept back, and which part of all that may be open.
+const KEPT_BACK: u64 = 64;
+const KEPT_BACK_PART: u64 = 8;
+
+/// Whether this process may open as many descriptors as its hard limit allows (`RLIMIT_NOFILE`, getrlimit(2)): all of them, or all but a
+/// few that are kept back for what matters more than another connection. What is open stays open. A descriptor that arrives
+/// over a socket while there is no room is lost, and with it the message that it belongs to.
+///
+/// # Errors
+/// None that is known of: the hard limit is never exceeded.
+pub fn use_all_descriptors(all: bool) -> io::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    // Without a limit there is nothing to keep back from.
+    let Some(most) = limit.maximum else { return Ok(()) };
+    let kept_back = if all { 0 } else { KEPT_BACK.min(most / KEPT_BACK_PART) };
+    let wanted = Some(most - kept_back);
+    if limit.current == wanted {
+        return Ok(());
+    }
+    let limit = rustix::process::Rlimit { current: wanted, maximum: limit.maximum };
+    Ok(rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?)
+}
+
 /// Executes `executable` in the place of this program: the process ID, its children, the directory and the signals that
 /// are blocked or pending stay; every other thread ends. The next program has the standard streams and the `kept`
 /// descriptors, under the same numbers, and no other. Returns only if that failed: then every descriptor but the
@@ -250,6 +273,31 @@ mod tests {
         assert!(size() >= wanted, "{} of {wanted}", size());
         assert_eq!(std::fs::read_dir("/proc/self/fd").unwrap().count(), before, "nothing is left open");
         assert_eq!(grow_descriptor_table(0).unwrap(), 0);
+    }
+
+    #[test]
+    fn some_descriptors_are_kept_back_until_they_are_needed() {
+        if alone("some_descriptors_are_kept_back_until_they_are_needed").is_some() {
+            return;
+        }
+        let limits = || rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let set = |current, maximum| {
+            let limit = rustix::process::Rlimit { current: Some(current), maximum: Some(maximum) };
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+        };
+        for (most, less) in [(1_024, 960), (80, 70)] {
+            set(60, most);
+            use_all_descriptors(false).unwrap();
+            assert_eq!(limits().current, Some(less));
+            let open: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+            assert!(!open.is_empty());
+            use_all_descriptors(true).unwrap();
+            assert_eq!(limits().current, Some(most));
+            drop(std::fs::File::open("/dev/null").unwrap());
+            use_all_descriptors(false).unwrap();
+            assert!(std::fs::File::open("/dev/null").is_err());
+            drop(open);
+        }
     }
 
     #[test]

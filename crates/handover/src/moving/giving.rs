@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use handover_handoff::{Channel, ChannelError, Companion, memfd};
+use handover_handoff::{Channel, ChannelError, Companion, memfd, own};
 
 use super::calls::Calls;
 use super::giver::{Action, Event, Giver};
@@ -339,7 +339,15 @@ impl Driver {
         for sample in &mut figures {
             sample.ago += as_of.elapsed();
         }
-        match seal(&frozen, figures) {
+        // Nothing is accepted while all stands still: what is kept back is for this.
+        if let Err(error) = own::use_all_descriptors(true) {
+            tracing::warn!("the limit of open descriptors cannot be changed: {error}");
+        }
+        let sealed = seal(&frozen, figures);
+        if let Err(error) = own::use_all_descriptors(false) {
+            tracing::warn!("the limit of open descriptors cannot be changed: {error}");
+        }
+        match sealed {
             Ok((state, file)) => self.say(&ToTaker::State(Box::new(state)), Some(&file)),
             Err(why) => Some(Event::Nonsense(format!("the connections cannot be sent: {why}"))),
         }

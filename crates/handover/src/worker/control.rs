@@ -178,7 +178,21 @@ impl Control {
         Some(next.saturating_duration_since(Instant::now()))
     }
 
+    /// Descriptors that come with a message must find room, however many connections are open: the message is lost without them, and the
+    /// supervisor with it. For no longer than that, so that no connection takes it; who accepts nothing yet may use all.
     fn take_messages(&mut self) {
+        self.use_all_descriptors(true);
+        self.take_all_messages();
+        self.use_all_descriptors(matches!(self.moves.role, Role::StandingBy | Role::Taking));
+    }
+
+    fn use_all_descriptors(&self, all: bool) {
+        if let Err(error) = handover_handoff::own::use_all_descriptors(all) {
+            tracing::warn!("the limit of open descriptors cannot be changed: {error}");
+        }
+    }
+
+    fn take_all_messages(&mut self) {
         while self.exit.is_none() && self.broken.borrow().is_none() {
             let Some(channel) = &self.channel else { return };
             match channel.try_recv() {

@@ -69,6 +69,9 @@ pub(crate) fn first_thing() {
     if let Err(error) = handover_handoff::own::undumpable() {
         tracing::warn!("this process can be dumped, with the keys in its memory: {error}");
     }
+    if let Err(error) = handover_handoff::own::use_all_descriptors(true) {
+        tracing::warn!("no more descriptors can be opened than at first: {error}");
+    }
     let wanted = std::env::var(DESCRIPTORS_VARIABLE).ok().and_then(|text| text.parse().ok());
     if let Some(Err(error)) = wanted.map(handover_handoff::own::grow_descriptor_table) {
         tracing::warn!("room for descriptors is made when they come: {error}");
