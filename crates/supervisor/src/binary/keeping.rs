@@ -8,11 +8,10 @@
 //!
 //! A copy is made of the descriptor that was run, not of a path, and only counts if it has the digest that was run.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use handover_handoff::process::Executable;
@@ -25,6 +24,8 @@ const DIRECTORY: &str = "binaries";
 const TEMPORARY: &str = ".new";
 /// Copies that are kept.
 const KEPT: usize = 2;
+/// Mode of a copy: for the server's own user.
+const MODE: u32 = 0o700;
 /// Hexadecimal digits of a digest.
 const DIGITS: usize = 64;
 
@@ -44,8 +45,10 @@ pub(crate) fn keep(state: &Path, executable: &Executable, sha256: &str) -> io::R
     let path = path_of(state, sha256);
     let there = Executable::open(&path).and_then(|there| sha256_of(&there));
     if there.is_ok_and(|there| there == sha256) {
-        // Kept once more: it counts as new.
-        File::open(&path)?.set_modified(SystemTime::now())?;
+        // Kept once more: it counts as new. Setting its mode, even to what it is, sets the time that `forget_old` looks at,
+        // and not the time at which it was written: it may be the very file that is about to be run, and must not look as
+        // if somebody had written to it.
+        fs::set_permissions(&path, Permissions::from_mode(MODE))?;
     } else {
         copy(&directory, executable, sha256)?;
     }
@@ -71,7 +74,7 @@ fn copy(directory: &Path, executable: &Executable, sha256: &str) -> io::Result<(
 }
 
 fn write(path: &Path, executable: &Executable, sha256: &str) -> io::Result<()> {
-    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o700).open(path)?;
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
     let mut context = Context::new(&SHA256);
     let mut written = Ok(());
     read_all(&executable.read()?, |bytes| {
@@ -92,12 +95,13 @@ fn write(path: &Path, executable: &Executable, sha256: &str) -> io::Result<()> {
 
 /// Removes all copies but the one that was kept now and the newest beside it.
 fn forget_old(directory: &Path, newest: &str) -> io::Result<()> {
-    let mut others: Vec<(SystemTime, PathBuf)> = Vec::new();
+    let mut others: Vec<((i64, i64), PathBuf)> = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         if name.len() == DIGITS && name != newest {
-            others.push((entry.metadata()?.modified()?, entry.path()));
+            let meta = entry.metadata()?;
+            others.push(((meta.ctime(), meta.ctime_nsec()), entry.path()));
         }
     }
     others.sort();

@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | `owner` | root, or the user that runs the server | exactly the configured one |
 //! | `mode` | nobody but the owner may write it; no set-user-ID or set-group-ID bit | |
-//! | `directory` | nobody but root, the user that runs the server and the configured owner may put a file in its place | it lies in an allowed directory or below |
+//! | `directory` | nobody but root, the user that runs the server and the configured owner may put a file in its place, or a directory above | it lies in an allowed directory or below |
 //! | `sha256` | | the configured digest; and the one that the operator asked for |
 //! | `signature` | | `PATH.minisig` is its signature by the configured key |
 //!
@@ -347,13 +347,14 @@ impl Examined {
         let (owner, me) = (self.meta.uid(), rustix::process::geteuid().as_raw());
         let (fits, wanted) = match configured {
             Some(wanted) => (owner == wanted, format!("uid {wanted}")),
+            None if me == 0 => (owner == 0, "root".to_owned()),
             None => (owner == 0 || owner == me, format!("root or uid {me}, which runs this server")),
         };
         if fits {
             return Ok(());
         }
         let found = format!("it belongs to uid {owner}, and must belong to {wanted}");
-        let help = format!("'chown' it, or install it as {wanted}");
+        let help = "'chown' it, or install it anew as its owner".to_owned();
         Err(self.refused(Rule::Owner, found, help))
     }
 
@@ -372,7 +373,29 @@ impl Examined {
     }
 
     fn check_directory(&self, allowed: &[PathBuf], owner: Option<u32>) -> Result<(), NotAdmitted> {
-        let directory = self.real.parent().unwrap_or(Path::new("/"));
+        // Whoever may put another directory in the place of one of them may put another file in the place of this one.
+        for directory in self.real.ancestors().skip(1) {
+            self.check_place(directory, owner)?;
+        }
+        let shown = self.real.parent().unwrap_or(Path::new("/")).display();
+        let is_inside = |allowed: &PathBuf| {
+            // One that does not exist allows nothing.
+            std::fs::canonicalize(allowed).is_ok_and(|allowed| self.real.starts_with(allowed))
+        };
+        if allowed.is_empty() || allowed.iter().any(is_inside) {
+            return Ok(());
+        }
+        let names: Vec<String> = allowed.iter().map(|one| one.display().to_string()).collect();
+        let found = format!("it is in {shown}, and only what is in {} may be run", names.join(", "));
+        Err(self.refused(
+            Rule::Directory,
+            found,
+            "install it there, or allow its directory in the configuration",
+        ))
+    }
+
+    /// Whether somebody who may not could put something else in the place of what is in `directory`.
+    fn check_place(&self, directory: &Path, owner: Option<u32>) -> Result<(), NotAdmitted> {
         let shown = directory.display();
         let meta = std::fs::metadata(directory)
             .map_err(|error| self.broken(format!("is in {shown}, which cannot be looked at: {error}")))?;
@@ -393,20 +416,7 @@ impl Examined {
                 format!("'chmod go-w {shown}', or install it elsewhere"),
             ));
         }
-        let is_inside = |allowed: &PathBuf| {
-            // One that does not exist allows nothing.
-            std::fs::canonicalize(allowed).is_ok_and(|allowed| self.real.starts_with(allowed))
-        };
-        if allowed.is_empty() || allowed.iter().any(is_inside) {
-            return Ok(());
-        }
-        let names: Vec<String> = allowed.iter().map(|one| one.display().to_string()).collect();
-        let found = format!("it is in {shown}, and only what is in {} may be run", names.join(", "));
-        Err(self.refused(
-            Rule::Directory,
-            found,
-            "install it there, or allow its directory in the configuration",
-        ))
+        Ok(())
     }
 
     /// Reads it once, for its digest and its signature.

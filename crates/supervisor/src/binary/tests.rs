@@ -106,6 +106,16 @@ fn a_directory_in_which_others_can_replace_it_is_refused_unless_it_is_sticky() {
     assert!(said.contains("others can put another file in its place"), "{said}");
     chmod(directory.path(), 0o1777);
     admit(&path, &usual(), None).unwrap();
+    // The same of those above: whoever can rename it can put another one there.
+    let below = directory.path().join("bin");
+    fs::create_dir(&below).unwrap();
+    chmod(&below, 0o755);
+    fs::rename(&path, below.join("program")).unwrap();
+    admit(&below.join("program"), &usual(), None).unwrap();
+    chmod(directory.path(), 0o777);
+    let (rule, said) = refused(&below.join("program"), &usual(), None);
+    assert_eq!(rule, Rule::Directory);
+    assert!(said.contains(&format!("{} has mode 0777", directory.path().display())), "{said}");
 }
 
 #[test]
@@ -202,20 +212,32 @@ fn kept(state: &Path, sha256: &str) -> Option<PathBuf> {
     Some(keeping::path_of(state, sha256)).filter(|path| path.is_file())
 }
 
+/// Waits until the file system's clock has gone on, so that what is kept next is newer than what was kept before.
+fn tick(state: &Path) {
+    let now = || {
+        let scratch = tempfile::NamedTempFile::new_in(state).unwrap();
+        let meta = scratch.as_file().metadata().unwrap();
+        (meta.ctime(), meta.ctime_nsec())
+    };
+    let before = now();
+    while now() == before {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn the_last_two_binaries_are_kept_and_found_by_their_digest() {
     let state = tempfile::tempdir().unwrap();
     let mut digests = Vec::new();
-    for (count, tail) in ["", "a", "b"].into_iter().enumerate() {
+    let mut keep_another = |tail: &str| {
         let (_directory, path) = program();
         OpenOptions::new().append(true).open(&path).unwrap().write_all(tail.as_bytes()).unwrap();
         let admitted = admit(&path, &usual(), None).unwrap();
-        let copy = keep(state.path(), &admitted.executable, &admitted.sha256).unwrap();
-        // So that their order is known, whatever the resolution of the file system's clock.
-        let then = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(count as u64);
-        File::open(&copy).unwrap().set_modified(then).unwrap();
-        digests.push(admitted.sha256);
-    }
+        tick(state.path());
+        keep(state.path(), &admitted.executable, &admitted.sha256).unwrap();
+        admitted.sha256
+    };
+    digests.extend(["", "a", "b"].map(&mut keep_another));
     assert_eq!(kept(state.path(), &digests[0]), None);
     for digest in &digests[1..] {
         let path = kept(state.path(), digest).unwrap();
@@ -223,10 +245,27 @@ fn the_last_two_binaries_are_kept_and_found_by_their_digest() {
         assert_eq!(admit_kept(state.path(), digest).unwrap().sha256, *digest);
     }
     assert_eq!(fs::read_dir(state.path().join("binaries")).unwrap().count(), 2);
-    // Once more: the older of the two is the newer one now.
+    // Once more: the older of the two is the newer one now, and the other one goes.
     let again = admit_kept(state.path(), &digests[1]).unwrap();
+    tick(state.path());
     keep(state.path(), &again.executable, &digests[1]).unwrap();
     assert!(kept(state.path(), &digests[1]).is_some() && kept(state.path(), &digests[2]).is_some());
+    digests.push(keep_another("c"));
+    assert!(kept(state.path(), &digests[1]).is_some() && kept(state.path(), &digests[3]).is_some());
+    assert_eq!(kept(state.path(), &digests[2]), None);
+}
+
+/// A rollback to the kept copy of the very binary that serves: it is kept once more while it is about to be run.
+#[test]
+fn to_keep_a_binary_once_more_does_not_write_to_its_copy() {
+    let state = tempfile::tempdir().unwrap();
+    let (_directory, path) = program();
+    let serving = admit(&path, &usual(), None).unwrap();
+    keep(state.path(), &serving.executable, &serving.sha256).unwrap();
+    let candidate = admit_kept(state.path(), &serving.sha256).unwrap();
+    tick(state.path());
+    keep(state.path(), &serving.executable, &serving.sha256).unwrap();
+    candidate.check_unchanged().unwrap();
 }
 
 #[test]
