@@ -297,12 +297,17 @@ impl Event {
     /// One line. Of a step it says which.
     #[must_use]
     pub fn line(&self) -> String {
-        let step = self.operation.as_ref().filter(|_| self.kind == EventKind::OperationStep);
-        let step = step.and_then(|operation| Some((operation, operation.steps_in_words().pop()?.0)));
-        match step {
+        match self.step() {
             Some((operation, step)) => format!("{}  {} {}: {step}", self.at, operation.title(), operation.id),
             None => format!("{}  {}", self.at, self.message),
         }
+    }
+
+    /// The step that it tells of, in the user's word for it: of several that have one word, each is told.
+    #[must_use]
+    pub fn step(&self) -> Option<(&Operation, String)> {
+        let operation = self.operation.as_ref().filter(|_| self.kind == EventKind::OperationStep)?;
+        Some((operation, operation.steps_in_words().pop()?.0))
     }
 }
 

@@ -252,7 +252,7 @@ pub(crate) struct Operate {
 /// Under which terms a change is made.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Terms {
-    /// Go back by itself after this time unless 'handover confirm' comes. The same change asked for again with another time, while its confirmation is awaited, moves the deadline.
+    /// Go back by itself after this time unless 'handover confirm' comes. The same reload, rollback to a generation or restore, asked for again with another time while its confirmation is awaited, moves the deadline.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(crate) confirm_within: Option<Duration>,
     /// Watch it at first, for this time or the configured one, and go back if it fares worse than what was before.
@@ -325,7 +325,7 @@ pub(crate) struct Rollback {
 
 #[derive(Debug, Args)]
 pub(crate) struct Upgrade {
-    /// The binary; if it is not given, what is installed now where the running one was started from.
+    /// The binary; if it is not given, what is installed now where the server was started from.
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::ExecutablePath)]
     pub(crate) binary: Option<PathBuf>,
     /// Only if this is its SHA-256 digest, as sha256sum prints it.

@@ -5,7 +5,7 @@
 //!                                                 └─▶ nobody is there: the server has ended
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -65,15 +65,17 @@ async fn again(client: &Client) -> Option<Events> {
 /// What was heard so far, as far as something may be missing of it.
 #[derive(Debug, Default)]
 struct Heard {
-    /// Operations that have begun, and whose end was not heard.
-    running: HashSet<String>,
+    /// Operations that have begun, and whose end was not heard; with the step that was told last.
+    running: HashMap<String, Option<String>>,
     /// Operations whose end was told without its event, which may still come.
     told: HashSet<String>,
 }
 
 impl Heard {
     fn tell(&mut self, event: Event, output: Output) {
-        if self.is_new(&event) {
+        let is_new = self.is_new(&event);
+        let says_more = self.says_more(&event) || output.is_json();
+        if is_new && says_more {
             print(&event, output);
         }
     }
@@ -83,7 +85,7 @@ impl Heard {
         let Some(operation) = &event.operation else { return true };
         match event.kind {
             EventKind::OperationStarted | EventKind::OperationStep => {
-                self.running.insert(operation.id.clone());
+                self.running.entry(operation.id.clone()).or_default();
                 true
             }
             EventKind::OperationDone => {
@@ -94,9 +96,16 @@ impl Heard {
         }
     }
 
+    /// Whether it is more than another step of which people would read the same.
+    fn says_more(&mut self, event: &Event) -> bool {
+        let Some((operation, step)) = event.step() else { return true };
+        let Some(last) = self.running.get_mut(&operation.id) else { return true };
+        last.replace(step.clone()) != Some(step)
+    }
+
     /// Tells of operations that ended while nobody was heard.
     async fn catch_up(&mut self, client: &Client, output: Output) {
-        for id in self.running.clone() {
+        for id in self.running.keys().cloned().collect::<Vec<_>>() {
             let call = Call::get(format!("/v1/operations/{}", percent_encoded(&id)));
             let Ok(answer) = client.send(call).await else { continue };
             let Ok(operation) = answer.json::<Operation>() else { continue };
@@ -129,7 +138,7 @@ fn print(event: &Event, output: Output) {
 
 #[cfg(test)]
 mod tests {
-    use handover_api::{Actor, Cause, Kind, Outcome};
+    use handover_api::{Actor, Cause, Kind, Outcome, Step, Upgrade};
 
     use super::*;
 
@@ -150,10 +159,27 @@ mod tests {
         );
         let step = Event { kind: EventKind::OperationStep, ..done.clone() };
         assert!(heard.is_new(&step));
-        assert!(heard.running.contains("a-1"));
+        assert!(heard.running.contains_key("a-1"));
         heard.told.insert("a-1".to_owned());
         assert!(!heard.is_new(&done));
         assert!(heard.running.is_empty() && heard.told.is_empty());
         assert!(heard.is_new(&done), "another one with the same ID is another one");
+    }
+
+    #[test]
+    fn steps_that_have_one_word_are_told_once() {
+        let mut heard = Heard::default();
+        let mut told = |steps: &[&str]| {
+            let steps = steps.iter().map(|name| Step { name: (*name).to_owned(), ms: 1.0 }).collect();
+            let upgrade = Some(Box::new(Upgrade::default()));
+            let operation = Operation { upgrade, steps, ..operation() };
+            let event = Event { kind: EventKind::OperationStep, ..end_of(operation) };
+            assert!(heard.is_new(&event), "it is no end");
+            heard.says_more(&event)
+        };
+        assert!(told(&["prepare"]));
+        assert!(!told(&["prepare", "bind"]), "the listeners of what is prepared");
+        assert!(!told(&["prepare", "bind", "prepare"]));
+        assert!(told(&["prepare", "bind", "prepare", "hand_over"]));
     }
 }

@@ -98,13 +98,49 @@ pub(crate) fn completions(completions: &Completions, output: Output) -> ExitCode
 }
 
 pub(crate) fn man(man: &Man, output: Output) -> ExitCode {
-    let written = std::fs::create_dir_all(&man.directory)
-        .and_then(|()| clap_mangen::generate_to(Arguments::command(), &man.directory));
+    let mut program = Arguments::command();
+    program.build();
+    let written = std::fs::create_dir_all(&man.directory).and_then(|()| pages(program, &man.directory));
     match written {
         Ok(()) => output.result(&format!("man pages are in {}", man.directory.display()), Code::Success),
         Err(error) => {
             let directory = man.directory.display();
             output.failure(&format!("cannot write man pages into {directory}: {error}"), Code::Differs)
         }
+    }
+}
+
+/// Writes the page of a command and those of its own commands.
+fn pages(command: clap::Command, directory: &Path) -> io::Result<()> {
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        pages(below.clone(), directory)?;
+    }
+    let page = clap_mangen::Man::new(command);
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    std::fs::write(directory.join(page.get_filename()), with_lines_kept(&String::from_utf8_lossy(&text)))
+}
+
+/// The examples stand line by line, as in `--help`: formatted like a text they would run into each other.
+fn with_lines_kept(page: &str) -> String {
+    match page.split_once("\n.SH EXTRA\n") {
+        None => page.to_owned(),
+        Some((before, after)) => {
+            let (examples, rest) = after.split_once("\n.SH ").unwrap_or((after, "VERSION"));
+            format!("{before}\n.SH NOTES\n.nf\n{examples}\n.fi\n.SH {rest}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_lines_kept;
+
+    #[test]
+    fn examples_in_man_pages_stand_line_by_line() {
+        let page = ".SH NAME\nx\n.SH EXTRA\nExamples:\n  x y\nMore.\n.SH VERSION\nv1\n";
+        let kept = ".SH NAME\nx\n.SH NOTES\n.nf\nExamples:\n  x y\nMore.\n.fi\n.SH VERSION\nv1\n";
+        assert_eq!(with_lines_kept(page), kept);
+        assert_eq!(with_lines_kept(".SH NAME\nx\n"), ".SH NAME\nx\n");
     }
 }

@@ -335,13 +335,19 @@ fn children() -> io::Result<Vec<u32>> {
     Ok(children)
 }
 
-/// Gives the calling thread the name of this process's program. In the main thread that is the name of the process, for
-/// ps, top and ss: a process that was executed by a descriptor begins with the descriptor's number for a name.
+/// Gives the calling thread the name by which this process's program was called: as if it had been found by that path. In
+/// the main thread that is the name of the process, for ps, top and pgrep: a process that was executed by a descriptor
+/// begins with the descriptor's number for a name. It is the same whichever file was executed, so that who looks for a
+/// process by its name finds it after an upgrade, too.
 ///
 /// # Errors
-/// `/proc` is not mounted.
+/// It was called by no name, and `/proc` is not mounted.
 pub fn take_programs_name() -> io::Result<()> {
-    let path = std::fs::read_link("/proc/self/exe")?;
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let path = match called.file_name() {
+        Some(_) => called,
+        None => std::fs::read_link("/proc/self/exe")?,
+    };
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     // The kernel marks a path that leads nowhere any more.
     let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
