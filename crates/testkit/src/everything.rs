@@ -120,13 +120,13 @@ impl Everything {
         http::get(self.web.address(), path)
     }
 
-    /// Every kind of connection once: its name, and whether it is a tunnel.
+    /// The ways to its listeners: plain, over TLS 1.3, over TLS 1.2.
     #[must_use]
     #[track_caller]
-    fn connections(&self) -> Vec<Way> {
+    fn connections(&self) -> [Way; 3] {
         let tls13 = self.client().only_tls13();
         let tls12 = self.client().only_tls12();
-        vec![
+        [
             Way {
                 name: "plain",
                 http: self.web.address(),
@@ -165,6 +165,20 @@ impl Everything {
             crowd.add(&name("upload"), crowd::upload(way.connect(way.http), way.keys));
             crowd.add(&name("tunnel"), crowd::tunnel(way.connect(way.tcp), way.keys));
         }
+        crowd
+    }
+
+    /// A few clients, of every kind of connection one: for what takes long.
+    #[must_use]
+    #[track_caller]
+    pub fn small_crowd(&self) -> Crowd {
+        let mut crowd = Crowd::new();
+        let [plain, tls13, tls12] = self.connections();
+        crowd.add("new ones", crowd::fresh(plain.http, None));
+        crowd.add("keep-alive, TLS 1.3", crowd::keep_alive(tls13.connect(tls13.http), true));
+        crowd.add("WebSocket, TLS 1.2", crowd::websocket(tls12.connect(tls12.http), false));
+        crowd.add("upload", crowd::upload(plain.connect(plain.http), false));
+        crowd.add("tunnel", crowd::tunnel(plain.connect(plain.tcp), false));
         crowd
     }
 
