@@ -261,6 +261,10 @@ mod tests {
         metrics.serves(7);
         metrics.restarts(2);
         metrics.restarts(2);
+        metrics.ended(&ended(Kind::Upgrade, Outcome::RolledBack));
+        let moved = [("http".to_owned(), 5), ("tcp".to_owned(), 1)].into();
+        metrics.moved(&moved, Duration::from_millis(7));
+        metrics.moved_late(&[("http".to_owned(), 2)].into());
         let text = metrics.text();
         for line in [
             "handover_operations_total{kind=\"reload\",outcome=\"rejected\"} 1",
@@ -268,6 +272,10 @@ mod tests {
             "handover_generation 7",
             "handover_worker_restarts_total 2",
             "handover_reload_duration_seconds_count 1",
+            "handover_operations_total{kind=\"upgrade\",outcome=\"rolled_back\"} 1",
+            "handover_upgrade_duration_seconds_count 1",
+            "handover_connections_moved_total{kind=\"http\"} 7",
+            "handover_handoff_freeze_seconds_count 1",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
