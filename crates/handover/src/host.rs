@@ -34,7 +34,7 @@ const EXIT_USAGE: u8 = 2;
 /// too, so it should not bind, write or start anything.
 pub fn host<S: Service>(mut options: HostOptions, service: impl FnOnce() -> S) -> ExitCode {
     if preflight::is_asked() {
-        return preflight::answer(&options.version);
+        return preflight::answer(&options.name, &options.version);
     }
     logging::start_default();
     let channel = match inherit::channel() {

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     if std::env::var_os(inherit::CHANNEL_VARIABLE).is_some() {
         as_worker(bad);
     }
-    let options = HostOptions::new("bad_candidate", "0.0.1");
+    let options = HostOptions::new("handover", "0.0.1");
     handover::host(options, move || Server { bad })
 }
 

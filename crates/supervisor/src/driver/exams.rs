@@ -104,12 +104,14 @@ impl Driver {
         };
         let arguments = self.parts.options.arguments.clone();
         let environment = self.parts.options.environment.clone();
+        let name = self.parts.options.name.clone();
         let limit = self.limit(self.parts.options.limits.examine);
         self.conduct(operation, exam, move || {
             let unusable = |why: String| NotUsable { why, said: Vec::new() };
             let checked = program.check().map_err(|why| unusable(why.to_string()));
             let preflight = Preflight {
                 executable: program.executable(),
+                name: &name,
                 arguments: &arguments,
                 environment: &environment,
                 saved: saved.as_ref().map(std::os::fd::AsFd::as_fd),

@@ -25,6 +25,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct Preflight<'a> {
     /// The binary.
     pub(crate) executable: &'a Executable,
+    /// The server's name, which must be the binary's, too.
+    pub(crate) name: &'a str,
     /// `argv` of the supervisor.
     pub(crate) arguments: &'a [OsString],
     /// Variables that workers get, too.
@@ -50,11 +52,11 @@ impl Preflight<'_> {
     /// Nothing of it is left afterwards.
     ///
     /// # Errors
-    /// It cannot be started, hangs, ends without a word, says something else, speaks no version that this program
-    /// speaks, or cannot take over.
+    /// It cannot be started, hangs, ends without a word, says something else, is another server, speaks no version that
+    /// this program speaks, or cannot take over.
     pub(crate) fn run(self) -> Result<Stated, NotUsable> {
         let lines = LastLines::default();
-        let said = self.listen(&lines).and_then(|(answer, exit)| understand(&answer, exit));
+        let said = self.listen(&lines).and_then(|(answer, exit)| understand(&answer, exit, self.name));
         said.map_err(|why| NotUsable { why, said: lines.get() })
     }
 
@@ -218,7 +220,7 @@ fn end(started: &SparedChild, within: Duration) -> Result<Exit, String> {
 }
 
 /// What its answer means.
-fn understand(answer: &[u8], exit: Exit) -> Result<Stated, String> {
+fn understand(answer: &[u8], exit: Exit, name: &str) -> Result<Stated, String> {
     if exit != Exit::Code(0) {
         return Err(format!("asked for its versions, it {exit}"));
     }
@@ -231,6 +233,10 @@ fn understand(answer: &[u8], exit: Exit) -> Result<Stated, String> {
         let shown: String = line.chars().filter(|c| !c.is_control()).take(100).collect();
         return Err(format!("asked for its versions, it says something else: {shown}"));
     };
+    if let Some(other) = stated.name.as_deref().filter(|other| *other != name) {
+        let other: String = other.chars().filter(|c| !c.is_control()).take(100).collect();
+        return Err(format!("it is '{other}', and this server is '{name}': it serves something else"));
+    }
     let [oldest, newest] = stated.protocol;
     if newest < OLDEST_PROTOCOL_VERSION || oldest > PROTOCOL_VERSION {
         return Err(format!(

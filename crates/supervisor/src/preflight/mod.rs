@@ -29,6 +29,10 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024;
 /// What a binary says of itself. What a later version says beside that is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stated {
+    /// The server's name ([`Options::name`](crate::Options)): what serves is not left to a program for something else. Not
+    /// compared if it is not said.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The program's version.
     pub version: String,
     /// The oldest and the newest version of the protocol between supervisor and worker.

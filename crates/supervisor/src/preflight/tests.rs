@@ -10,7 +10,8 @@ use super::*;
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn good() -> String {
-    let stated = Stated { version: "9.9".to_owned(), protocol: [1, 99], saved: [1, 99], cannot: None };
+    let name = Some("server".to_owned());
+    let stated = Stated { name, version: "9.9".to_owned(), protocol: [1, 99], saved: [1, 99], cannot: None };
     serde_json::to_string(&stated).unwrap()
 }
 
@@ -18,7 +19,8 @@ fn good() -> String {
 fn shell(script: &str, limit: Duration) -> Result<Stated, NotUsable> {
     let executable = Executable::open(Path::new("/bin/sh")).unwrap();
     let arguments = ["sh", "-c", script].map(std::ffi::OsString::from);
-    Preflight { executable: &executable, arguments: &arguments, environment: &[], saved: None, limit }.run()
+    let (name, environment, saved) = ("server", &[], None);
+    Preflight { executable: &executable, name, arguments: &arguments, environment, saved, limit }.run()
 }
 
 fn why(script: &str) -> String {
@@ -35,6 +37,16 @@ fn a_binary_that_answers_is_understood() {
 fn a_later_version_may_say_more() {
     let more = good().replacen('{', "{\"news\": [1, 2], ", 1);
     shell(&format!("echo '{more}'; echo more"), LIMIT).unwrap();
+}
+
+#[test]
+fn another_server_is_refused_by_its_name_and_who_says_none_is_not() {
+    let other = good().replace("\"server\"", "\"other\"");
+    let said = why(&format!("echo '{other}'"));
+    assert_eq!(said, "it is 'other', and this server is 'server': it serves something else");
+    let none = good().replace("\"name\":\"server\",", "");
+    assert_ne!(none, good());
+    shell(&format!("echo '{none}'"), LIMIT).unwrap();
 }
 
 #[test]
@@ -56,7 +68,7 @@ fn rubbish_and_silence_are_told_apart() {
 #[test]
 fn versions_without_overlap_are_refused_with_both() {
     let with = |protocol: [u16; 2], saved: [u16; 2]| {
-        let stated = Stated { version: "9".to_owned(), protocol, saved, cannot: None };
+        let stated = Stated { name: None, version: "9".to_owned(), protocol, saved, cannot: None };
         why(&format!("echo '{}'", serde_json::to_string(&stated).unwrap()))
     };
     assert!(with([98, 99], [1, 1]).contains("versions 98 to 99 of the protocol"));
@@ -112,7 +124,8 @@ fn what_cannot_be_executed_is_not_usable() {
     let path = directory.path().join("text");
     std::fs::write(&path, "text").unwrap();
     let executable = Executable::open(&path).unwrap();
+    let (name, saved) = ("server", None);
     let asked =
-        Preflight { executable: &executable, arguments: &[], environment: &[], saved: None, limit: LIMIT };
+        Preflight { executable: &executable, name, arguments: &[], environment: &[], saved, limit: LIMIT };
     assert!(asked.run().unwrap_err().why.starts_with("it cannot be started: "));
 }

@@ -79,7 +79,7 @@ pub fn preflight() -> ExitCode {
     if mark.contains("rehearse-spoil") {
         spoil();
     }
-    handover_supervisor::preflight::answer(&version())
+    handover_supervisor::preflight::answer("fake", &version())
 }
 
 /// As the program that the supervisor has become: lacks what it needs to go on, if that is what the mark says.
