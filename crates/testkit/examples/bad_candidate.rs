@@ -62,7 +62,9 @@ fn before(bad: Bad) {
             let _ = writeln!(std::io::stderr(), "and so on");
         },
         Bad::LeavesAChild => {
-            Command::new("tail").args(["-f", "/dev/null"]).spawn().expect("a child");
+            let child = Command::new("tail").args(["-f", "/dev/null"]).spawn().expect("a child");
+            // What it is bad for: it waits for nobody.
+            std::mem::forget(child);
             die()
         }
         _ => {}
