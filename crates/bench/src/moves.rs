@@ -52,8 +52,6 @@ struct Line {
     connections: usize,
     /// For how long connections stood still, as handover says.
     freeze_ms: Vec<f64>,
-    /// Bytes of state that were moved, for each connection that was, as handover says.
-    state_bytes: Vec<f64>,
     /// From asking until the old process was gone; none where it was not within ten seconds.
     gone_ms: Vec<f64>,
     /// From asking to the command's own answer; only handover answers.
@@ -87,9 +85,9 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
         return print_json(&lines);
     }
     println!(
-        "| proxy | connections | stood still, median | worst | state per connection | old process gone, median | worst | answered, median | closed | failures | memory before | after the first | after the last |"
+        "| proxy | connections | stood still, median | worst | old process gone, median | worst | answered, median | closed | failures | memory before | after the first | after the last |"
     );
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|");
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|");
     for line in &lines {
         print(line);
     }
@@ -103,13 +101,9 @@ fn print(line: &Line) {
     };
     let middle = |all: &[f64]| median(all.iter().copied());
     let worst = |all: &[f64]| all.iter().copied().max_by(f64::total_cmp).unwrap_or(f64::NAN);
-    let state = match middle(&line.state_bytes) {
-        bytes if bytes.is_nan() => "–".to_owned(),
-        bytes => format!("{bytes:.0} B"),
-    };
     let mib = |at: Option<&u64>| at.map_or_else(|| "–".to_owned(), |kib| format!("{} MiB", kib / 1024));
     println!(
-        "| {} | {} | {} | {} | {state} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
         line.proxy,
         line.connections,
         time(&line.freeze_ms, middle),
@@ -142,7 +136,6 @@ async fn one(options: &Options, connections: usize, peer: &mut Peer) -> Result<L
         if let Some(answer) = answer {
             line.answer_ms.push(answer.took_ms);
             line.freeze_ms.extend(answer.freeze_ms);
-            line.state_bytes.extend(answer.state_bytes);
         }
         line.gone_ms.extend(gone.map(|gone| gone.as_secs_f64() * 1000.0));
         clients = ask(clients, &mut line).await;
@@ -155,7 +148,6 @@ async fn one(options: &Options, connections: usize, peer: &mut Peer) -> Result<L
 struct Answer {
     took_ms: f64,
     freeze_ms: Option<f64>,
-    state_bytes: Option<f64>,
 }
 
 /// Upgrades in a thread of its own, and watches the old processes meanwhile.
@@ -184,15 +176,8 @@ fn upgrade(
 }
 
 fn of(operation: &serde_json::Value, took: Duration) -> Answer {
-    let upgrade = &operation["upgrade"];
-    let moved = upgrade["moved"].as_object();
-    let moved: f64 = moved.into_iter().flatten().filter_map(|(_, count)| count.as_f64()).sum();
-    let state = upgrade["state_bytes"].as_f64().filter(|_| moved > 0.0);
-    Answer {
-        took_ms: took.as_secs_f64() * 1000.0,
-        freeze_ms: upgrade["freeze_us"].as_f64().map(|us| us / 1000.0),
-        state_bytes: state.map(|bytes| bytes / moved),
-    }
+    let freeze_ms = operation["upgrade"]["freeze_us"].as_f64().map(|us| us / 1000.0);
+    Answer { took_ms: took.as_secs_f64() * 1000.0, freeze_ms }
 }
 
 fn resident(peer: &Peer) -> u64 {
