@@ -2,7 +2,9 @@
 //!
 //! `docs/openapi.json` is a copy of it that people can read and diff; a test fails when they differ.
 
-use utoipa::OpenApi;
+use utoipa::openapi::path::Operation as Endpoint;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{Modify, OpenApi};
 
 use super::{archiving, changing, events, looking};
 
@@ -45,9 +47,49 @@ use super::{archiving, changing, events, looking};
         changing::resume,
         changing::stop,
         changing::action,
-    )
+    ),
+    modifiers(&WhatAllHave)
 )]
 struct Description;
+
+/// What every endpoint can answer, beside what each says of itself.
+struct WhatAllHave;
+
+impl Modify for WhatAllHave {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        for path in api.paths.paths.values_mut() {
+            [&mut path.get, &mut path.post].into_iter().flatten().for_each(complete);
+        }
+    }
+}
+
+fn complete(endpoint: &mut Endpoint) {
+    let responses = &mut endpoint.responses.responses;
+    // Whatever becomes an operation can be asked for without waiting for its end.
+    let operation = Ref::from_schema_name("Operation");
+    let becomes_one = matches!(responses.get("200"), Some(RefOr::T(done)) if is(done, &operation));
+    if becomes_one && endpoint.tags.iter().flatten().any(|tag| tag == "change") {
+        let runs = answer("It runs; Location says where to ask", "application/json", operation);
+        responses.entry("202".to_owned()).or_insert(RefOr::T(runs));
+    }
+    let refused = "Anything else. 400: a parameter or header is not understood; 403: not permitted; 500: what was asked for \
+                   did not work out, or cannot be written down";
+    let refused = answer(refused, "application/problem+json", Ref::from_schema_name("ProblemDetails"));
+    responses.entry("default".to_owned()).or_insert(RefOr::T(refused));
+}
+
+/// Whether the answer is an object of this kind.
+fn is(response: &Response, kind: &Ref) -> bool {
+    response.content.values().any(|content| {
+        let RefOr::T(content) = content else { return false };
+        matches!(&content.schema, Some(RefOr::Ref(schema)) if schema.ref_location == kind.ref_location)
+    })
+}
+
+fn answer(description: &str, content_type: &str, body: Ref) -> Response {
+    let content = ContentBuilder::new().schema(Some(body)).build();
+    ResponseBuilder::new().description(description).content(content_type, content).build()
+}
 
 /// The description as JSON, with a line feed at the end.
 #[must_use]
