@@ -14,6 +14,8 @@ use axum::{Extension, Router};
 use handover_handoff::peer::Peer;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -30,6 +32,8 @@ pub(super) const MAX_CONNECTIONS: usize = 128;
 pub(super) const MAX_CONNECTIONS_OF_A_USER: usize = 16;
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How long whoever has connected may take to begin to ask when the supervisor is about to end or to become another program.
+const BEGIN_LIMIT: Duration = Duration::from_millis(250);
 /// The longest head.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Fields in a head.
@@ -171,9 +175,14 @@ async fn connection(stream: UnixStream, router: Router, ends: Ends) {
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_FIELDS);
+    if !is_begun(&stream, &ends).await {
+        return;
+    }
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let result = tokio::select! {
+        // What has come is read first.
+        biased;
         result = connection.as_mut() => result,
         () = over(ends.closing) => {
             connection.as_mut().graceful_shutdown();
@@ -186,6 +195,26 @@ async fn connection(stream: UnixStream, router: Router, ends: Ends) {
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a control connection ended early");
+    }
+}
+
+/// Waits for the first bytes. Whoever was accepted just before the supervisor is to be another program, or to end, is about to
+/// ask: if the connection was closed now, nobody could say what became of that.
+async fn is_begun(stream: &UnixStream, ends: &Ends) -> bool {
+    let ending = async {
+        tokio::select! {
+            () = over(ends.closing.clone()) => {}
+            () = ends.crossing.left() => {}
+        }
+        tokio::time::sleep(BEGIN_LIMIT).await;
+    };
+    // Looked at and left where it is; that it may be readable is no proof.
+    let first = || rustix::net::recv(stream, &mut [0], RecvFlags::PEEK).map_err(std::io::Error::from);
+    let begins = stream.async_io(Interest::READABLE, first);
+    tokio::select! {
+        biased;
+        begun = tokio::time::timeout(HEAD_LIMIT, begins) => matches!(begun, Ok(Ok(_))),
+        () = ending => false,
     }
 }
 

@@ -178,7 +178,11 @@ impl Driver {
                 tracing::warn!("{why}");
                 let entry = self.active().and_then(|key| self.operations.get_mut(key));
                 if let Some(entry) = entry.filter(|entry| entry.operation.upgrade.is_some()) {
-                    entry.operation.warnings.push(Problem::new(why));
+                    // Made ahead, and once more when it is needed: said once.
+                    let problem = Problem::new(why);
+                    if !entry.operation.warnings.contains(&problem) {
+                        entry.operation.warnings.push(problem);
+                    }
                 }
             }
         }
@@ -202,6 +206,8 @@ impl Driver {
         match binary::admit_kept(&self.parts.options.state, &sha256) {
             Ok(admitted) => {
                 self.binaries.previous = Some(Arc::new(Program::known(admitted.executable, from)));
+                // It was made ahead of the handoff, and is whole: there is nothing to copy when the upgrade stays.
+                self.binaries.copied = Some(sha256);
             }
             Err(why) => tracing::error!("the binary before cannot be gone back to: {why}"),
         }

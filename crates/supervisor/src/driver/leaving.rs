@@ -19,7 +19,7 @@ use handover_lifecycle::{Event, OperationKey, WorkerKey};
 use tokio::time::sleep;
 
 use super::{Driver, Input, Queues, exams};
-use crate::handle::{Command, NewOperation};
+use crate::handle::{Ask, Command, NewOperation};
 use crate::operations::Admission;
 use crate::protocol::ToSupervisor;
 use crate::reexec::{self, Packing};
@@ -31,12 +31,17 @@ const REST_LIMIT: Duration = Duration::from_secs(3);
 /// How often it is looked whether they have.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// Why it does not become another program when somebody asks for a stop.
+const STOPS: &str = "the server is to stop";
+
 /// What came in the meantime, and would have changed something.
 #[derive(Debug, Default)]
 struct KeptBack {
     workers: Vec<(WorkerKey, FromWorker)>,
     inputs: Vec<Input>,
     signals: Vec<Arrived>,
+    /// A stop that was asked for: it comes before everything else.
+    stop: Option<(Box<NewOperation>, Admission)>,
 }
 
 impl Driver {
@@ -60,28 +65,37 @@ impl Driver {
             exams::supervisor_stays(entry, why);
         }
         self.step(Event::ReexecFailed { operation });
-        let KeptBack { workers, inputs, signals } = kept_back;
+        let KeptBack { workers, inputs, signals, stop } = kept_back;
         workers.into_iter().for_each(|(worker, what)| self.worker_did(worker, what));
         inputs.into_iter().for_each(|input| self.input(input));
         signals.into_iter().for_each(|arrived| self.signal(arrived));
+        if let Some((new, admission)) = stop {
+            self.command(Command::Request(new, admission));
+        }
     }
 
     /// Waits until only connections are open that wait for an operation, and nothing is on its way to or from a worker.
     async fn come_to_rest(&mut self, queues: &mut Queues, kept_back: &mut KeptBack) -> Result<(), String> {
         self.parts.crossing.set_leaving(true);
         let quiet = |driver: &Driver| driver.parts.crossing.is_quiet();
-        if self.wait_for(queues, kept_back, quiet).await.is_err() {
+        let is_quiet = self.wait_for(queues, kept_back, quiet).await.is_ok();
+        if kept_back.stop.is_some() {
+            return Err(STOPS.to_owned());
+        }
+        if !is_quiet {
             // Whoever sends a request byte by byte must not keep the supervisor what it is.
             tracing::warn!("requests on the control socket did not end, and are cut");
         }
         self.workers.values().for_each(|worker| worker.set_paused(true));
         let still = |driver: &Driver| driver.workers.values().all(Worker::is_still);
-        self.wait_for(queues, kept_back, still)
-            .await
-            .map_err(|()| "messages are on their way to or from a worker".to_owned())
+        match (self.wait_for(queues, kept_back, still).await, &kept_back.stop) {
+            (Ok(()), _) => Ok(()),
+            (Err(()), Some(_)) => Err(STOPS.to_owned()),
+            (Err(()), None) => Err("messages are on their way to or from a worker".to_owned()),
+        }
     }
 
-    /// Answers what is asked until it is so and nothing waits in the queues.
+    /// Answers what is asked until it is so and nothing waits in the queues, or somebody asks for a stop.
     async fn wait_for(
         &mut self,
         queues: &mut Queues,
@@ -94,7 +108,15 @@ impl Driver {
                 biased;
                 Some((worker, what)) = queues.workers.recv() => self.said_while_leaving(worker, what, kept_back),
                 Some(input) = queues.inputs.recv() => self.input_while_leaving(input, kept_back),
-                Some(command) = queues.commands.recv() => self.command_while_leaving(command),
+                Some(command) = queues.commands.recv() => {
+                    match command {
+                        Command::Request(new, admission) if matches!(new.ask, Ask::Stop { .. }) => {
+                            kept_back.stop = Some((new, admission));
+                            return Err(());
+                        }
+                        command => self.command_while_leaving(command),
+                    }
+                }
                 () = sleep(LOOK) => {
                     if is_so(self) {
                         return Ok(());

@@ -63,6 +63,33 @@ async fn who_connects_meanwhile_waits_and_is_heard_afterwards() {
 }
 
 #[tokio::test]
+async fn who_was_accepted_just_before_is_heard_too() {
+    let mut server = server();
+    let mut late = UnixStream::connect(&server.path).await.unwrap();
+    let accepted = async {
+        while server.driver.crossing.is_quiet() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("it is accepted", accepted).await;
+    server.driver.crossing.set_leaving(true);
+    // Whatever is to be done about that is done.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    late.write_all(b"GET /v1/history HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let Command::History(_, reply) = server.driver.next().await else { panic!() };
+    reply.send(Vec::new()).unwrap();
+    let mut answer = String::new();
+    soon("an answer", late.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    // And whoever says nothing does not keep the supervisor what it is.
+    server.driver.crossing.set_leaving(false);
+    let _silent = UnixStream::connect(&server.path).await.unwrap();
+    server.leave().await;
+}
+
+#[tokio::test]
 async fn a_request_that_is_being_answered_is_answered_before() {
     let mut server = server();
     let answer = server.ask(Call::get("/v1/history"));
