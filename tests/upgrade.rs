@@ -4,6 +4,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use handover_testkit::config::fixed;
 use handover_testkit::faults::through_shell;
 use handover_testkit::{
     DEADLINE, Everything, Signal, Signer, bad, handover, have, proc, root, run, sha256, signature_of,
@@ -64,7 +65,7 @@ fn an_upgrade_says_from_what_to_what_and_what_moved_and_the_process_id_never_cha
     assert_eq!(text_at(&operation, "/upgrade/to/sha256"), after);
     assert_eq!(operation.pointer("/upgrade/moved/http").and_then(Value::as_u64), Some(6), "{operation}");
     let names = steps(&operation);
-    for step in ["admission", "preflight", "start_worker", "probe", "hand_over", "drain", "supervisor"] {
+    for step in ["admission", "preflight", "start_worker", "probe", "hand_over", "stop_worker", "supervisor"] {
         assert!(names.iter().any(|name| name == step), "{step} is missing: {names:?}");
     }
     let status = server.control().status();
@@ -210,7 +211,13 @@ fn a_dry_run_says_what_would_be_and_touches_nothing() {
     let said = output.expect_code(0).stdout.clone();
     assert!(said.starts_with("valid: ") && said.contains("could take over"), "{said}");
     until("all is as before", || {
-        (look() == before && proc::tree(server.handover.pid()).len() == 2).then_some(())
+        let now = look();
+        let descriptors = now.1.iter().zip(&before.1).all(|(now, before)| {
+            // Whoever was still talking to it before may be gone by now.
+            now.iter().all(|(kind, count)| before.get(kind).is_some_and(|before| count <= before))
+        });
+        let same = (now.0, now.2, &now.3) == (before.0, before.2, &before.3);
+        (same && descriptors && proc::tree(server.handover.pid()).len() == 2).then_some(())
     });
     both_run(&server, server.program.path());
     // Nor does one that says no.
@@ -311,4 +318,65 @@ fn an_upgrade_by_curl_has_the_same_answer() {
     let missing = server.workspace.path("missing").display().to_string();
     let (status, problem) = server.control().post(&format!("/v1/upgrade?binary={missing}"), &[]);
     assert_eq!((status, text_at(&problem, "/phase")), (500, "admission"), "{problem}");
+}
+
+/// Whoever asks something at any moment is answered, also while the supervisor becomes another program.
+#[test]
+fn the_control_socket_answers_at_every_moment_of_an_upgrade() {
+    let server = Everything::start(handover!());
+    for version in ["2", "3"] {
+        let upgrading = server.begin_upgrade_to(version, &[]);
+        while !upgrading.is_finished() {
+            let status = server.control().status();
+            assert_eq!(text_at(&status, "/phase"), "serving", "{status}");
+        }
+        upgrading.join().unwrap().expect_code(0);
+    }
+}
+
+/// Whoever waits for the outcome of somebody else's upgrade hears it, from whichever process.
+#[test]
+fn an_upgrade_that_nobody_waits_for_ends_and_can_be_asked_for() {
+    let server = Everything::start(handover!());
+    server.program.replace("2");
+    let said = server.upgrade(&["--detach", "--idempotency-key", "at-night"]).expect_code(0).all();
+    assert!(said.contains("at-night"), "{said}");
+    server.handover.cli(["show", "at-night", "--timeout", "30s"]).expect_code(0).says("applied: upgraded");
+    both_run(&server, server.program.path());
+}
+
+/// The log, the watch on files and the service manager are the new processes' now.
+#[test]
+fn logs_and_watches_go_on_after_an_upgrade() {
+    let more = "[log]\naccess = true\n\n[watch]\n\n";
+    let server = Everything::start_with(handover!(), more, |it| it);
+    for version in ["2", "3"] {
+        server.upgrade_to(version, &[]).expect_code(0);
+        let path = format!("/seen-{version}");
+        assert_eq!(server.get(&path).text(), "origin\n");
+        assert!(server.handover.process.stderr_line(&path).is_some(), "the access log goes on");
+        let config = server.workspace.read("handover.toml");
+        let added = format!("/added-{version}");
+        server.handover.write_config(config + &fixed(&added, version));
+        until("the watch has seen it", || (server.get(&added).text() == version).then_some(()));
+    }
+}
+
+/// A server that is not root's, with a binary that belongs to its user.
+#[test]
+fn a_user_upgrades_a_server_of_their_own() {
+    const USER: u32 = 12_321;
+    if !root("a_user_upgrades_a_server_of_their_own")
+        || !have("setpriv", "a_user_upgrades_a_server_of_their_own")
+    {
+        return;
+    }
+    let server = Everything::start_with(handover!(), "", |builder| builder.user(USER));
+    let mut idle = server.idle(1);
+    server.program.replace("2");
+    std::os::unix::fs::chown(server.program.path(), Some(USER), Some(USER)).unwrap();
+    // It runs from a copy that its user can reach.
+    server.upgrade_from(server.program.path(), &[]).expect_code(0);
+    both_run(&server, server.program.path());
+    idle.ask();
 }

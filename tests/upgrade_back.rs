@@ -3,8 +3,10 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use handover_testkit::faults::kill;
-use handover_testkit::{DEADLINE, Everything, Output, handover, proc, sha256, text_at, until, wait_for_exit};
+use handover_testkit::faults::{can_mount, kill};
+use handover_testkit::{
+    DEADLINE, Everything, Handover, Output, handover, proc, sha256, text_at, until, wait_for_exit,
+};
 use serde_json::Value;
 
 /// Long enough that no test meets its end.
@@ -271,4 +273,46 @@ fn a_kept_binary_that_was_changed_is_refused() {
     assert_ne!(output.code, 0, "{}", output.all());
     assert_eq!((serving_digest(&server), server.get("/").text()), (serving, "origin\n".to_owned()));
     server.upgrade_to("3", &[]).expect_code(0);
+}
+
+/// What nobody confirms goes back in time, whoever the supervisor is by then.
+#[test]
+fn an_upgrade_that_awaits_confirmation_goes_back_though_its_supervisor_was_killed() {
+    let server = Everything::start(handover!());
+    let before = serving_digest(&server);
+    let mut idle = server.idle(1);
+    let _ = upgrade_pending(&server, "5s");
+    // The origin stays, and the first supervisor, which cleans up at the end.
+    let Everything { handover: mut first, program, workspace, origin, echo, .. } = server;
+    first.kill_supervisor();
+    let second = Handover::of(program.path(), &workspace).config_file("handover.toml").start();
+    idle.ask();
+    let operation = second.control.wait_for_operation("it goes back by itself", |one| {
+        text_at(one, "/cause") == "not_confirmed" && text_at(one, "/outcome") == "rolled_back"
+    });
+    let status = second.control.status();
+    assert_eq!(text_at(&status, "/worker/sha256"), before, "{operation}");
+    assert_eq!(status["pending"], Value::Null);
+    idle.ask();
+    second.cli(["upgrade"]).expect_code(0);
+    idle.ask();
+    drop((second, first, origin, echo));
+}
+
+/// There is no room to keep the binary that served before: the upgrade is done all the same, and says so.
+#[test]
+fn a_binary_that_cannot_be_kept_is_a_warning() {
+    if !can_mount("a_binary_that_cannot_be_kept_is_a_warning") {
+        return;
+    }
+    let server = Everything::start_with(handover!(), "", |builder| builder.disk("size=2m"));
+    let mut idle = server.idle(1);
+    let output = server.upgrade_to("2", &[]);
+    let said = output.expect_code(0).all();
+    assert!(said.contains("applied: upgraded"), "{said}");
+    assert!(!server.last()["warnings"].as_array().unwrap_or(&Vec::new()).is_empty(), "{}", server.last());
+    idle.ask();
+    assert_ne!(server.handover.cli(["rollback", "--binary"]).code, 0);
+    server.handover.cli(["reload"]).expect_code(0);
+    idle.ask();
 }
