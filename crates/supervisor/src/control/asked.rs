@@ -43,7 +43,7 @@ pub(super) struct ChangeQuery {
     pub(super) certs: bool,
     /// The generation to go back to (`rollback`); the one that served before this one if not given.
     pub(super) to: Option<u64>,
-    /// The binary to upgrade to: an absolute path (`upgrade`); the one that is installed where the running one was started
+    /// The binary to upgrade to: an absolute path (`upgrade`); the one that is installed where the server was started
     /// from if not given. For `rollback`: `true` goes back to the binary that served before the last upgrade.
     #[param(value_type = Option<String>, example = "/usr/local/bin/handover")]
     #[serde(default, deserialize_with = "binary")]
