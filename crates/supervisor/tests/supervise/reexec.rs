@@ -22,6 +22,8 @@ crate::tests! {
     a_stop_afterwards_leaves_nothing_behind
     a_hangup_during_an_upgrade_is_carried_out_by_the_new_binary
     a_signal_to_end_that_arrives_on_the_way_is_not_lost
+    a_stop_that_is_asked_for_on_the_way_comes_first
+    what_an_earlier_supervisor_kept_can_be_gone_back_to_as_soon_as_it_is_confirmed
     a_confirmed_upgrade_makes_the_supervisor_the_new_binary
     what_cannot_go_on_goes_back_and_it_is_told
     a_binary_that_can_no_longer_be_executed_leaves_the_supervisor_as_it_is
@@ -225,6 +227,46 @@ fn a_signal_to_end_that_arrives_on_the_way_is_not_lost() {
         assert_eq!(output.code, 0, "{}", output.all());
         assert!(proc::tree(up.pid()).is_empty());
     }
+}
+
+fn a_stop_that_is_asked_for_on_the_way_comes_first() {
+    use std::io::{Read as _, Write as _};
+    let mut up = start("1", &[]);
+    let mut events = up.server.control.events();
+    let mut asks = std::os::unix::net::UnixStream::connect(up.workspace.control_socket()).unwrap();
+    asks.write_all(b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n").unwrap();
+    up.program.replace("2");
+    assert_eq!(up.server.control.post("/v1/upgrade", &[("Prefer", "respond-async")]).0, 202);
+    // They end when it is about to become the new one.
+    while events.next_or_end().is_some() {}
+    asks.write_all(b"\r\n").unwrap();
+    let mut answer = String::new();
+    asks.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\"applied\""), "{answer}");
+    let output = up.server.process.wait();
+    assert_eq!(output.code, 0, "{}", output.all());
+    up.server = start_again(&up.workspace, &up.program);
+    let before = &up.server.history()[1..3];
+    assert_eq!(before, ["stop", "upgrade"].map(|kind| (kind.to_owned(), "applied".to_owned())));
+}
+
+fn what_an_earlier_supervisor_kept_can_be_gone_back_to_as_soon_as_it_is_confirmed() {
+    let mut up = start("1", &[]);
+    let (status, operation) = up.upgrade("2", "?confirm_within=10m");
+    assert_eq!((status, outcome(&operation)), (200, "applied".to_owned()), "{operation}");
+    let mut gone = Vec::new();
+    let again = |up: &mut Upgraded| {
+        up.kill_supervisor();
+        let next = start_again(&up.workspace, &up.program);
+        std::mem::replace(&mut up.server, next)
+    };
+    gone.push(again(&mut up));
+    expect_applied(&up.server.control.post("/v1/confirm", &[]));
+    gone.push(again(&mut up));
+    let back = up.server.control.post("/v1/rollback?binary", &[]);
+    assert_eq!((back.0, outcome(&back.1)), (200, "applied".to_owned()), "{}", back.1);
+    assert_eq!(ask(up.address), "1 one");
+    drop(gone);
 }
 
 fn a_confirmed_upgrade_makes_the_supervisor_the_new_binary() {
