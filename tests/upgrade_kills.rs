@@ -12,7 +12,9 @@ use std::time::Duration;
 use handover_testkit::config::{everything_to, listener, service};
 use handover_testkit::http::Connection;
 use handover_testkit::origin::Origin;
-use handover_testkit::{Handover, Port, Program, Signal, Workspace, handover, proc, signal, text_at, until};
+use handover_testkit::{
+    Handover, Port, Program, Signal, Workspace, handover, proc, sha256, signal, text_at, until,
+};
 use serde_json::Value;
 
 /// More steps than any operation has.
@@ -70,6 +72,8 @@ struct Scene {
     victim: Victim,
     /// At which event, or, if that is not known beforehand, how long after the move has begun.
     when: When,
+    /// The digest of the binary that is upgraded to.
+    next: String,
     /// Where the blow fell.
     step: String,
     /// Connections that were there before.
@@ -100,8 +104,21 @@ impl Scene {
         for connection in &mut kept {
             assert_eq!(connection.get("/").text(), "origin\n");
         }
-        let (before, step) = (Vec::new(), String::new());
-        Self { workspace, program, port, _origin: origin, change, victim, when, step, kept, before, now }
+        let (before, step, next) = (Vec::new(), String::new(), sha256(program.path()));
+        Self {
+            workspace,
+            program,
+            port,
+            _origin: origin,
+            change,
+            victim,
+            when,
+            next,
+            step,
+            kept,
+            before,
+            now,
+        }
     }
 
     /// Asks for the change and lets the blow fall at the event; false if the operation ended first.
@@ -204,7 +221,28 @@ impl Scene {
             assert!(operation["outcome"].is_string(), "{self}: {operation}");
         }
         self.check_pending();
+        self.check_truth();
         self.check_connections();
+    }
+
+    /// What came of the upgrade is what serves.
+    fn check_truth(&self) {
+        if self.change != Change::Upgrade {
+            return;
+        }
+        let serving = until("the digest is known", || {
+            let status = self.now.control.status();
+            Some(text_at(&status, "/worker/sha256").to_owned()).filter(|digest| !digest.is_empty())
+        });
+        let history = self.now.control.history();
+        for upgrade in history.iter().filter(|one| text_at(one, "/kind") == "upgrade") {
+            let new = serving == self.next;
+            match text_at(upgrade, "/outcome") {
+                "applied" | "applied_with_losses" => assert!(new, "{self}: {upgrade}"),
+                "unknown" => {}
+                _ => assert!(!new, "{self}: {upgrade}"),
+            }
+        }
     }
 
     /// Connections end with the worker that has them, and for no other reason.
