@@ -65,7 +65,8 @@ fn an_upgrade_says_from_what_to_what_and_what_moved_and_the_process_id_never_cha
     assert_eq!(text_at(&operation, "/upgrade/to/sha256"), after);
     assert_eq!(operation.pointer("/upgrade/moved/http").and_then(Value::as_u64), Some(6), "{operation}");
     let names = steps(&operation);
-    for step in ["admission", "preflight", "start_worker", "probe", "hand_over", "stop_worker", "supervisor"] {
+    for step in ["admission", "preflight", "start_worker", "probe", "hand_over", "stop_worker", "supervisor"]
+    {
         assert!(names.iter().any(|name| name == step), "{step} is missing: {names:?}");
     }
     let status = server.control().status();
