@@ -22,7 +22,7 @@ fn connections_go_along_to_a_build_that_knows_less_and_back_to_one_that_knows_mo
     let mut idle = server.idle(3);
     let mut download = Download::over(server.connect(), "/slow/1000000?gate=rest");
     download.take(1000);
-    let crowd = server.crowd();
+    let crowd = server.small_crowd();
     for (build, old) in [(&older, true), (&newer, false), (&older, true), (&newer, false)] {
         server.upgrade_from(build, &[]).expect_code(0);
         assert_eq!(knows_only_the_first(server.handover.worker()), old);
@@ -44,7 +44,7 @@ fn an_upgrade_to_a_build_that_knows_more_is_taken_back_to_the_one_that_knows_les
     let newer = server.program.build("newer", handover!(), FIRST.0, "");
     server.upgrade_from(&older, &[]).expect_code(0);
     let mut idle = server.idle(3);
-    let crowd = server.crowd();
+    let crowd = server.small_crowd();
     for (build, other) in [(&newer, &older), (&older, &newer)] {
         server.upgrade_from(build, &["--confirm-within", "10m"]).expect_code(0);
         crowd.rounds(2);
