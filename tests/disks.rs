@@ -4,7 +4,8 @@
 
 use handover_testkit::config::{fixed, listener};
 use handover_testkit::faults::can_mount;
-use handover_testkit::{Handover, Output, Port, Workspace, handover, http, text_at};
+use handover_testkit::http::{self, Connection};
+use handover_testkit::{Handover, Output, Port, Workspace, handover, text_at};
 use serde_json::Value;
 
 /// A server on a small disk of its own.
@@ -177,4 +178,48 @@ fn a_change_that_awaits_confirmation_can_be_confirmed_called_off_and_goes_back_o
     assert_eq!(small.text(), "five");
     let newest = &small.server.control.history()[0];
     assert_eq!(text_at(newest, "/outcome"), "applied", "{newest}");
+}
+
+/// The binary that is left cannot be kept, and perhaps nothing can be written down: connections notice neither.
+#[test]
+fn an_upgrade_on_a_full_disk_is_refused_or_done_and_taken_back_all_the_same() {
+    if !can_mount("an_upgrade_on_a_full_disk_is_refused_or_done_and_taken_back_all_the_same") {
+        return;
+    }
+    let small = Small::start();
+    let mut kept = Connection::open(small.port.address());
+    let mut goes_on = |what: &str| assert_eq!(kept.get("/").text(), "two", "{what}");
+    small.fill();
+    for words in [&["upgrade"][..], &["upgrade", "--confirm-within", "10m"], &["upgrade", "--dry-run"]] {
+        let worker = small.server.worker();
+        let output = small.change(words);
+        goes_on(&format!("{words:?}: {}", output.all()));
+        if output.code == 0 {
+            assert!(words.contains(&"--dry-run") || small.server.worker() != worker, "{words:?}");
+        } else {
+            assert_eq!(output.code, 11, "{words:?}: {}", output.all());
+            assert!(output.all().contains("No space left"), "{words:?}: {}", output.all());
+            assert_eq!(small.server.worker(), worker, "{words:?}: the old worker serves on");
+        }
+        if small.pending().is_object() {
+            small.change(&["cancel"]).expect_code(0);
+            assert_eq!(small.server.worker(), worker, "going back needs no room");
+            goes_on("taken back");
+        }
+    }
+    small.make_room();
+    small.server.cli(["upgrade", "--confirm-within", "10m"]).expect_code(0);
+    small.fill();
+    goes_on("upgraded");
+    let output = small.change(&["confirm"]);
+    goes_on(&output.all());
+    if output.code != 0 {
+        assert!(output.all().contains("No space left"), "{}", output.all());
+        small.change(&["cancel"]).expect_code(0);
+        goes_on("called off");
+    }
+    small.make_room();
+    small.server.cli(["upgrade"]).expect_code(0);
+    goes_on("upgraded again");
+    assert!(small.server.control.status()["journal"]["failure"].is_null());
 }

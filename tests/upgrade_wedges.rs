@@ -206,3 +206,34 @@ fn inherited_listeners_travel_and_their_variables_do_not() {
     let web = status["listeners"].as_array().unwrap().iter().find(|one| one["name"] == "web").cloned();
     assert_eq!(web.unwrap()["inherited"], Value::Bool(true), "{status}");
 }
+
+/// What was found out before is no longer so when the supervisor's turn comes: it goes on as it was, and says so.
+#[test]
+fn a_supervisor_that_cannot_become_the_new_binary_goes_on_as_it_was_and_says_so() {
+    let server = Everything::start(handover!());
+    let mut idle = server.idle(1);
+    let supervisor = std::fs::read_link(format!("/proc/{}/exe", server.handover.pid())).unwrap();
+    let draining = Draining::begin(&server, "2");
+    // Nobody executes it any more (execve(2): EACCES, for root, too).
+    server.workspace.mode("bin/handover", 0o000);
+    draining.relay.release();
+    let output = draining.upgrading.join().unwrap();
+    let said = output.expect_code(0).all();
+    assert!(said.contains("applied: upgraded") && said.contains("goes on as it was"), "{said}");
+    let last = server.last();
+    assert_eq!(text_at(&last, "/cause"), "not_reexecuted", "{last}");
+    assert_eq!(
+        draining.client.join().unwrap().get("/").text(),
+        "origin\n",
+        "whoever shook hands meanwhile is served"
+    );
+    let runs = std::fs::read_link(format!("/proc/{}/exe", server.handover.pid())).unwrap();
+    assert!(runs.display().to_string().starts_with(&supervisor.display().to_string()), "{runs:?}");
+    // It does everything as before, and the next upgrade takes it along.
+    idle.ask();
+    server.handover.cli(["reload"]).expect_code(0);
+    server.upgrade_to("3", &[]).expect_code(0);
+    idle.ask();
+    let runs = std::fs::read_link(format!("/proc/{}/exe", server.handover.pid())).unwrap();
+    assert_eq!(runs, server.program.path(), "the supervisor is the new one");
+}
