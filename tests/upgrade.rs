@@ -377,7 +377,43 @@ fn a_user_upgrades_a_server_of_their_own() {
     server.program.replace("2");
     std::os::unix::fs::chown(server.program.path(), Some(USER), Some(USER)).unwrap();
     // It runs from a copy that its user can reach.
-    server.upgrade_from(server.program.path(), &[]).expect_code(0);
+    let owner = |pid: u32| std::fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
+    for _ in 0..2 {
+        // Keys are in a worker's memory, which no core dump has and no process of the same user reads (PR_SET_DUMPABLE
+        // in prctl(2)): that shows in whom its files in /proc belong to.
+        assert_eq!((owner(server.handover.worker()), owner(server.handover.pid())), (0, USER));
+        server.upgrade_from(server.program.path(), &[]).expect_code(0);
+    }
     both_run(&server, server.program.path());
     idle.ask();
+}
+
+/// The new binary serves what served, to the byte; what the files say by now is the next reload's business.
+#[test]
+fn an_upgrade_serves_the_generation_that_serves_whatever_the_files_say() {
+    let server = Everything::start(handover!());
+    let mut idle = server.idle(1);
+    let serial = server.client().serial(server.secure.address());
+    let good = server.workspace.read("handover.toml");
+    for broken in ["[nonsense]\n".to_owned(), good.clone() + &fixed("/new", "new")] {
+        server.handover.write_config(broken);
+        let other = server.authority.pair(&["other.test"]);
+        other.write_certificate(&server.workspace, "site");
+        let generation = server.control().generation();
+        server.upgrade_to("2", &[]).expect_code(0);
+        assert_eq!(server.control().generation(), generation);
+        assert_eq!(server.get("/new").text(), "origin\n", "nothing new serves");
+        assert_eq!(server.client().serial(server.secure.address()), serial);
+        idle.ask();
+    }
+    server.handover.cli(["reload"]).expect_code(10);
+    server.authority.pair(&["site.test"]).write(&server.workspace, "site");
+    server.handover.cli(["reload"]).expect_code(0);
+    assert_eq!(server.get("/new").text(), "new");
+    assert_ne!(server.client().serial(server.secure.address()), serial);
+    // A generation that was gone back to serves on as well.
+    server.handover.cli(["rollback"]).expect_code(0);
+    server.upgrade_to("3", &[]).expect_code(0);
+    assert_eq!(server.get("/new").text(), "origin\n");
+    assert_eq!(server.client().serial(server.secure.address()), serial);
 }

@@ -111,6 +111,22 @@ fn an_upgrade_of_a_drained_server_is_refused_and_possible_after_resume() {
     assert_eq!(server.get("/").text(), "origin\n");
 }
 
+/// Hazard 14: while a reload awaits confirmation.
+#[test]
+fn an_upgrade_while_a_reload_awaits_confirmation_is_refused_by_its_name() {
+    let server = Everything::start(handover!());
+    let config = server.workspace.read("handover.toml");
+    server.handover.write_config(config + &fixed("/added", "added"));
+    server.handover.cli(["reload", "--confirm-within", "10m"]).expect_code(0);
+    let id = text_at(&server.control().status(), "/pending/operation_id").to_owned();
+    let output = server.upgrade_to("2", &[]);
+    assert_eq!(output.code, 13, "{}", output.all());
+    assert!(output.all().contains(&id), "{}", output.all());
+    server.handover.cli(["confirm"]).expect_code(0);
+    server.upgrade(&[]).expect_code(0);
+    assert_eq!(server.get("/added").text(), "added");
+}
+
 /// Hazards 14 and 16: a reload by signal, which cannot be refused, is carried out afterwards, by the new supervisor.
 #[test]
 fn a_sighup_during_an_upgrade_is_carried_out_after_it() {
