@@ -188,6 +188,18 @@ impl Driver {
         }
     }
 
+    /// What waits for a copy that is being written. Not for long, if the disk hangs: call it where that may take its time.
+    pub(super) fn whole_copy(&mut self) -> impl FnOnce() + Send + use<> {
+        let copying = self.binaries.copying.take();
+        move || {
+            // It ends without a word.
+            let waited = copying.map(|copying| copying.recv_timeout(COPY_LIMIT));
+            if waited == Some(Err(mpsc::RecvTimeoutError::Timeout)) {
+                tracing::warn!("the copy of the binary before is not whole after {COPY_LIMIT:?}");
+            }
+        }
+    }
+
     /// Waits for a copy that is being written: it would be cut off. Not for long, if the disk hangs.
     pub(super) fn await_copy(&mut self) {
         if let Some(copying) = self.binaries.copying.take()

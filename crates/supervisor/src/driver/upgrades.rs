@@ -97,7 +97,12 @@ impl Driver {
         let made = UpgradeMade { operation_id, worker: worker.0, generation: held_to.0, from, to };
         let confirm = confirm.map(wall_clock);
         let inputs = self.inputs.clone();
+        // Whoever comes after this process goes back by the copy: it must be whole before there is anything to go back from.
+        let whole_copy = confirm.map(|_| self.whole_copy());
         self.parts.scribe.later(move |journal| {
+            if let Some(wait) = whole_copy {
+                wait();
+            }
             let failure = journal.intend_upgrade(&made, confirm).err().map(|error| error.to_string());
             let _ = inputs.blocking_send(Input::Intent { operation, generation: held_to, failure });
         });
