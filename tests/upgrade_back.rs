@@ -1,7 +1,7 @@
 //! Upgrades that are taken back: called off, not confirmed, guarded, or because the new worker died; and `rollback --binary`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use handover_testkit::faults::{can_mount, kill};
 use handover_testkit::{
@@ -50,8 +50,11 @@ fn inode_of(pid: u32) -> u64 {
 
 /// The digest of the binary that serves, as the server tells it.
 fn serving_digest(server: &Everything) -> String {
-    let status = server.control().status();
-    text_at(&status, "/worker/sha256").to_owned()
+    // A server that has just started still reads its own file.
+    until("the digest is known", || {
+        let status = server.control().status();
+        Some(text_at(&status, "/worker/sha256").to_owned()).filter(|digest| !digest.is_empty())
+    })
 }
 
 /// Supervisor and this worker, nobody else.
@@ -162,6 +165,35 @@ fn without_the_warm_worker_the_kept_binary_takes_everything_back() {
     idle.ask();
     server.upgrade(&[]).expect_code(0);
     idle.ask();
+}
+
+/// Not that either: somebody serves all the same, and what is said of it says what to do.
+#[test]
+fn what_cannot_be_taken_back_serves_on_and_stays() {
+    let (mut server, new, old) = with_pending(LONG);
+    let mut idle = server.idle(2);
+    // Nobody executes it any more (execve(2): EACCES, for root, too).
+    let program = format!("/proc/{old}/exe");
+    std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o000)).unwrap();
+    kill(old);
+    until("its death is noticed", || workers(&server, "warm").is_empty().then_some(()));
+    let said = server.handover.cli(["cancel"]);
+    said.expect_code(11);
+    for part in ["going back to", "Permission denied", "and stays", "handover upgrade --binary"] {
+        assert!(said.all().contains(part), "{part}: {}", said.all());
+    }
+    assert_eq!(workers(&server, "serving"), [new]);
+    assert_eq!((server.get("/").text(), pending(&server)), ("origin\n".to_owned(), Value::Null));
+    assert_eq!(text_at(&server.last(), "/outcome"), "not_ready");
+    // Nor does another supervisor go back.
+    server.handover.kill_supervisor();
+    let next = Handover::of(server.program.path(), &server.workspace).operator(handover!());
+    let first = std::mem::replace(&mut server.handover, next.config_file("handover.toml").start());
+    assert_eq!((workers(&server, "serving"), pending(&server)), (vec![new], Value::Null));
+    idle.ask();
+    server.upgrade_to("3", &[]).expect_code(0);
+    idle.ask();
+    drop(first);
 }
 
 /// And if it is confirmed instead, nothing is missing.
