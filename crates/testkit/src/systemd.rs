@@ -11,12 +11,12 @@ use std::process::{Command, Stdio};
 
 use crate::config;
 use crate::control::Control;
-use crate::deadline::until;
+use crate::deadline::{DEADLINE, until};
 use crate::http;
 use crate::notify::Notifications;
 use crate::ports::Port;
 use crate::proc;
-use crate::process::{Output, Process, run};
+use crate::process::{Output, Process, run, wait_for_exit};
 use crate::program::Program;
 use crate::skip::{have, root, skip};
 use crate::workspace::Workspace;
@@ -33,7 +33,15 @@ pub struct Manager {
     runtime: PathBuf,
     units: PathBuf,
     /// Held open for as long as the manager is to live.
-    _input: std::io::PipeWriter,
+    input: Option<std::io::PipeWriter>,
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        // It clears away its control group when its input ends; what is killed cannot.
+        drop(self.input.take());
+        let _ = wait_for_exit(self.process.pid(), DEADLINE);
+    }
 }
 
 impl Manager {
@@ -72,7 +80,7 @@ impl Manager {
         assert!(ready.is_some(), "systemd --user ended:\n{}", process.wait().all());
         let first = proc::children(process.pid()).first().expect("first process of the manager").pid;
         process.remember();
-        Some(Self { process, first, runtime, units, _input: keep })
+        Some(Self { process, first, runtime, units, input: Some(keep) })
     }
 
     /// Writes a unit (or writes it anew) and has the manager read it.
