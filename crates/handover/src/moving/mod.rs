@@ -11,7 +11,7 @@
 //!   anything fails before the commit: the taker is dead for certain, then  thaw  ─ the giver serves on
 //! ```
 //!
-//! A service that can move its connections implements [`Moving`] and says so in [`Service::moving`](crate::Service::moving).
+//! A service that can move its connections implements [`Moving`] and says so in [`Service::moving`].
 //! For one that does not, the new worker accepts and the old one drains.
 //!
 //! The library owns the conversation, its deadlines and its failures; the service owns the connections and how they are
@@ -90,7 +90,7 @@ pub trait Moving: Send + Sync {
 
     /// Committed: lets go of all that was in [`Frozen`] (deregister, then close, without goodbye) and accepts nothing from
     /// now on. Every connection that becomes movable later is sent by [`Outlet::send_late`]. A
-    /// [`Service::drain`](crate::Service::drain) follows for the rest. Cannot fail; returns when every thread has let go.
+    /// [`Service::drain`] follows for the rest. Cannot fail; returns when every thread has let go.
     fn release(&self);
 
     /// What was counted since [`Moving::freeze`], for [`Moving::add_totals`] of the other worker: called once, when the
@@ -102,7 +102,7 @@ pub trait Moving: Send + Sync {
     // ---- taking ----
 
     /// From now on, publish what is committed without accepting anything: this worker is a candidate. Called before its first
-    /// [`Candidate::commit`](crate::Candidate::commit); [`Moving::serve`] or [`Service::resume`](crate::Service::resume)
+    /// [`Candidate::commit`](crate::Candidate::commit); [`Moving::serve`] or [`Service::resume`]
     /// ends it.
     fn stand_by(&self);
 
