@@ -15,6 +15,7 @@ use handover_api::Binary;
 use handover_handoff::inherit::Expected;
 use handover_handoff::process::{Child, Executable};
 use handover_lifecycle::{GenerationNumber, WorkerKey};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{CarriedState, Driver, Loaded, Serving, exams};
 use crate::control::Waiter;
@@ -156,6 +157,18 @@ impl Driver {
         self.reap();
         self.store_listeners();
         Ok(self.tickets(unpacked.waiters))
+    }
+
+    /// Tells the machine of workers that have ended while this process became another program: what their end cost belongs to
+    /// the operation that is about to be recorded.
+    pub(crate) fn look_for_the_dead(&mut self) {
+        let has_ended = |worker: &Worker| {
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            poll(&mut [PollFd::new(&*worker.process, PollFlags::IN)], Some(&at_once)) == Ok(1)
+        };
+        let dead: Vec<WorkerKey> =
+            self.workers.iter().filter(|(_, worker)| has_ended(worker)).map(|(key, _)| *key).collect();
+        dead.into_iter().for_each(|key| self.ended(key));
     }
 
     fn tickets(&mut self, waiters: Vec<Waiter>) -> Vec<(Waiter, Ticket)> {

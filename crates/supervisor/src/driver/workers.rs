@@ -167,7 +167,7 @@ impl Driver {
     }
 
     /// A worker's process has ended, and all it had said was read.
-    fn ended(&mut self, key: WorkerKey) {
+    pub(super) fn ended(&mut self, key: WorkerKey) {
         // Reaps it, unless that has been done: for its exit status, and so that no zombie stays.
         let exit = match self.workers.get(&key).map(|worker| worker.process.try_wait()) {
             None => return,

@@ -48,9 +48,10 @@ struct Ready {
 pub(super) async fn go_on(arrived: Arrived, options: Options) -> Result<Over, StartError> {
     let why = match get_ready(&arrived, &options) {
         Ok(ready) => match hold(ready, options) {
-            Ok(held) => {
+            Ok(mut held) => {
                 // Duplicates of all this are held by now: there is no way back any more.
                 drop(arrived);
+                held.driver.look_for_the_dead();
                 return Ok(drive(held.driver, Event::Reexecuted, held.queues, held.server, held.close).await);
             }
             Err(why) => why,

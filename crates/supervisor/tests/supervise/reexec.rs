@@ -23,6 +23,7 @@ crate::tests! {
     a_hangup_during_an_upgrade_is_carried_out_by_the_new_binary
     a_signal_to_end_that_arrives_on_the_way_is_not_lost
     a_stop_that_is_asked_for_on_the_way_comes_first
+    a_worker_that_dies_on_the_way_is_a_loss_that_is_told
     what_an_earlier_supervisor_kept_can_be_gone_back_to_as_soon_as_it_is_confirmed
     a_confirmed_upgrade_makes_the_supervisor_the_new_binary
     what_cannot_go_on_goes_back_and_it_is_told
@@ -248,6 +249,30 @@ fn a_stop_that_is_asked_for_on_the_way_comes_first() {
     up.server = start_again(&up.workspace, &up.program);
     let before = &up.server.history()[1..3];
     assert_eq!(before, ["stop", "upgrade"].map(|kind| (kind.to_owned(), "applied".to_owned())));
+}
+
+fn a_worker_that_dies_on_the_way_is_a_loss_that_is_told() {
+    use std::io::Write as _;
+    let mut up = start("1", &[]);
+    let mut events = up.server.control.events();
+    // A request that does not come whole keeps the supervisor on its way for a while.
+    let mut asks = std::os::unix::net::UnixStream::connect(up.workspace.control_socket()).unwrap();
+    asks.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n").unwrap();
+    up.program.replace("2");
+    let (status, operation) = up.server.control.post("/v1/upgrade", &[("Prefer", "respond-async")]);
+    assert_eq!(status, 202);
+    while events.next_or_end().is_some() {}
+    let children: Vec<u32> =
+        proc::tree(up.pid()).into_iter().map(|stat| stat.pid).filter(|pid| *pid != up.pid()).collect();
+    let [worker] = children[..] else { panic!("{children:?}") };
+    signal(worker, Signal::KILL);
+    drop(asks);
+    let next = server::another_worker(&up.server, worker);
+    let id = operation["id"].as_str().unwrap().to_owned();
+    let told = up.server.control.get(&format!("/v1/operations/{id}?timeout=30s"));
+    assert_eq!(outcome(&told), "applied_with_losses", "{told}");
+    up.expect_alone(next);
+    assert_eq!(version(&up), "fake 2");
 }
 
 fn what_an_earlier_supervisor_kept_can_be_gone_back_to_as_soon_as_it_is_confirmed() {
