@@ -491,6 +491,7 @@ impl Candidate for Ready {
                 sha256: config.upgrade.sha256.clone(),
                 public_key: config.upgrade.public_key.clone(),
             },
+            ..Settings::default()
         }
     }
 

@@ -24,7 +24,7 @@ use handover_lifecycle::Limits;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::program::Program;
+use crate::image::Image;
 use crate::protocol::{
     OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Serving, SupervisorChannel, ToSupervisor, ToWorker,
     common_version,
@@ -251,7 +251,7 @@ impl Found {
     }
 
     /// The program that it runs, if that can be found out.
-    fn program(&mut self) -> Option<Program> {
+    fn program(&mut self) -> Option<Image> {
         let pid = self.door.process.pid();
         let link = PathBuf::from(format!("/proc/{pid}/exe"));
         let executable = match self.executable.take() {
@@ -268,7 +268,7 @@ impl Found {
                 Executable::from_descriptor(opened.as_fd().try_clone_to_owned().ok()?, path)
             }
         };
-        Some(Program::new(executable, Some(self.version.clone())))
+        Some(Image::new(executable, Some(self.version.clone())))
     }
 
     /// Makes it this supervisor's worker; `number` is its number from now on. `otherwise` is what workers that replace it are
@@ -276,7 +276,7 @@ impl Found {
     pub(crate) fn adopt(
         mut self,
         number: u64,
-        otherwise: &Arc<Program>,
+        otherwise: &Arc<Image>,
         report: Reporter,
     ) -> io::Result<Adopted> {
         let program = match self.program() {

@@ -53,7 +53,9 @@
 
 mod address;
 mod guarding;
+mod program;
 mod settings;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -64,7 +66,12 @@ use serde::{Deserialize, Serialize};
 
 pub use address::{Address, ListenerSpec};
 pub use guarding::{Figures, GuardFigures, GuardLimits};
+pub use program::{
+    Accept, CommandSpec, Pass, Private, ProgramSocket, ProgramSpec, Ready, Reload, ResourceLimits, Restart,
+    RestartPolicy, Slot, Stop, Swap, User,
+};
 pub use settings::{Grant, LogSettings, LogTarget, Roles, Settings, UpgradeRules};
+pub use traffic::{Names, Pause, ProgramEndpoint, Target, Traffic};
 
 /// The newest version of these messages that this program speaks. `Welcome` and `Hello` say which ones each side
 /// speaks; from then on both use the newest that both know ([`common_version`]).
@@ -232,6 +239,29 @@ pub enum ToWorker {
     Hold {
         /// What they are.
         listeners: Vec<ListenerSpec>,
+    },
+    /// Where requests for programs go, what is taken out, and what is held: all of it, in place of what was said before.
+    /// Answered by `TrafficSet` when every thread acts on it.
+    Traffic {
+        /// Repeated in the answer.
+        call: u64,
+        /// All of it.
+        traffic: Box<Traffic>,
+    },
+    /// Say when nothing of this is in flight any more. Answered by `Quiet`.
+    AwaitQuiet {
+        /// Repeated in the answer.
+        call: u64,
+        /// Of what.
+        target: Target,
+        /// After this long it is answered in any case; nothing is cut.
+        limit: Duration,
+    },
+    /// Keep these bytes and the descriptors that come with them for the next supervisor: what it needs to go on with the
+    /// programs. They take the place of those of an earlier `Keep`. Not answered.
+    Keep {
+        /// What the descriptors are, as JSON.
+        programs: String,
     },
     /// Run one of the actions that `Hello` named. Answered by `ActionDone`.
     Action {
@@ -409,6 +439,20 @@ pub enum ToSupervisor {
         /// How many connections came to their own end.
         #[serde(default)]
         ended: u64,
+    },
+    /// Every thread acts on it.
+    TrafficSet {
+        /// The call of `Traffic`.
+        call: u64,
+    },
+    /// Nothing is in flight any more, or the limit is over.
+    Quiet {
+        /// The call of `AwaitQuiet`.
+        call: u64,
+        /// What is still in flight: requests, tunnels and connections.
+        left: u64,
+        /// What is held now.
+        held: u64,
     },
     /// It accepts again.
     Resumed {

@@ -29,11 +29,11 @@ use crate::control_socket::{ControlError, Lock};
 use crate::driver::{self, Before, Driver, Ended, Parts, QUEUE, Queues};
 use crate::found::{CannotAdopt, Found};
 use crate::handle::{self, Command, DriverHandle};
+use crate::image::Image;
 use crate::journal::{DEFAULT_KEEP, Journal, JournalError};
 use crate::listeners::Listeners;
 use crate::operations::Operations;
 use crate::options::{Options, StartFrom};
-use crate::program::Program;
 use crate::protocol::Settings;
 use crate::reexec::{self, ResumeError};
 use crate::scribe::Scribe;
@@ -189,7 +189,7 @@ async fn live(options: Options) -> Result<Over, StartError> {
     let made_by = found.as_ref().and_then(|found| journal.recovery().meant(found.serving.generation));
     let scribe = Scribe::start(journal).map_err(StartError::io("start the journal's thread"))?;
     let machine = Machine::new(options.limits, recovered);
-    let program = Arc::new(Program::new(executable, Some(options.version.clone())));
+    let program = Arc::new(Image::new(executable, Some(options.version.clone())));
     let listeners = listeners(inherited);
     let parts = Parts {
         options,

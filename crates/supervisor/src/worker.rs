@@ -25,7 +25,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::program::Program;
+use crate::image::Image;
 use crate::protocol::{OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, SupervisorChannel, ToSupervisor, ToWorker};
 use crate::tee::{self, LastLines};
 
@@ -64,7 +64,7 @@ pub(crate) struct Worker {
     /// Since when it is this supervisor's, RFC 3339.
     pub(crate) started_at: String,
     /// What it runs.
-    pub(crate) program: Arc<Program>,
+    pub(crate) program: Arc<Image>,
     /// Its program's version; empty until it said hello.
     pub(crate) version: String,
     /// Its actions; none until it said hello.
@@ -164,7 +164,7 @@ pub(crate) struct Running {
     pub(crate) number: u64,
     pub(crate) process: Child,
     pub(crate) channel: SupervisorChannel,
-    pub(crate) program: Arc<Program>,
+    pub(crate) program: Arc<Image>,
     pub(crate) succession: PathBuf,
     /// What it writes to standard error, if that comes here.
     pub(crate) tee: Option<(LastLines, JoinHandle<()>)>,
@@ -192,7 +192,7 @@ impl Reporter {
 /// What a new worker process needs.
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
-    pub(crate) program: Arc<Program>,
+    pub(crate) program: Arc<Image>,
     pub(crate) arguments: &'a [OsString],
     pub(crate) environment: &'a [(OsString, OsString)],
     pub(crate) number: u64,

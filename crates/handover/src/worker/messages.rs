@@ -59,6 +59,7 @@ impl Control {
                 let todo = self.drains.resume(call);
                 self.carry_out(todo, Losses::default());
             }
+            ToWorker::Traffic { .. } | ToWorker::AwaitQuiet { .. } | ToWorker::Keep { .. } => {}
             ToWorker::Action { call, name, body } => self.action(call, name, body),
             ToWorker::Report { call, what } => self.errands.report(self.number(call), what),
             ToWorker::Probe { call, nonce } => self.probe(call, nonce, fds.into_iter().next()),

@@ -19,8 +19,8 @@ use handover_lifecycle::Binary;
 
 use super::{Driver, Input, Parts};
 use crate::binary;
+use crate::image::Image;
 use crate::journal::UnconfirmedUpgrade;
-use crate::program::Program;
 
 /// How long a copy that is still being written is waited for before this process becomes another program.
 const COPY_LIMIT: Duration = Duration::from_secs(2);
@@ -29,13 +29,13 @@ const COPY_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Binaries {
     /// What this process runs.
-    pub(super) own: Arc<Program>,
+    pub(super) own: Arc<Image>,
     /// What the worker that serves runs, and those that replace it.
-    pub(super) serving: Arc<Program>,
+    pub(super) serving: Arc<Image>,
     /// The one that is examined.
-    pub(super) candidate: Option<Arc<Program>>,
+    pub(super) candidate: Option<Arc<Image>>,
     /// The one that served before, until it is forgotten.
-    pub(super) previous: Option<Arc<Program>>,
+    pub(super) previous: Option<Arc<Image>>,
     /// Whether that one was sent away: it is not what one goes back to.
     sent_away: bool,
     /// Where this process was started from.
@@ -67,7 +67,7 @@ impl Binaries {
     }
 
     /// The program that is meant.
-    pub(super) fn get(&self, binary: Binary) -> Option<&Arc<Program>> {
+    pub(super) fn get(&self, binary: Binary) -> Option<&Arc<Image>> {
         match binary {
             Binary::Serving => Some(&self.serving),
             Binary::Candidate => self.candidate.as_ref(),
@@ -76,7 +76,7 @@ impl Binaries {
     }
 
     /// A worker of this program serves now.
-    pub(super) fn switch(&mut self, to: &Arc<Program>) {
+    pub(super) fn switch(&mut self, to: &Arc<Image>) {
         let goes_back = self.previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, to));
         let before = std::mem::replace(&mut self.serving, Arc::clone(to));
         self.candidate.take_if(|candidate| Arc::ptr_eq(candidate, to));
@@ -114,7 +114,7 @@ impl Driver {
     }
 
     /// This program is what `rollback --binary` goes back to from now on.
-    fn keep_previous(&mut self, previous: Arc<Program>) {
+    fn keep_previous(&mut self, previous: Arc<Image>) {
         if previous.sha256().is_none() || previous.sha256() != self.binaries.copied.as_deref() {
             return self.copy(previous, true);
         }
@@ -137,7 +137,7 @@ impl Driver {
     }
 
     /// Keeps a copy of a program, elsewhere. `previous`: it is what `rollback --binary` goes back to from then on.
-    pub(super) fn copy(&mut self, program: Arc<Program>, previous: bool) {
+    pub(super) fn copy(&mut self, program: Arc<Image>, previous: bool) {
         let (state, inputs) = (self.parts.options.state.clone(), self.inputs.clone());
         let (scribe, disk) = (self.parts.scribe.clone(), Arc::clone(&self.binaries.disk));
         let (done, copying) = mpsc::channel();
@@ -217,7 +217,7 @@ impl Driver {
         let sha256 = from.sha256.clone().unwrap_or_default();
         match binary::admit_kept(&self.parts.options.state, &sha256) {
             Ok(admitted) => {
-                self.binaries.previous = Some(Arc::new(Program::known(admitted.executable, from)));
+                self.binaries.previous = Some(Arc::new(Image::known(admitted.executable, from)));
                 // It was made ahead of the handoff, and is whole: there is nothing to copy when the upgrade stays.
                 self.binaries.copied = Some(sha256);
             }

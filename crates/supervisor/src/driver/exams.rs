@@ -22,10 +22,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{Driver, Input};
 use crate::binary::{self, Admitted, NotAdmitted};
 use crate::handle::{Ask, WhichBinary};
+use crate::image::Image;
 use crate::operations::Entry;
 use crate::preflight::{NotUsable, Preflight, Stated};
 use crate::probe::{Expected, Probe};
-use crate::program::Program;
 use crate::protocol::{Report, ToWorker};
 
 /// What is left of the machine's limit for an exam, for clearing away what did not answer.
@@ -196,7 +196,7 @@ impl Driver {
         };
         match admitted {
             Ok(admitted) => {
-                let program = Arc::new(Program::admitted(admitted));
+                let program = Arc::new(Image::admitted(admitted));
                 // A kept copy is called by where it was found when it served.
                 let known = entry.as_ref().and_then(|entry| entry.binary.clone());
                 if let Some(version) = known.and_then(|known| known.version) {

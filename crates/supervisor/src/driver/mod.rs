@@ -62,12 +62,12 @@ use crate::control::Crossing;
 use crate::control_socket::{ControlSocket, Lock};
 use crate::drift::Drift;
 use crate::handle::{Carried, Command, NewOperation};
+use crate::image::Image;
 use crate::journal::{JournalError, now};
 use crate::listeners::{Binding, Listeners};
 use crate::metrics::Metrics;
 use crate::operations::{Admission, Operations};
 use crate::options::Options;
-use crate::program::Program;
 use crate::protocol::{ListenerSpec, Settings, ToWorker};
 use crate::scribe::Scribe;
 use crate::signals::{Arrived, Signals};
@@ -226,7 +226,7 @@ struct CarriedState {
 pub(crate) struct Parts {
     pub(crate) options: Options,
     /// What this process runs.
-    pub(crate) program: Arc<Program>,
+    pub(crate) program: Arc<Image>,
     /// Where it was started from: what lies there is what an upgrade is to, unless it says otherwise.
     pub(crate) installed: PathBuf,
     /// The binary that can be gone back to, as the journal says.

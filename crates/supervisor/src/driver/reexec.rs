@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{CarriedState, Driver, Loaded, Serving, exams};
 use crate::control::Waiter;
 use crate::handle::Ticket;
-use crate::program::Program;
+use crate::image::Image;
 use crate::protocol::SupervisorChannel;
 use crate::reexec::{
     self, Back, NEWEST_FORMAT, Packing, ResumeError, SavedJournal, SavedPrograms, SavedServing,
@@ -32,9 +32,9 @@ use crate::worker::{Reporter, Running, Worker};
 #[derive(Debug)]
 pub(crate) struct Unpacked {
     /// What this process runs.
-    pub(crate) own: Arc<Program>,
+    pub(crate) own: Arc<Image>,
     serving: Option<Serving>,
-    serving_program: Arc<Program>,
+    serving_program: Arc<Image>,
     carried: Option<CarriedState>,
     workers: Vec<(SavedWorker, Running)>,
     waiters: Vec<Waiter>,
@@ -229,7 +229,7 @@ fn saved_waiter<'a>(waiter: &'a Waiter, packing: &mut Packing<'a>) -> SavedWaite
 /// # Errors
 /// Something of it is missing.
 pub(crate) fn unpack(state: &State, unpacking: &mut Unpacking<'_>) -> Result<Unpacked, ResumeError> {
-    let mut programs = Programs::default();
+    let mut programs = Images::default();
     let serving_program = programs.take(state.programs.executable, &state.programs.binary, unpacking)?;
     let own = match (&state.came_back, &state.back.binary) {
         // This is the program that has written it.
@@ -291,23 +291,23 @@ fn unpack_carried(file: RawFd, unpacking: &Unpacking<'_>) -> Result<CarriedState
     CarriedState::of(unpacking.owned(file, Expected::MemoryFile)?).map_err(ResumeError::Damaged)
 }
 
-/// Programs by the descriptor that stood for them: the same one is the same program.
+/// Images by the descriptor that stood for them: the same one is the same program.
 #[derive(Debug, Default)]
-struct Programs(BTreeMap<RawFd, Arc<Program>>);
+struct Images(BTreeMap<RawFd, Arc<Image>>);
 
-impl Programs {
+impl Images {
     fn take(
         &mut self,
         executable: RawFd,
         binary: &Binary,
         unpacking: &Unpacking<'_>,
-    ) -> Result<Arc<Program>, ResumeError> {
+    ) -> Result<Arc<Image>, ResumeError> {
         if let Some(known) = self.0.get(&executable) {
             return Ok(Arc::clone(known));
         }
         let file = unpacking.owned(executable, Expected::Other)?;
         let file = Executable::from_descriptor(file, binary.path.clone().into());
-        let program = Arc::new(Program::known(Arc::new(file), binary));
+        let program = Arc::new(Image::known(Arc::new(file), binary));
         self.0.insert(executable, Arc::clone(&program));
         Ok(program)
     }

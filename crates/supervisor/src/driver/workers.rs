@@ -97,6 +97,7 @@ impl Driver {
             ToSupervisor::Ask { call, why } => self.ask_by_worker(key, call, why),
             // Its answers on the connections say more.
             ToSupervisor::Probed { .. } => {}
+            ToSupervisor::TrafficSet { .. } | ToSupervisor::Quiet { .. } => {}
             ToSupervisor::TookOver { call, moved, losses, freeze } => {
                 self.took_over(key, call, moved, &losses, freeze);
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::GuardLimits;
+use super::{GuardLimits, Names, ProgramSpec};
 
 /// What the supervisor must know of a generation's configuration. It takes effect when the generation serves.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,10 @@ pub struct Settings {
     pub log: Option<LogSettings>,
     /// Which binaries an upgrade may run.
     pub upgrade: UpgradeRules,
+    /// The programs that are to run.
+    pub programs: Vec<ProgramSpec>,
+    /// What can be named in a request about traffic.
+    pub names: Names,
 }
 
 /// Which binaries an upgrade may run. Every rule that is given must be kept, beside those that always hold: nobody but

@@ -253,7 +253,7 @@ fn a_stop_that_is_asked_for_on_the_way_comes_first() {
 
 fn a_worker_that_dies_on_the_way_is_a_loss_that_is_told() {
     use std::io::Write as _;
-    let mut up = start("1", &[]);
+    let up = start("1", &[]);
     let mut events = up.server.control.events();
     // A request that does not come whole keeps the supervisor on its way for a while.
     let mut asks = std::os::unix::net::UnixStream::connect(up.workspace.control_socket()).unwrap();

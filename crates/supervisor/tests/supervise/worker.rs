@@ -154,6 +154,7 @@ impl Worker {
                 self.accept();
                 self.say(&ToSupervisor::Resumed { call }, &[]);
             }
+            ToWorker::Traffic { .. } | ToWorker::AwaitQuiet { .. } | ToWorker::Keep { .. } => {}
             ToWorker::Action { call, name, body } => self.act(call, &name, &body),
             ToWorker::Report { call, what } => {
                 let body = match what {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   this process's own ─┐
-//!   admitted ───────────┼─▶ Program ─▶ a worker runs it; workers that replace that one are started from it
+//!   admitted ───────────┼─▶ Image ─▶ a worker runs it; workers that replace that one are started from it
 //!   an adopted worker's ┘      └─ SHA-256, found out once, where it may take its time
 //! ```
 
@@ -20,7 +20,7 @@ const DELETED: &[u8] = b" (deleted)";
 
 /// An executable, kept open: what becomes of its path does not matter any more.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub(crate) struct Image {
     executable: Arc<Executable>,
     path: PathBuf,
     sha256: OnceLock<String>,
@@ -29,11 +29,11 @@ pub(crate) struct Program {
     admitted: Option<Admitted>,
 }
 
-impl Program {
+impl Image {
     /// One of which the digest is not known yet, nor the version if it is not given.
     pub(crate) fn new(executable: Executable, version: Option<String>) -> Self {
         let path = without_mark(executable.path());
-        let program = Program {
+        let program = Image {
             executable: Arc::new(executable),
             path,
             sha256: OnceLock::new(),
@@ -48,7 +48,7 @@ impl Program {
 
     /// One that was let in.
     pub(crate) fn admitted(admitted: Admitted) -> Self {
-        Program {
+        Image {
             executable: Arc::clone(&admitted.executable),
             path: admitted.path.clone(),
             sha256: OnceLock::from(admitted.sha256.clone()),
@@ -59,7 +59,7 @@ impl Program {
 
     /// One that was known before, with what was known of it.
     pub(crate) fn known(executable: Arc<Executable>, known: &Binary) -> Self {
-        Program {
+        Image {
             executable,
             path: PathBuf::from(&known.path),
             sha256: known.sha256.clone().map_or_else(OnceLock::new, OnceLock::from),
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_it_says_first_of_itself_stays() {
-        let program = Program::new(Executable::open(Path::new("/bin/sh")).unwrap(), None);
+        let program = Image::new(Executable::open(Path::new("/bin/sh")).unwrap(), None);
         assert_eq!((program.version(), program.sha256()), ("", None));
         program.is_version(String::new());
         program.is_version("1".to_owned());
