@@ -43,6 +43,7 @@ pub use types::{
     Address, Change, ChangeKind, Figures, Grant, GuardFigures, GuardLimits, ListenerSpec, LogSettings,
     LogTarget, Losses, Problem, Roles, Settings, UpgradeRules, What,
 };
+pub use types::{program, traffic};
 pub use worker::WorkerHandle;
 
 /// Certificates that are replaced as one set while they serve, for [`Server::certificates`] or without any of the rest.

@@ -272,6 +272,7 @@ impl Generation {
             watch: None,
             guard: None,
             upgrade: config::Upgrade::default(),
+            programs: Vec::new(),
         };
         Self { config, listeners: Vec::new(), services: Vec::new(), actions: Vec::new() }
     }

@@ -22,6 +22,7 @@ mod check;
 mod decode;
 mod diff;
 mod model;
+mod model_programs;
 mod model_tls;
 mod raw;
 mod raw_tls;

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::model_programs::*;
 pub use super::model_tls::*;
 
 /// Position of a listener in [`Config::listeners`].
@@ -43,6 +44,8 @@ pub struct Config {
     pub guard: Option<Guard>,
     /// Which binaries an upgrade may run.
     pub upgrade: Upgrade,
+    /// What the supervisor runs beside the workers, in the order of the file.
+    pub programs: Vec<Program>,
 }
 
 /// A named place where connections come in.
@@ -136,6 +139,9 @@ pub struct Route {
     pub matcher: Matcher,
     /// What is done with the requests that match.
     pub action: Action,
+    /// It is asked whether the service is well: never held, and answered with 200 by the proxy itself while the service is paused or
+    /// has no endpoint that gets anything.
+    pub health: bool,
 }
 
 /// The conditions of a route. An empty list is no condition.
@@ -253,8 +259,10 @@ pub struct HeaderField {
 pub struct Service {
     /// The table's name: `app` in `[services.app]`.
     pub name: Arc<str>,
-    /// One or more endpoints, no two the same.
+    /// One or more endpoints, no two the same; none if it leads to a program.
     pub endpoints: Vec<Endpoint>,
+    /// The program that it leads to: its endpoints are that one's copies, which come and go while a generation serves.
+    pub program: Option<Arc<str>>,
     /// How an endpoint is chosen.
     pub balance: Balance,
     /// From the first SYN to an established connection.

@@ -259,7 +259,7 @@ fn without_conflicts(matchers: Vec<Matcher>) -> (Config, Routes) {
     let checked = crate::config::parse("default", "/".as_ref(), default, &mut read, &mut NoNames).unwrap();
     let mut config = Config { routes: Vec::new(), ..checked.config };
     for matcher in matchers {
-        config.routes.push(Route { name: "x".into(), matcher, action: Action::Service(0) });
+        config.routes.push(Route { name: "x".into(), matcher, action: Action::Service(0), health: false });
         if !Routes::build_checked(&config).1.is_empty() {
             config.routes.pop();
         }
@@ -312,7 +312,12 @@ fn two_routes_that_claim_the_same_requests_are_a_conflict() {
     let exact = [HostPattern::Exact("a".into())];
     let conflicts = |second: Matcher| {
         let (mut config, _) = without_conflicts(vec![matcher(&exact, &["GET"])]);
-        config.routes.push(Route { name: "y".into(), matcher: second, action: Action::Service(0) });
+        config.routes.push(Route {
+            name: "y".into(),
+            matcher: second,
+            action: Action::Service(0),
+            health: false,
+        });
         Routes::build_checked(&config).1
     };
     let met = conflicts(matcher(&[HostPattern::Exact("b".into()), exact[0].clone()], &["POST", "GET"]));

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Address;
 
 /// One program. Two of them are the same if they have the same name; what else differs is a change that takes another copy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramSpec {
     /// The table's name: `web` in `[program.web]`.
     pub name: String,
@@ -115,7 +115,7 @@ pub struct User {
 }
 
 /// What a program may use. For memory, CPU and processes a control group is needed (cgroups(7), version 2).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResourceLimits {
     /// Open files (`RLIMIT_NOFILE`).

@@ -130,6 +130,7 @@ pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
         watch: raw.watch.take().map(|raw| settings::watch(&raw.value)),
         guard: raw.guard.take().map(|raw| settings::guard(&raw.value)),
         upgrade: upgrade::upgrade(raw.upgrade.take(), cx),
+        programs: Vec::new(),
     };
     let entries = Routes::entries(&config);
     if entries > MAX_TABLE_ENTRIES {

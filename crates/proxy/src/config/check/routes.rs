@@ -89,7 +89,7 @@ fn check_one(
         None => derived_name(&matcher, http, listeners).into(),
     };
     let action = actions::check(raw, span, services, cx);
-    Route { name, matcher, action }
+    Route { name, matcher, action, health: false }
 }
 
 /// Checks each of a list, and that none is there twice.

@@ -49,6 +49,7 @@ fn check_one(name: &Located<String>, raw: RawService, loaded: &Loaded, cx: &mut 
     Service {
         name: Arc::from(name.value.as_str()),
         endpoints: texts.map(|texts| endpoints(texts.value.as_slice(), cx)).unwrap_or_default(),
+        program: None,
         balance,
         connect_timeout,
         response_timeout,
