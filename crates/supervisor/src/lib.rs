@@ -34,6 +34,7 @@ mod passed;
 pub mod paths;
 pub mod preflight;
 mod probe;
+mod programs;
 pub mod protocol;
 pub mod reexec;
 mod scribe;

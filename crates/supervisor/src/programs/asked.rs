@@ -1,0 +1,76 @@
+//! What can be asked about programs and their traffic.
+//!
+//! ```text
+//!   handover deploy web --slot b ─▶ control ─▶ Ask::Program(Asked {target: "web", what: Deploy {…}}) ─▶ Programs::ask
+//! ```
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One request about a program, an endpoint, or what can be paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// A program's name; of a pause also a service, a route or a listener, and of drain and enable an endpoint. `route:NAME` and
+    /// the like say which is meant. `None` (resume only): all that is paused.
+    pub target: Option<String>,
+    /// What is to be done.
+    pub what: What,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// Start it, if it does not run.
+    Start,
+    /// Ask it to end, and do not start it again.
+    Stop,
+    /// The same edition anew.
+    Restart {
+        /// Copies at a time, in place of the configured number.
+        batch: Option<u32>,
+        /// Copies that may be missing, in place of the configured number.
+        max_unhealthy: Option<u32>,
+    },
+    /// Read its configuration anew.
+    Reload,
+    /// Run the version in another slot.
+    Deploy {
+        /// Which slot; the idle one if `None`.
+        slot: Option<String>,
+        /// A directory instead of a slot; absolute.
+        directory: Option<PathBuf>,
+        /// It goes back after this long unless it is confirmed.
+        confirm: Option<Duration>,
+        /// It is watched for this long, and goes back if it fares badly.
+        guard: Option<Duration>,
+    },
+    /// Run again what ran before the last deploy.
+    Rollback,
+    /// The deploy that awaits confirmation stays.
+    Confirm,
+    /// The deploy that awaits confirmation is taken back.
+    Cancel,
+    /// Hold new requests.
+    Pause {
+        /// For how long at most; the usual time if `None`.
+        time: Option<Duration>,
+        /// How many at most; the configured number if `None`.
+        max_held: Option<u32>,
+    },
+    /// Let go what is held.
+    Resume,
+    /// The endpoint gets nothing new.
+    DrainEndpoint {
+        /// How long what is in flight may take until the answer; nothing is cut.
+        limit: Option<Duration>,
+    },
+    /// The endpoint gets new requests again.
+    EnableEndpoint,
+}
+
+/// How long a guard watches a deploy that names no time.
+pub const GUARD_TIME: Duration = Duration::from_secs(10);
+/// How long a pause lasts that names no time.
+pub const PAUSE_TIME: Duration = Duration::from_secs(30);
+/// How many requests a pause holds that names no number and whose program names none.
+pub const MAX_HELD: u32 = 10_000;

@@ -1,0 +1,1 @@
+//! How a copy is known to be ready.

@@ -1,0 +1,1 @@
+//! A command that ends by itself: run with a deadline, its output kept.

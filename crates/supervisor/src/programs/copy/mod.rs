@@ -1,0 +1,1 @@
+//! One running copy of a program: started, signalled, ended.

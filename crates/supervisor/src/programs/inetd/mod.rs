@@ -1,0 +1,1 @@
+//! Programs whose connections the supervisor accepts.

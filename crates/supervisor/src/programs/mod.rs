@@ -1,0 +1,185 @@
+//! Programs: commands in any language that the supervisor starts, watches and retires.
+//!
+//! ```text
+//!   driver ── ask, apply, examine, stop ─▶ Programs ── one pure machine each ─▶ effects
+//!      ▲                                      ▲                                   │
+//!      └──────────────── Out ─────────────────┤                                   ▼
+//!                                             └── Happened ◀── tasks: start, prove, hook, wait, watch
+//! ```
+//!
+//! Nothing here waits in the driver's task: what may take long is a task of its own, has a deadline, and comes back as a
+//! [`Happened`] through [`Programs::next`]. After every call the driver takes what is to be done from [`Programs::out`].
+
+mod asked;
+mod checks;
+mod commands;
+mod connections;
+mod copy;
+mod demand;
+mod groups;
+mod inetd;
+mod memory;
+mod notify;
+mod out;
+mod output;
+mod reloading;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use handover_lifecycle::OperationKey;
+
+use crate::protocol::{Address, Names, ProgramSpec, Traffic};
+
+pub use asked::{Asked, What};
+pub(crate) use out::{Ended, Kept, Out, Said};
+
+/// What programs need to know of their server.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    /// The server's name.
+    pub(crate) name: String,
+    /// The directory of the control socket: `NAME.programs/` in it has the sockets of copies.
+    pub(crate) runtime: PathBuf,
+    /// The state directory: `programs/state.json` in it says which slots serve.
+    pub(crate) state: PathBuf,
+}
+
+/// A socket that the generation holds for programs.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedSocket {
+    /// The listener's name: for programs, the program's.
+    pub(crate) listener: String,
+    /// As it was asked for.
+    pub(crate) address: Address,
+    /// Where it really listens (`127.0.0.1:41234` where port 0 was asked for).
+    pub(crate) actual: String,
+    /// The socket.
+    pub(crate) socket: Arc<OwnedFd>,
+}
+
+/// All sockets of a generation; those that no program names do no harm.
+pub(crate) type Sockets = Vec<SharedSocket>;
+
+/// Something that came of a task of [`Programs`]. Opaque: it goes back to [`Programs::take`].
+#[derive(Debug)]
+pub(crate) struct Happened;
+
+/// All programs.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    setup: Setup,
+    out: Vec<Out>,
+}
+
+impl Programs {
+    /// None yet.
+    pub(crate) fn new(setup: Setup) -> Self {
+        Programs { setup, out: Vec::new() }
+    }
+
+    /// The next thing that happened, a deadline included. Cancel-safe. Never ready as long as there is nothing to wait for.
+    pub(crate) async fn next(&mut self) -> Happened {
+        std::future::pending().await
+    }
+
+    /// Takes in what happened.
+    pub(crate) fn take(&mut self, _happened: Happened) {}
+
+    /// A carried operation begins. It ends with [`Out::Ended`], at once or within [`Programs::limit`].
+    pub(crate) fn ask(&mut self, operation: OperationKey, asked: &Asked) {
+        let _ = (operation, asked);
+    }
+
+    /// The longest time that it may take.
+    pub(crate) fn limit(&self, asked: &Asked) -> Duration {
+        let _ = asked;
+        Duration::from_secs(60)
+    }
+
+    /// It is to end as soon as possible, with what served before serving on; [`Out::Ended`] follows.
+    pub(crate) fn call_off(&mut self, operation: OperationKey) {
+        let _ = operation;
+    }
+
+    /// Whether a reload to these needs an exam, and the longest time that it may take.
+    pub(crate) fn differs(&self, specs: &[ProgramSpec]) -> Option<Duration> {
+        let _ = specs;
+        None
+    }
+
+    /// Starts what is new beside what runs, and proves it; [`Out::Examined`] follows. Then [`Programs::apply`] with the same
+    /// operation, or [`Programs::abort`].
+    pub(crate) fn examine(&mut self, operation: OperationKey, specs: &[ProgramSpec], sockets: Sockets) {
+        let _ = (operation, specs, sockets);
+    }
+
+    /// What was started for this exam is killed.
+    pub(crate) fn abort(&mut self, operation: OperationKey) {
+        let _ = operation;
+    }
+
+    /// These are to run from now on. With an exam, what it has started serves; otherwise each program that differs is
+    /// swapped by itself.
+    pub(crate) fn apply(
+        &mut self,
+        specs: &[ProgramSpec],
+        names: &Names,
+        sockets: Sockets,
+        examined: Option<OperationKey>,
+    ) {
+        let _ = (specs, names, sockets, examined);
+    }
+
+    /// For a new worker, before its `Commit`. Its call is never that of a message of [`Out::ToWorker`]'s.
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+
+    /// The worker that serves has answered.
+    pub(crate) fn worker_said(&mut self, said: Said) {
+        let _ = said;
+    }
+
+    /// Another worker serves: what waits for an answer is asked again.
+    pub(crate) fn worker_changed(&mut self) {}
+
+    /// Everything ends, in reverse order of `after`; [`Out::Stopped`] follows, at the latest after `limit` and the kill.
+    pub(crate) fn stop(&mut self, limit: Duration) {
+        let _ = limit;
+        self.out.push(Out::Stopped);
+    }
+
+    /// What the driver is to do, oldest first.
+    pub(crate) fn out(&mut self) -> Vec<Out> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// The last lines that the program has written, oldest first; `None` if there is no such program.
+    pub(crate) fn logs(&self, name: &str, lines: usize) -> Option<Vec<String>> {
+        let _ = (name, lines);
+        None
+    }
+
+    /// All of this, for the supervisor's next life: by `execve`, or kept by the worker (`Keep`). The same bytes.
+    pub(crate) fn save(&self) -> Kept {
+        Kept { json: String::new(), descriptors: Vec::new() }
+    }
+
+    /// Goes on where an earlier supervisor, or an earlier life of this process, has left.
+    ///
+    /// # Errors
+    /// One sentence, if it cannot be read: then nothing is known of the programs that run.
+    pub(crate) fn restore(setup: Setup, kept: &str, descriptors: Vec<OwnedFd>) -> Result<Self, String> {
+        let _ = (kept, descriptors);
+        Ok(Self::new(setup))
+    }
+
+    #[allow(dead_code, reason = "filled in with the first program")]
+    fn environment(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("HANDOVER_NAME".to_owned(), self.setup.name.clone())])
+    }
+}

@@ -1,0 +1,1 @@
+//! What a copy says to its `NOTIFY_SOCKET` (sd_notify(3)).

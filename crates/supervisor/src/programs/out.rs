@@ -1,0 +1,78 @@
+//! What programs say to the driver, and what the driver passes on to them.
+//!
+//! ```text
+//!   worker ── TrafficSet, Quiet ─▶ driver ── Said ─▶ Programs ── Out ─▶ driver ─▶ worker, operations, journal
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use handover_api::{Losses, Problem};
+use handover_lifecycle::{Cause, OperationKey, Outcome, StepName};
+
+use super::asked::Asked;
+use crate::protocol::ToWorker;
+
+/// What the worker that serves has said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// Every thread acts on what was sent.
+    TrafficSet {
+        /// The call of `Traffic`.
+        call: u64,
+    },
+    /// Nothing is in flight any more, or the limit is over.
+    Quiet {
+        /// The call of `AwaitQuiet`.
+        call: u64,
+        /// What is still in flight.
+        left: u64,
+        /// What is held.
+        held: u64,
+    },
+}
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub(crate) enum Out {
+    /// Send this to the worker that serves (no descriptors); forget it if there is none: [`super::Programs::worker_changed`] asks
+    /// again.
+    ToWorker(ToWorker),
+    /// The operation comes to its next step.
+    Step { operation: OperationKey, step: StepName },
+    /// The operation has ended.
+    Ended(Box<Ended>),
+    /// The exam of a reload is over.
+    Examined { operation: OperationKey, passed: bool, problems: Vec<Problem>, warnings: Vec<Problem> },
+    /// Begin this operation as the supervisor's own; if another one runs, as soon as it has ended. The comment says why.
+    Own { asked: Asked, comment: String },
+    /// What is kept for the next supervisor has changed.
+    Keep,
+    /// Nothing of any program runs any more: the answer to [`super::Programs::stop`].
+    Stopped,
+    /// All programs have ended, and none is to be started again. The code is that of the program, if there is one only.
+    AllEnded { code: u8 },
+}
+
+/// How a carried operation has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) operation: OperationKey,
+    pub(crate) outcome: Outcome,
+    pub(crate) cause: Cause,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
+    /// What was cut because of it.
+    pub(crate) losses: Losses,
+    /// What the program itself has answered.
+    pub(crate) answer: Option<String>,
+}
+
+/// What is left to the next supervisor.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    /// What the descriptors are, and all else.
+    pub(crate) json: String,
+    /// In the order of the JSON.
+    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+}
