@@ -27,6 +27,8 @@ pub enum ExitCode {
     BusyOrStale = 13,
     /// 14: applied, and connections were cut.
     AppliedWithLosses = 14,
+    /// 15: a program was told, and nothing proves that it did what it was told.
+    Sent = 15,
     /// 124: the deadline passed; the outcome is unknown, ask by ID.
     Unknown = 124,
 }
@@ -47,6 +49,7 @@ impl From<Outcome> for ExitCode {
             Outcome::NotReady => Self::NotReady,
             Outcome::RolledBack => Self::RolledBack,
             Outcome::AppliedWithLosses => Self::AppliedWithLosses,
+            Outcome::Sent => Self::Sent,
             Outcome::Unknown => Self::Unknown,
         }
     }

@@ -12,6 +12,7 @@
 //!      ├─ errors    Problem   what was wrong, with file, line, column
 //!      ├─ losses    Losses    connections that had to be cut, by kind
 //!      ├─ upgrade   Upgrade   from which binary to which, and what moved
+//!      ├─ program   ProgramResult   of a program: what serves, from which slot to which, what was held
 //!      └─ steps     Step      what took how long
 //! ```
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -31,6 +32,7 @@ mod outcome;
 mod pending;
 mod problem;
 mod problem_details;
+mod program;
 mod refused;
 mod sentence;
 #[cfg(test)]
@@ -59,6 +61,10 @@ pub use outcome::{Cause, Kind, Outcome, Phase, StepName};
 pub use pending::{GoesBack, Pending};
 pub use problem::Problem;
 pub use problem_details::{PROBLEM_CONTENT_TYPE, ProblemDetails};
+pub use program::{
+    CopyRole, CopyState, CopyStatus, LogLine, PauseStatus, ProgramGoesBack, ProgramPending, ProgramResult,
+    ProgramState, ProgramStatus, ServesNow,
+};
 pub use refused::Refused;
 pub use sentence::{human_ms, human_time};
 pub use status::{JournalStatus, ListenerStatus, Status, WorkerStatus};

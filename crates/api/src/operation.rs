@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::outcome::{CauseSchema, KindSchema, OutcomeSchema};
-use crate::{Actor, Cause, Change, GoesBack, Kind, Losses, Outcome, Problem, Refused, Upgrade};
+use crate::{
+    Actor, Cause, Change, GoesBack, Kind, Losses, Outcome, Problem, ProgramResult, Refused, Upgrade,
+};
 
 /// Whether an operation still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -36,6 +38,9 @@ pub struct Operation {
     /// Name of the action, for `action`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
+    /// What it is about, for an operation on a program, an endpoint, or what is paused: `web`, `web/1`, `route:api`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// Runs, or done.
     pub state: OperationState,
     /// How it ended; absent while it runs.
@@ -79,6 +84,9 @@ pub struct Operation {
     /// From which binary to which, and what moved: of an upgrade, and of an operation that takes one back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Box<Upgrade>>,
+    /// What became of a program, or of the traffic to something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Box<ProgramResult>>,
     /// What took how long, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
@@ -121,6 +129,7 @@ impl Operation {
             id: id.into(),
             kind,
             action: None,
+            target: None,
             state: OperationState::Running,
             outcome: None,
             cause: None,
@@ -135,6 +144,7 @@ impl Operation {
             left_out: 0,
             losses: Losses::default(),
             upgrade: None,
+            program: None,
             steps: Vec::new(),
             started_at: started_at.into(),
             ms: 0.0,

@@ -24,6 +24,18 @@ pub(crate) enum KindSchema {
     Drain,
     Resume,
     Stop,
+    ProgramStart,
+    ProgramStop,
+    ProgramRestart,
+    ProgramReload,
+    ProgramDeploy,
+    ProgramRollback,
+    ProgramConfirm,
+    ProgramCancel,
+    Pause,
+    ResumeTraffic,
+    DrainEndpoint,
+    EnableEndpoint,
 }
 
 /// How an operation ended: exactly one of these, in the journal before anybody is told.
@@ -38,6 +50,7 @@ pub(crate) enum OutcomeSchema {
     NotReady,
     RolledBack,
     AppliedWithLosses,
+    Sent,
     Unknown,
 }
 
@@ -78,6 +91,19 @@ pub(crate) enum CauseSchema {
     HandoffFailed,
     NotReexecuted,
     NotTakenBack,
+    ProgramNotStarted,
+    ProgramEnded,
+    ProgramNotReady,
+    ProgramUnsettled,
+    ProgramDown,
+    HookFailed,
+    ReloadRefused,
+    Unproved,
+    Unfit,
+    StopForced,
+    NotQuiet,
+    StateNotSaved,
+    Overdue,
 }
 
 /// What the server as a whole is doing.
@@ -114,6 +140,18 @@ mod tests {
             Kind::Drain => KindSchema::Drain,
             Kind::Resume => KindSchema::Resume,
             Kind::Stop => KindSchema::Stop,
+            Kind::ProgramStart => KindSchema::ProgramStart,
+            Kind::ProgramStop => KindSchema::ProgramStop,
+            Kind::ProgramRestart => KindSchema::ProgramRestart,
+            Kind::ProgramReload => KindSchema::ProgramReload,
+            Kind::ProgramDeploy => KindSchema::ProgramDeploy,
+            Kind::ProgramRollback => KindSchema::ProgramRollback,
+            Kind::ProgramConfirm => KindSchema::ProgramConfirm,
+            Kind::ProgramCancel => KindSchema::ProgramCancel,
+            Kind::Pause => KindSchema::Pause,
+            Kind::ResumeTraffic => KindSchema::ResumeTraffic,
+            Kind::DrainEndpoint => KindSchema::DrainEndpoint,
+            Kind::EnableEndpoint => KindSchema::EnableEndpoint,
         }
     }
 
@@ -125,6 +163,7 @@ mod tests {
             Outcome::NotReady => OutcomeSchema::NotReady,
             Outcome::RolledBack => OutcomeSchema::RolledBack,
             Outcome::AppliedWithLosses => OutcomeSchema::AppliedWithLosses,
+            Outcome::Sent => OutcomeSchema::Sent,
             Outcome::Unknown => OutcomeSchema::Unknown,
         }
     }
@@ -162,6 +201,19 @@ mod tests {
             Cause::HandoffFailed => CauseSchema::HandoffFailed,
             Cause::NotReexecuted => CauseSchema::NotReexecuted,
             Cause::NotTakenBack => CauseSchema::NotTakenBack,
+            Cause::ProgramNotStarted => CauseSchema::ProgramNotStarted,
+            Cause::ProgramEnded => CauseSchema::ProgramEnded,
+            Cause::ProgramNotReady => CauseSchema::ProgramNotReady,
+            Cause::ProgramUnsettled => CauseSchema::ProgramUnsettled,
+            Cause::ProgramDown => CauseSchema::ProgramDown,
+            Cause::HookFailed => CauseSchema::HookFailed,
+            Cause::ReloadRefused => CauseSchema::ReloadRefused,
+            Cause::Unproved => CauseSchema::Unproved,
+            Cause::Unfit => CauseSchema::Unfit,
+            Cause::StopForced => CauseSchema::StopForced,
+            Cause::NotQuiet => CauseSchema::NotQuiet,
+            Cause::StateNotSaved => CauseSchema::StateNotSaved,
+            Cause::Overdue => CauseSchema::Overdue,
         }
     }
 

@@ -49,7 +49,8 @@ impl Operation {
             Some(Outcome::NotReady) => "The candidate was not ready; nothing changed",
             Some(Outcome::RolledBack) => "It was begun and undone",
             Some(Outcome::Unknown) => "The outcome is unknown",
-            Some(Outcome::Applied | Outcome::Unchanged | Outcome::AppliedWithLosses) | None => "No error",
+            Some(Outcome::Applied | Outcome::Unchanged | Outcome::AppliedWithLosses | Outcome::Sent)
+            | None => "No error",
         };
         ProblemDetails {
             operation_id: Some(self.id.clone()),

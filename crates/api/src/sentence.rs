@@ -24,6 +24,7 @@ impl Operation {
             Outcome::Rejected if self.refused.is_some() => self.why(),
             Outcome::Rejected => self.failed("rejected"),
             Outcome::NotReady => self.failed("not ready"),
+            Outcome::Sent => format!("sent, not confirmed: {}", self.title()),
             Outcome::RolledBack => self.rolled_back(),
             Outcome::Unknown => format!(
                 "unknown: {}, so nobody can say how {} {} ended; 'handover status' says what serves",
@@ -95,6 +96,19 @@ impl Operation {
                 self.losses
             ),
             Kind::Stop => format!("{word}: stopped, {}, in {took}", self.losses),
+            // These have sentences of their own.
+            Kind::ProgramStart
+            | Kind::ProgramStop
+            | Kind::ProgramRestart
+            | Kind::ProgramReload
+            | Kind::ProgramDeploy
+            | Kind::ProgramRollback
+            | Kind::ProgramConfirm
+            | Kind::ProgramCancel
+            | Kind::Pause
+            | Kind::ResumeTraffic
+            | Kind::DrainEndpoint
+            | Kind::EnableEndpoint => format!("{word}: {} in {took}", self.title()),
         }
     }
 
@@ -154,7 +168,7 @@ impl Operation {
                 let (took, back) = (human_ms(self.ms), self.unless_confirmed());
                 return format!("unchanged: adopted the worker that was running, {serves}, in {took}{back}");
             }
-            Kind::Start | Kind::Upgrade | Kind::Confirm | Kind::Cancel | Kind::Resume | Kind::Stop => {
+            _ => {
                 return format!("unchanged: {} had nothing to do; {serves}", self.title());
             }
         };
@@ -235,7 +249,7 @@ impl Operation {
     pub fn http_status(&self) -> u16 {
         match self.outcome {
             None => 202,
-            Some(Outcome::Applied | Outcome::Unchanged | Outcome::AppliedWithLosses) => 200,
+            Some(Outcome::Applied | Outcome::Unchanged | Outcome::AppliedWithLosses | Outcome::Sent) => 200,
             Some(Outcome::Rejected) if self.cause == Some(Cause::Pending) => 409,
             Some(Outcome::Rejected) if self.kind != Kind::Action => 422,
             Some(_) => 500,

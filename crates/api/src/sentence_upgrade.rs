@@ -90,7 +90,7 @@ impl Operation {
                 format!("not ready: {why}; {still}{}", if over { STAYS } else { "" })
             }
             Outcome::RolledBack => self.upgrade_rolled_back(upgrade),
-            Outcome::Unchanged | Outcome::Unknown => return None,
+            Outcome::Unchanged | Outcome::Sent | Outcome::Unknown => return None,
         })
     }
 

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::outcome::PhaseSchema;
-use crate::{Binary, Certificate, Generation, Operation, Pending, Phase, WorkerRole};
+use crate::{
+    Binary, Certificate, Generation, Operation, PauseStatus, Pending, Phase, ProgramStatus, WorkerRole,
+};
 
 /// One listening address that the supervisor holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -110,6 +112,15 @@ pub struct Status {
     pub connections: Option<u64>,
     /// The addresses that are held.
     pub listeners: Vec<ListenerStatus>,
+    /// The programs that the supervisor runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<ProgramStatus>,
+    /// Everything that is paused: programs, and services, routes and listeners.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paused: Vec<PauseStatus>,
+    /// Endpoints that get nothing new because an operator said so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints_off: Vec<String>,
     /// The server's own actions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actions: Vec<String>,

@@ -89,6 +89,13 @@ pub enum Request {
         /// How long the drain may take; `Limits::drain` if none.
         limit: Option<Duration>,
     },
+    /// Something about programs, or the traffic to them. The driver knows what; the machine carries it.
+    Carried {
+        /// What kind: one that [`Kind::is_carried`].
+        kind: Kind,
+        /// The longest that it may take; it is called off then.
+        limit: Duration,
+    },
 }
 
 /// Under which terms a change stays.
@@ -128,6 +135,30 @@ pub enum Kind {
     Resume,
     /// A stop.
     Stop,
+    /// A program that is stopped is started.
+    ProgramStart,
+    /// A program is stopped, until somebody starts it.
+    ProgramStop,
+    /// New copies of a program take over from those that run.
+    ProgramRestart,
+    /// A program is told to read its configuration anew.
+    ProgramReload,
+    /// Another slot or directory of a program takes over.
+    ProgramDeploy,
+    /// The slot that served before a deploy takes over again; also the supervisor's own when nobody confirms a deploy.
+    ProgramRollback,
+    /// A deploy stays.
+    ProgramConfirm,
+    /// A deploy is taken back.
+    ProgramCancel,
+    /// New requests for something are held.
+    Pause,
+    /// What was held goes on. (`Resume` is the opposite of a drain of the whole server.)
+    ResumeTraffic,
+    /// An endpoint gets nothing new.
+    DrainEndpoint,
+    /// An endpoint gets requests again.
+    EnableEndpoint,
 }
 
 impl Terms {
@@ -152,6 +183,50 @@ impl Kind {
             Self::Drain => "drain",
             Self::Resume => "resume",
             Self::Stop => "stop",
+            Self::ProgramStart => "program_start",
+            Self::ProgramStop => "program_stop",
+            Self::ProgramRestart => "program_restart",
+            Self::ProgramReload => "program_reload",
+            Self::ProgramDeploy => "program_deploy",
+            Self::ProgramRollback => "program_rollback",
+            Self::ProgramConfirm => "program_confirm",
+            Self::ProgramCancel => "program_cancel",
+            Self::Pause => "pause",
+            Self::ResumeTraffic => "resume_traffic",
+            Self::DrainEndpoint => "drain_endpoint",
+            Self::EnableEndpoint => "enable_endpoint",
+        }
+    }
+
+    /// Whether it is about programs and the traffic to them, not about the server: the machine then only says when it may begin, and
+    /// carries it until it has ended.
+    #[must_use]
+    pub const fn is_carried(self) -> bool {
+        match self {
+            Self::ProgramStart
+            | Self::ProgramStop
+            | Self::ProgramRestart
+            | Self::ProgramReload
+            | Self::ProgramDeploy
+            | Self::ProgramRollback
+            | Self::ProgramConfirm
+            | Self::ProgramCancel
+            | Self::Pause
+            | Self::ResumeTraffic
+            | Self::DrainEndpoint
+            | Self::EnableEndpoint => true,
+            Self::Start
+            | Self::Reload
+            | Self::DryRun
+            | Self::Rollback
+            | Self::Restore
+            | Self::Upgrade
+            | Self::Confirm
+            | Self::Cancel
+            | Self::Action
+            | Self::Drain
+            | Self::Resume
+            | Self::Stop => false,
         }
     }
 }
@@ -180,6 +255,7 @@ impl Request {
             Self::Drain { .. } => Kind::Drain,
             Self::Resume => Kind::Resume,
             Self::Stop { .. } => Kind::Stop,
+            Self::Carried { kind, .. } => kind,
         }
     }
 }
@@ -355,6 +431,7 @@ pub fn admit(now: &Situation, asked: &Asked) -> Admission {
         },
         Request::Drain { .. } => admit_drain(now),
         Request::Resume => admit_resume(now),
+        Request::Carried { .. } => admit_carried(now),
     }
 }
 
@@ -370,7 +447,18 @@ fn admit_while_stopping(now: &Situation, asked: &Asked) -> Admission {
                 Admission::Join(operation)
             }
         }
+        // Whatever was held has been let go, or refused, before the server said that it stops.
+        (Request::Carried { kind: Kind::ResumeTraffic, .. }, _) => Admission::AlreadySo,
         _ => Admission::Refuse(Refusal::Stopping),
+    }
+}
+
+/// Programs live beside the workers: neither a drain nor a change that awaits confirmation keeps anybody from them.
+fn admit_carried(now: &Situation) -> Admission {
+    match (now.active, now.phase) {
+        (Some(active), _) => busy(active),
+        (None, Phase::New | Phase::Starting) => Admission::Refuse(Refusal::NotStarted),
+        (None, _) => Admission::Start,
     }
 }
 

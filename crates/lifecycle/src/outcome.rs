@@ -23,19 +23,22 @@ pub enum Outcome {
     RolledBack,
     /// Done, but connections were cut: the counts are in the operation's losses.
     AppliedWithLosses,
+    /// A program was told, and nothing proves that it did what it was told.
+    Sent,
     /// It could not be found out what happened. The operation's message says how to find out.
     Unknown,
 }
 
 impl Outcome {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Applied,
         Self::Unchanged,
         Self::Rejected,
         Self::NotReady,
         Self::RolledBack,
         Self::AppliedWithLosses,
+        Self::Sent,
         Self::Unknown,
     ];
 
@@ -49,6 +52,7 @@ impl Outcome {
             Self::NotReady => "not_ready",
             Self::RolledBack => "rolled_back",
             Self::AppliedWithLosses => "applied_with_losses",
+            Self::Sent => "sent",
             Self::Unknown => "unknown",
         }
     }
@@ -59,7 +63,7 @@ impl Outcome {
         matches!(self, Self::Applied | Self::Unchanged | Self::AppliedWithLosses)
     }
 
-    /// Whether it is certain that what was asked for is not so. `Unknown` is neither this nor a success.
+    /// Whether it is certain that what was asked for is not so. `Sent` and `Unknown` are neither this nor a success.
     #[must_use]
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Rejected | Self::NotReady | Self::RolledBack)
@@ -144,6 +148,32 @@ pub enum Cause {
     NotReexecuted,
     /// The upgrade was to be taken back, and nothing of the binary before could be made to serve: the new one serves on.
     NotTakenBack,
+    /// The first process of a program's copy could not be started.
+    ProgramNotStarted,
+    /// A new copy of a program ended before it was ready.
+    ProgramEnded,
+    /// A new copy of a program was not ready in time.
+    ProgramNotReady,
+    /// A new copy of a program was ready, and did not stay so.
+    ProgramUnsettled,
+    /// The new copies failed, and those before could not be started again: nothing of the program runs, and it is tried again.
+    ProgramDown,
+    /// The hook that prepares a slot failed.
+    HookFailed,
+    /// The program said that it did not reload.
+    ReloadRefused,
+    /// A signal was sent, and nothing says what became of it.
+    Unproved,
+    /// What was asked for does not fit the program, or what the configuration says about it.
+    Unfit,
+    /// What did not end in time was killed.
+    StopForced,
+    /// What was in flight did not end in time.
+    NotQuiet,
+    /// What a start has to know could not be written down.
+    StateNotSaved,
+    /// It did not end within the longest time that it may take.
+    Overdue,
 }
 
 impl fmt::Display for Cause {
@@ -180,6 +210,19 @@ impl fmt::Display for Cause {
             Self::HandoffFailed => "the handoff was called off",
             Self::NotReexecuted => "the supervisor could not become the new binary and goes on as it was",
             Self::NotTakenBack => "it was to be taken back, and the binary before could not be made to serve",
+            Self::ProgramNotStarted => "the program could not be started",
+            Self::ProgramEnded => "the new copy ended before it was ready",
+            Self::ProgramNotReady => "the new copy was not ready in time",
+            Self::ProgramUnsettled => "the new copy was ready and did not stay so",
+            Self::ProgramDown => "the new copy failed, and the one before could not be started again",
+            Self::HookFailed => "the hook failed",
+            Self::ReloadRefused => "the program refused to reload",
+            Self::Unproved => "nothing says what became of the signal",
+            Self::Unfit => "the configuration does not allow it",
+            Self::StopForced => "what did not end in time was killed",
+            Self::NotQuiet => "what was in flight did not end in time",
+            Self::StateNotSaved => "what the next start has to know could not be written down",
+            Self::Overdue => "it took longer than it may",
         })
     }
 }

@@ -54,7 +54,24 @@ impl Unfinished {
             (Kind::Start | Kind::Reload | Kind::Rollback | Kind::Restore, _, _)
             | (Kind::DryRun | Kind::Upgrade | Kind::Confirm | Kind::Cancel, _, _) => Outcome::NotReady,
             (Kind::Drain | Kind::Stop, _, Some(_)) => Outcome::RolledBack,
-            (Kind::Drain | Kind::Stop, _, None) | (Kind::Action | Kind::Resume, _, _) => Outcome::Unknown,
+            (Kind::Drain | Kind::Stop, _, None)
+            | (Kind::Action | Kind::Resume, _, _)
+            | (
+                Kind::ProgramStart
+                | Kind::ProgramStop
+                | Kind::ProgramRestart
+                | Kind::ProgramReload
+                | Kind::ProgramDeploy
+                | Kind::ProgramRollback
+                | Kind::ProgramConfirm
+                | Kind::ProgramCancel
+                | Kind::Pause
+                | Kind::ResumeTraffic
+                | Kind::DrainEndpoint
+                | Kind::EnableEndpoint,
+                _,
+                _,
+            ) => Outcome::Unknown,
         };
         let made = if outcome == Outcome::Applied { self.intent } else { None };
         let made = made.filter(|_| self.upgrade.is_none());

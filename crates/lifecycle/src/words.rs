@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GenerationNumber, WorkerKey};
+use crate::{CandidateKey, GenerationNumber, WorkerKey};
 
 /// Where a candidate's bytes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,12 @@ pub enum Exam {
     /// Whether the binary that is to be executed ([`Binary::Candidate`] in a dry run, else [`Binary::Serving`]) can go on
     /// with what [`crate::Machine::save`] says now.
     Rehearsal,
+    /// Whether the programs of this candidate that differ from those that run get ready. They are kept, and get no
+    /// requests, until the candidate serves; [`crate::Effect::Release`] of it, or [`crate::Effect::CallOff`], ends them.
+    Programs {
+        /// Which.
+        candidate: CandidateKey,
+    },
 }
 
 /// What came out of an exam.
@@ -130,6 +136,26 @@ pub enum StepName {
     Resume,
     /// The worker's process ends.
     StopWorker,
+    /// The hook prepares a program's slot.
+    Hook,
+    /// Copies of a program are started.
+    StartProgram,
+    /// They prove that they are ready.
+    Ready,
+    /// They are watched for a moment, whether they stay so.
+    SettleProgram,
+    /// Requests go to them from now on.
+    Switch,
+    /// What is in flight at the old ones ends.
+    Quiet,
+    /// The old ones are asked to stop.
+    StopProgram,
+    /// A program reads its configuration anew.
+    ReloadProgram,
+    /// New requests are held.
+    Hold,
+    /// Those that were held go on.
+    Release,
     /// The outcome is written into the journal.
     Record,
 }
