@@ -7,6 +7,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use handover_api::Actor;
+
 /// One request about a program, an endpoint, or what can be paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
@@ -15,6 +17,17 @@ pub struct Asked {
     pub target: Option<String>,
     /// What is to be done.
     pub what: What,
+}
+
+/// Who asks, for what has to be told later: a deploy that awaits confirmation, a pause.
+#[derive(Debug, Clone)]
+pub(crate) struct Asker {
+    /// The operation's public ID.
+    pub(crate) id: String,
+    /// Who.
+    pub(crate) actor: Actor,
+    /// Why.
+    pub(crate) comment: Option<String>,
 }
 
 /// What is to be done.

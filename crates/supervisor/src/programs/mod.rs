@@ -30,10 +30,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use handover_api::{LogLine, PauseStatus, ProgramStatus};
 use handover_lifecycle::OperationKey;
+use tokio::sync::broadcast;
 
 use crate::protocol::{Address, Names, ProgramSpec, Traffic};
 
+pub(crate) use asked::Asker;
 pub use asked::{Asked, What};
 pub(crate) use out::{Ended, Kept, Out, Said};
 
@@ -90,8 +93,8 @@ impl Programs {
     pub(crate) fn take(&mut self, _happened: Happened) {}
 
     /// A carried operation begins. It ends with [`Out::Ended`], at once or within [`Programs::limit`].
-    pub(crate) fn ask(&mut self, operation: OperationKey, asked: &Asked) {
-        let _ = (operation, asked);
+    pub(crate) fn ask(&mut self, operation: OperationKey, asked: &Asked, asker: Asker) {
+        let _ = (operation, asked, asker);
     }
 
     /// The longest time that it may take.
@@ -158,10 +161,37 @@ impl Programs {
         std::mem::take(&mut self.out)
     }
 
+    /// All programs, by name, for `status`. Asks nobody and reads little: memory and connections are those that
+    /// [`Programs::measure`] found.
+    pub(crate) fn status(&self) -> Vec<ProgramStatus> {
+        Vec::new()
+    }
+
+    /// The same with memory and connections as they are now: to be run on a thread that may block.
+    pub(crate) fn measure(&self) -> impl FnOnce() -> Vec<ProgramStatus> + Send + 'static + use<> {
+        let status = self.status();
+        move || status
+    }
+
+    /// Everything that is paused.
+    pub(crate) fn paused(&self) -> Vec<PauseStatus> {
+        Vec::new()
+    }
+
+    /// Endpoints that get nothing new because an operator said so.
+    pub(crate) fn endpoints_off(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The last lines that the program has written, oldest first; `None` if there is no such program.
-    pub(crate) fn logs(&self, name: &str, lines: usize) -> Option<Vec<String>> {
+    pub(crate) fn logs(&self, name: &str, lines: usize) -> Option<Vec<LogLine>> {
         let _ = (name, lines);
         None
+    }
+
+    /// All lines that programs write from now on.
+    pub(crate) fn follow(&self) -> broadcast::Receiver<LogLine> {
+        broadcast::channel(1).1
     }
 
     /// All of this, for the supervisor's next life: by `execve`, or kept by the worker (`Keep`). The same bytes.

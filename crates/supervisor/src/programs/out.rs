@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use handover_api::{Losses, Problem};
+use handover_api::{Losses, Problem, ProgramResult};
 use handover_lifecycle::{Cause, OperationKey, Outcome, StepName};
 
 use super::asked::Asked;
@@ -66,6 +66,8 @@ pub(crate) struct Ended {
     pub(crate) losses: Losses,
     /// What the program itself has answered.
     pub(crate) answer: Option<String>,
+    /// What became of the program: figures, last lines, what serves.
+    pub(crate) program: ProgramResult,
 }
 
 /// What is left to the next supervisor.
