@@ -95,6 +95,30 @@ pub enum Refused {
         /// The names that there are.
         known: Vec<String>,
     },
+    /// No program has this name.
+    #[error(
+        "there is no program {name:?}; {}",
+        if known.is_empty() { "this server runs none".to_owned() } else { format!("there are: {}", known.join(", ")) }
+    )]
+    NoSuchProgram {
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// Nothing that could be paused, or no endpoint, has this name.
+    #[error(
+        "there is no {what} {name:?}; {}",
+        if known.is_empty() { "there are none".to_owned() } else { format!("there are: {}", known.join(", ")) }
+    )]
+    NoSuchTarget {
+        /// What it was looked for among: `endpoint`, `program, service, route or listener`.
+        what: &'static str,
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are, as they can be asked for.
+        known: Vec<String>,
+    },
     /// The Idempotency-Key was used for something else.
     #[error("the key {id:?} is that of an earlier {}: use another", kind.as_str())]
     KeyReused {
@@ -153,6 +177,8 @@ impl Refused {
             Self::Stale { .. } => "stale",
             Self::Forbidden { .. } => "forbidden",
             Self::NoSuchAction { .. } => "no_such_action",
+            Self::NoSuchProgram { .. } => "no_such_program",
+            Self::NoSuchTarget { .. } => "no_such_target",
             Self::KeyReused { .. } => "key_reused",
             Self::Journal(_) => "journal",
             Self::Unavailable(_) => "unavailable",
@@ -173,7 +199,11 @@ impl Refused {
             | Self::NoWorker => 409,
             Self::Stale { .. } => 412,
             Self::Forbidden { .. } => 403,
-            Self::NoSuchAction { .. } | Self::NoSuchGeneration { .. } | Self::NoPreviousBinary(_) => 404,
+            Self::NoSuchAction { .. }
+            | Self::NoSuchGeneration { .. }
+            | Self::NoSuchProgram { .. }
+            | Self::NoSuchTarget { .. }
+            | Self::NoPreviousBinary(_) => 404,
             Self::KeyReused { .. } | Self::Archive(_) => 422,
             Self::Journal(_) => 500,
             Self::Unavailable(_) => 503,
@@ -198,6 +228,8 @@ impl Refused {
             Self::Stale { .. } => "Another generation serves",
             Self::Forbidden { .. } => "Not permitted",
             Self::NoSuchAction { .. } => "No such action",
+            Self::NoSuchProgram { .. } => "No such program",
+            Self::NoSuchTarget { .. } => "Nothing has this name",
             Self::KeyReused { .. } => "The Idempotency-Key was used for something else",
             Self::Journal(_) => "The journal cannot be written",
             Self::Unavailable(_) => "The supervisor does not answer",

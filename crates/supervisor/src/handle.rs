@@ -7,11 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_api::{Actor, Diff, Event, Generation, Operation, Problem, Refused, Status};
+use handover_api::{
+    Actor, Diff, Event, Generation, LogLine, Operation, Problem, ProgramStatus, Refused, Status,
+};
 use handover_handoff::Bundle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::control::Crossing;
+pub use crate::programs::{Asked as ProgramAsked, What as ProgramWhat};
 use crate::protocol::Settings;
 
 /// How many requests may wait for the driver; further ones wait with whoever asks.
@@ -140,6 +143,8 @@ pub enum Ask {
     },
     /// Serve again after a drain.
     Resume,
+    /// Something about a program, or about the traffic to something.
+    Program(ProgramAsked),
     /// Drain and exit.
     Stop {
         /// Without draining.
@@ -233,6 +238,15 @@ pub struct BackupParts {
     pub history: Vec<Operation>,
 }
 
+/// What a program has written, and what it writes from now on.
+#[derive(Debug)]
+pub struct ProgramLogs {
+    /// The last lines, oldest first.
+    pub lines: Vec<LogLine>,
+    /// Lines of all programs that come after those; a receiver that is too slow is told how many it missed.
+    pub follow: broadcast::Receiver<LogLine>,
+}
+
 /// How many operations go into a backup.
 pub const BACKUP_HISTORY: usize = 100;
 
@@ -261,6 +275,8 @@ pub(crate) enum Command {
     Certificates(oneshot::Sender<Option<String>>),
     Metrics(oneshot::Sender<String>),
     Connections(oneshot::Sender<Option<String>>),
+    Programs(oneshot::Sender<Vec<ProgramStatus>>),
+    Logs(String, usize, oneshot::Sender<Result<ProgramLogs, Refused>>),
     ReopenLogs,
 }
 
@@ -367,6 +383,22 @@ impl DriverHandle {
     /// [`Refused::Unavailable`].
     pub async fn connections(&self) -> Result<Option<String>, Refused> {
         self.ask(Command::Connections).await
+    }
+
+    /// The programs, with memory and connections as they are now.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn programs(&self) -> Result<Vec<ProgramStatus>, Refused> {
+        self.ask(Command::Programs).await
+    }
+
+    /// The last `lines` lines that a program has written, and those that it writes from now on.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`]; [`Refused::NoSuchProgram`].
+    pub async fn logs(&self, name: &str, lines: usize) -> Result<ProgramLogs, Refused> {
+        self.ask(|answer| Command::Logs(name.to_owned(), lines, answer)).await?
     }
 
     /// Opens log files again, in supervisor and worker.

@@ -17,7 +17,7 @@ use handover_lifecycle::{Cause, Kind, OperationKey, Verdict};
 use tokio::sync::oneshot;
 
 use crate::driver::Loaded;
-use crate::handle::{Ask, NewOperation, Ticket};
+use crate::handle::{Ask, NewOperation, ProgramWhat, Ticket};
 use crate::journal::now;
 use crate::protocol::GuardLimits;
 
@@ -302,6 +302,9 @@ pub(crate) fn described(id: String, new: &NewOperation) -> Operation {
         operation.source = Some(restored.source.clone());
         operation.warnings.clone_from(&restored.notes);
     }
+    if let Ask::Program(asked) = &new.ask {
+        operation.target.clone_from(&asked.target);
+    }
     operation.comment.clone_from(&new.comment);
     operation.message = operation.sentence();
     operation
@@ -322,7 +325,26 @@ pub(crate) fn kind_of(ask: &Ask) -> Kind {
         Ask::Action { .. } => Kind::Action,
         Ask::Drain { .. } => Kind::Drain,
         Ask::Resume => Kind::Resume,
+        Ask::Program(asked) => kind_of_program(&asked.what),
         Ask::Stop { .. } => Kind::Stop,
+    }
+}
+
+/// The same for what is about programs.
+pub(crate) fn kind_of_program(what: &ProgramWhat) -> Kind {
+    match what {
+        ProgramWhat::Start => Kind::ProgramStart,
+        ProgramWhat::Stop => Kind::ProgramStop,
+        ProgramWhat::Restart { .. } => Kind::ProgramRestart,
+        ProgramWhat::Reload => Kind::ProgramReload,
+        ProgramWhat::Deploy { .. } => Kind::ProgramDeploy,
+        ProgramWhat::Rollback => Kind::ProgramRollback,
+        ProgramWhat::Confirm => Kind::ProgramConfirm,
+        ProgramWhat::Cancel => Kind::ProgramCancel,
+        ProgramWhat::Pause { .. } => Kind::Pause,
+        ProgramWhat::Resume => Kind::ResumeTraffic,
+        ProgramWhat::DrainEndpoint { .. } => Kind::DrainEndpoint,
+        ProgramWhat::EnableEndpoint => Kind::EnableEndpoint,
     }
 }
 

@@ -246,6 +246,7 @@ fn word_for(ask: &Ask) -> String {
         Ask::Resume => "resume".to_owned(),
         Ask::Stop { .. } => "stop".to_owned(),
         Ask::Action { name, .. } => format!("action {name}"),
+        Ask::Program(asked) => super::programs::word_for(asked),
     }
 }
 

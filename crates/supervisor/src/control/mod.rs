@@ -33,6 +33,7 @@ mod expiring;
 #[allow(unused_qualifications, reason = "what utoipa's macros write")]
 mod looking;
 mod openapi;
+mod programs;
 mod role;
 mod server;
 #[cfg(test)]

@@ -89,6 +89,7 @@ impl Driver {
             Ask::Drain { .. } => Kind::Drain,
             Ask::Resume => Kind::Resume,
             Ask::Stop { .. } => Kind::Stop,
+            Ask::Program(ref asked) => crate::operations::kind_of_program(&asked.what),
         };
         let id = new.id.clone().unwrap_or_else(|| "op-1".to_owned());
         let mut operation = Operation::running(id, kind, new.actor.clone(), now());

@@ -8,7 +8,7 @@ use super::exams::asked_for;
 use super::{Checked, Driver, Input, RefusalAnswer};
 use crate::handle::{Ask, Command, NewOperation, Terms, Ticket, WhichBinary};
 use crate::journal::Journal;
-use crate::operations::{Admission, described, kind_of};
+use crate::operations::{Admission, described, kind_of, kind_of_program};
 use crate::protocol::GuardLimits;
 
 impl Driver {
@@ -31,6 +31,11 @@ impl Driver {
             Command::Certificates(answer) => self.certificates(answer),
             Command::Metrics(answer) => self.metrics(answer),
             Command::Connections(answer) => self.connections(answer),
+            // As long as no program runs.
+            Command::Programs(answer) => drop(answer.send(Vec::new())),
+            Command::Logs(name, _, answer) => {
+                let _ = answer.send(Err(Refused::NoSuchProgram { name, known: Vec::new() }));
+            }
             Command::ReopenLogs => self.reopen_logs(),
         }
     }
@@ -180,6 +185,9 @@ impl Driver {
             }
             Ask::Drain { limit } => Request::Drain { limit: limit.or(drain_limit) },
             Ask::Resume => Request::Resume,
+            Ask::Program(asked) => {
+                Request::Carried { kind: kind_of_program(&asked.what), limit: std::time::Duration::from_secs(60) }
+            }
             Ask::Stop { now, limit } => Request::Stop { now: *now, limit: limit.or(drain_limit) },
         };
         let caller = if new.actor.signal.is_some() { Caller::Signal } else { Caller::Waiting };
