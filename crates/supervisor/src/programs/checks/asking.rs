@@ -1,0 +1,1 @@
+//! One strict HTTP/1.1 request to one copy.

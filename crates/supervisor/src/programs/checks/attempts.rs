@@ -1,0 +1,1 @@
+//! Pauses between tries, and connections that a copy has accepted.

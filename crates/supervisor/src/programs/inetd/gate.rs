@@ -1,0 +1,1 @@
+//! How many processes may be started, and how fast.
