@@ -8,6 +8,7 @@
 //! - `renewals`: one certificate of many renewed: from asking to a handshake that shows it, and memory afterwards;
 //! - `moves`: upgrades with many idle connections: how long they stand still, when the old process is gone;
 //! - `pauses`: how much longer answers take during an upgrade, at half the capacity;
+//! - `programs`: programs restarted, swapped and deployed under load, and what it costs to supervise many;
 //! - `memory`: memory and processes during reloads with WebSockets held.
 //!
 //! The proxies' configurations are in `bench/peers/`.
@@ -24,6 +25,7 @@ mod moves;
 mod origin;
 mod pauses;
 mod peers;
+mod programs;
 mod reloads;
 mod renewals;
 
@@ -64,6 +66,8 @@ enum What {
     Moves(moves::Options),
     /// Measure how much longer answers take while the binary is upgraded, at half the capacity.
     Pauses(pauses::Options),
+    /// Restart, swap and deploy programs under load; supervise many.
+    Programs(programs::Options),
     /// Watch memory and processes during reloads with WebSockets held.
     Memory(memory::Options),
 }
@@ -102,6 +106,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         What::Renewals(options) => renewals::run(options, arguments.json),
         What::Moves(options) => moves::run(options, arguments.json),
         What::Pauses(options) => pauses::run(options, arguments.json),
+        What::Programs(options) => programs::run(options, arguments.json),
         What::Memory(options) => memory::run(options, arguments.json),
     }
 }

@@ -1,7 +1,7 @@
 //! How much longer answers take while the binary is upgraded, at half of what the proxy can do.
 //!
-//! First the capacity is found: a closed loop over many connections. Then the same connections send at half of that rate,
-//! and the proxy is upgraded again and again. Exchanges that end between asking for an upgrade and a moment after the old
+//! First the capacity is found: a closed loop over many connections. Then the same connections send at half of that rate, at
+//! due times from which latencies count, and the proxy is upgraded again and again. Exchanges that end between asking for an upgrade and a moment after the old
 //! process has gone are counted apart; the rest of the same run is what they are compared with.
 
 use std::sync::Arc;
@@ -92,26 +92,21 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
 
 fn one(options: &Options, peer: &mut Peer) -> Result<Line> {
     let target = if options.tls { peer.https() } else { peer.http() };
-    let mix = |seconds, pause_ms, mark| Mix {
+    let mix = |seconds, pace, mark| Mix {
         keepalive: options.connections,
-        pause_ms,
+        pace,
         tls: options.tls.then_some(Suite::Aes128),
         host: if options.tls { certificates::ECDSA } else { "localhost" }.to_owned(),
         mark,
         ..Mix::quiet(target, seconds)
     };
-    let capacity = load::run(&mix(CAPACITY_SECONDS, 0, Arc::default()))?.rate();
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "milliseconds between two requests of a connection, rounded"
-    )]
-    let pause_ms = (options.connections as f64 * 1000.0 / (capacity / 2.0)).round().max(1.0) as u64;
+    let capacity = load::run(&mix(CAPACITY_SECONDS, None, Arc::default()))?.rate();
+    #[allow(clippy::cast_precision_loss, reason = "a few thousand connections")]
+    let pace = Duration::from_secs_f64(options.connections as f64 / (capacity / 2.0));
     let every = Duration::from_millis(options.every_ms);
     let seconds = (every * options.count + 2 * MARGIN).as_secs_f64();
     let mark = Arc::new(AtomicBool::new(false));
-    let running = load::start(&mix(seconds, pause_ms, Arc::clone(&mark)));
+    let running = load::start(&mix(seconds, Some(pace), Arc::clone(&mark)));
     let first = Instant::now() + MARGIN;
     for number in 0..options.count {
         std::thread::sleep((first + every * number).saturating_duration_since(Instant::now()));
@@ -125,7 +120,7 @@ fn one(options: &Options, peer: &mut Peer) -> Result<Line> {
         while !deadline.passed() && before.iter().any(|pid| proc::alive(*pid)) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(2 * pause_ms));
+        std::thread::sleep(2 * pace);
         mark.store(false, Ordering::Relaxed);
     }
     let report = running.finish()?;

@@ -7,6 +7,7 @@
 //! - [`Authority`], [`tls`]: certificates of any kind, and clients that show what a handshake served.
 //! - [`origin`], [`echo`]: servers behind the proxy, steered by the test.
 //! - [`faults`]: what goes wrong, on purpose: frozen processes, foreign listeners, few descriptors, files that hang.
+//! - [`servers`]: real programs that nobody wrote for handover: gunicorn, uvicorn, Node.js, nginx, and one that does everything wrong.
 //! - [`config`]: pieces of configuration files.
 //! - [`proc`]: what the kernel says about a process: children, descriptors, memory, CPU, zombies.
 //!
@@ -35,7 +36,9 @@ pub mod origin;
 pub mod pattern;
 pub mod proc;
 pub mod program;
+pub mod programs;
 pub mod relay;
+pub mod servers;
 pub mod systemd;
 pub mod tls;
 pub mod tunnel;
@@ -68,6 +71,7 @@ pub use handshakes::{Handshakes, Met};
 pub use ports::Port;
 pub use process::{Output, Process, run, signal, wait_for_exit};
 pub use program::{Program, sha256};
+pub use programs::{Programs, Said, Way};
 pub use rustix::process::Signal;
 pub use serving::{SITE, Secure, Serving, operation_of, text_at};
 pub use signer::{Signer, signature_of};

@@ -108,7 +108,7 @@ impl Shared {
 pub(super) async fn run(mix: Mix, tls: Option<Tls>, until: Instant) -> Tallies {
     let mut all: Vec<(&'static str, Rc<Shared>)> = Vec::new();
     let mut tasks = JoinSet::new();
-    let pause = Duration::from_millis(mix.pause_ms);
+    let pause = mix.pace.unwrap_or(Duration::from_millis(mix.pause_ms));
     let idle = Duration::from_millis(mix.idle_every_ms);
     let mut kind = |name, count: usize, last: bool| {
         let shared = Shared::new(&mix, until, last, tls.clone());
@@ -118,7 +118,12 @@ pub(super) async fn run(mix: Mix, tls: Option<Tls>, until: Instant) -> Tallies {
         shared
     };
     let shared = kind("keepalive", mix.keepalive, false);
-    spawn(&mut tasks, mix.keepalive, pause, |_| kept(Rc::clone(&shared), pause));
+    match mix.pace {
+        Some(pace) => {
+            spawn(&mut tasks, mix.keepalive, pace, |wait| later(wait, paced(Rc::clone(&shared), pace)));
+        }
+        None => spawn(&mut tasks, mix.keepalive, pause, |_| kept(Rc::clone(&shared), pause)),
+    }
     let shared = kind("idle", mix.idle, false);
     spawn(&mut tasks, mix.idle, idle, |wait| later(wait, kept(Rc::clone(&shared), idle)));
     let shared = kind("fresh_loop", mix.fresh_loop, true);
@@ -161,6 +166,22 @@ async fn kept(shared: Rc<Shared>, rest: Duration) {
         let Some(mut client) = shared.connect().await else { continue };
         while !shared.over() && shared.ask(&mut client, Instant::now()).await {
             if !rest.is_zero() && !client.rest(rest.min(left(shared.until))).await {
+                shared.tally.borrow_mut().closed_idle += 1;
+                break;
+            }
+        }
+    }
+}
+
+/// A kept connection whose requests have their due times, from which latencies count: one that is late is not left out.
+async fn paced(shared: Rc<Shared>, pace: Duration) {
+    let mut due = Instant::now();
+    while !shared.over() {
+        let Some(mut client) = shared.connect().await else { continue };
+        while !shared.over() && shared.ask(&mut client, due).await {
+            due += pace;
+            let wait = due.saturating_duration_since(Instant::now());
+            if !wait.is_zero() && !client.rest(wait.min(left(shared.until))).await {
                 shared.tally.borrow_mut().closed_idle += 1;
                 break;
             }

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 pub(crate) use client::{Client, Expect};
 #[cfg(test)]
 use report::Part;
-pub(crate) use report::{Report, counts};
+pub(crate) use report::{Latency, Report, counts};
 use tally::Tally;
 pub(crate) use wire::{Suite, Tls};
 
@@ -68,6 +68,9 @@ pub(crate) struct Mix {
     /// Milliseconds that those rest between two requests.
     #[arg(long, default_value_t = 0)]
     pub(crate) pause_ms: u64,
+    /// From one request of such a connection to the next, whatever the answers do (open loop), instead of a rest.
+    #[arg(skip)]
+    pub(crate) pace: Option<Duration>,
     /// New connections a second, one request each.
     #[arg(long, default_value_t = 0)]
     pub(crate) fresh_rate: usize,
@@ -121,6 +124,7 @@ impl Mix {
             host: "localhost".to_owned(),
             keepalive: 0,
             pause_ms: 0,
+            pace: None,
             fresh_rate: 0,
             fresh_loop: 0,
             idle: 0,
