@@ -33,7 +33,7 @@ mod worker;
 pub use drain::{Drain, DrainEnd, LONGEST_DRAIN};
 pub use files::MAX_FILE_BYTES;
 pub use host::{HostOptions, host};
-pub use prepare::{BindError, Bound, GivenTop, Prepare};
+pub use prepare::{BindError, Bound, CalledOff, GivenTop, Prepare};
 pub use server::{
     Adopted, Call, Certificates, Context, Counters, Kept, LISTEN_VARIABLE_PREFIX, LoadError, Movable, Mover,
     Moves, Reloadable, Server, Sockets, Tracked, TrackedStream,

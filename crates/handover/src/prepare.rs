@@ -106,14 +106,16 @@ pub enum BindError {
 
 /// A flag that says that nobody waits for the result any more. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct CalledOff(Arc<AtomicBool>);
+pub struct CalledOff(Arc<AtomicBool>);
 
 impl CalledOff {
     pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    pub(crate) fn is_set(&self) -> bool {
+    /// Whether it is so.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }

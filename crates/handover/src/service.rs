@@ -11,9 +11,12 @@
 //!            serving
 //! ```
 
+use std::time::Duration;
+
 use crate::drain::Drain;
 use crate::moving::Moving;
-use crate::prepare::Prepare;
+use crate::prepare::{CalledOff, Prepare};
+use crate::traffic::{Quiet, Target, Traffic};
 use crate::types::{Change, Figures, Losses, Problem, Settings};
 use crate::watch::Watch;
 use crate::worker::WorkerHandle;
@@ -99,6 +102,19 @@ pub trait Service: Send + Sync + 'static {
     /// The sentence that says why it did not work; answered with status 500.
     fn action(&self, name: &str, _body: &str, _files: &mut Prepare) -> Result<String, String> {
         Err(format!("there is no action named {name:?}"))
+    }
+
+    /// Says where requests for programs go, what is taken out, and what is held: all of it, in place of what was said
+    /// before. Returns when every thread acts on it. What was said before a [`Candidate::commit`] holds from its first
+    /// request on; it may come before the first generation, and outlives them all.
+    ///
+    /// By default nothing: a service that passes nothing to programs has no use for it.
+    fn traffic(&self, _traffic: Traffic) {}
+
+    /// Waits until nothing of this is in flight any more, for `limit` at most, or until nobody waits for the answer; cuts
+    /// nothing. May block: it has a thread of its own.
+    fn quiet(&self, _target: &Target, _limit: Duration, _called_off: &CalledOff) -> Quiet {
+        Quiet::default()
     }
 
     /// How its live connections move to another worker; `None` if they cannot, and then the new worker accepts while

@@ -17,4 +17,18 @@ pub mod program {
 /// Where requests for programs go, what is taken out, and what is held.
 pub mod traffic {
     pub use handover_supervisor::protocol::{Pause, ProgramEndpoint, Target, Traffic};
+
+    /// How a wait for quiet has ended.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    pub struct Quiet {
+        /// What is still in flight: requests, tunnels and connections.
+        pub left: u64,
+        /// What is held now.
+        pub held: u64,
+    }
+
+    impl Quiet {
+        /// Nobody knows, so it does not count as quiet.
+        pub(crate) const UNKNOWN: Self = Self { left: 1, held: 0 };
+    }
 }

@@ -258,7 +258,7 @@ pub enum ToWorker {
         limit: Duration,
     },
     /// Keep these bytes and the descriptors that come with them for the next supervisor: what it needs to go on with the
-    /// programs. They take the place of those of an earlier `Keep`. Not answered.
+    /// programs. They take the place of those of an earlier `Keep`; with nothing at all, let go of those. Not answered.
     Keep {
         /// What the descriptors are, as JSON.
         programs: String,
@@ -307,7 +307,7 @@ pub enum ToWorker {
 pub enum ToSupervisor {
     /// The answer to `Welcome`. It reads the same in every version. With `serving`, the descriptors are: the bundle, then `serving.listeners` in order, then
     /// `serving.held` in order, then carried state if `serving.carried` says so, then the executable if
-    /// `serving.executable` says so.
+    /// `serving.executable` says so, then those that came with the last `Keep`, in order.
     Hello {
         /// [`PROTOCOL_VERSION`] of the worker.
         protocol: u16,
@@ -516,6 +516,9 @@ pub struct Serving {
     /// (Nobody else can find out: it keeps its memory, and with it `/proc/PID/exe`, from other processes.)
     #[serde(default)]
     pub executable: bool,
+    /// What it was told to keep of the programs, if anything; all descriptors after the others came with it.
+    #[serde(default)]
+    pub programs: Option<String>,
 }
 
 /// What a data thread writes into the connection of a `Probe`, as one line of JSON, at most [`MAX_PROBE_BYTES`] long.

@@ -30,6 +30,7 @@ use super::guards::Guards;
 use super::lasting::{Asks, Carried};
 use super::mailbox::{Mailbox, Post};
 use super::moves::{After, Moves, Role};
+use super::traffic::{KeptPrograms, Waits};
 use super::{Notice, Number, SEND_WITHIN};
 use crate::service::Service;
 use crate::types::{ListenerSpec, Losses, Settings};
@@ -96,6 +97,9 @@ pub(crate) struct Control {
     /// Sockets that are kept for the next supervisor, beside those that serve.
     pub(super) held: Vec<(ListenerSpec, OwnedFd)>,
     pub(super) carried: Option<Carried>,
+    /// What the next supervisor needs to go on with the programs.
+    pub(super) kept: Option<KeptPrograms>,
+    pub(super) waits: Waits,
     pub(super) guards: Guards,
     pub(super) asks: Asks,
     pub(super) drains: Drains,
@@ -126,6 +130,8 @@ impl Control {
             served: None,
             held: Vec::new(),
             carried: None,
+            kept: None,
+            waits: Waits::default(),
             guards: Guards::default(),
             asks: Asks::default(),
             drains: Drains::default(),
@@ -390,6 +396,7 @@ impl Control {
         self.channel = None;
         self.drains.forget_calls();
         self.guards.forget();
+        self.waits.call_off();
         if let Some(pending) = self.pending.take() {
             pending.abandon();
         }

@@ -6,14 +6,15 @@ use std::thread;
 use std::time::Duration;
 
 use handover_handoff::Bundle;
-use handover_supervisor::protocol::Report;
+use handover_supervisor::protocol::{Report, Target};
 
 use super::candidates::panic_text;
 use super::mailbox::Post;
 use super::{Notice, Number};
 use crate::drain::Drain;
-use crate::prepare::Prepare;
+use crate::prepare::{CalledOff, Prepare};
 use crate::service::Service;
+use crate::traffic::Quiet;
 use crate::types::Losses;
 
 /// Where to: the service that does the work, and the mailbox that its result goes to.
@@ -64,6 +65,23 @@ impl Errands {
         .unwrap_or_else(|error| {
             tracing::error!("a thread for a report could not be started: {error}");
             self.post.send(Notice::Reported { call, body: String::new() });
+        });
+    }
+
+    /// Waits until nothing of this is in flight.
+    pub(crate) fn quiet(&self, call: Number, target: Target, limit: Duration, called_off: CalledOff) {
+        let service = Arc::clone(&self.service);
+        self.run("quiet", move || {
+            let wait = || service.quiet(&target, limit, &called_off);
+            let quiet = catch_unwind(AssertUnwindSafe(wait)).unwrap_or_else(|payload| {
+                tracing::error!("waiting until {target} is quiet panicked: {}", panic_text(&payload));
+                Quiet::UNKNOWN
+            });
+            Notice::Quiet { call, quiet }
+        })
+        .unwrap_or_else(|error| {
+            tracing::error!("a thread to wait for quiet in could not be started: {error}");
+            self.post.send(Notice::Quiet { call, quiet: Quiet::UNKNOWN });
         });
     }
 

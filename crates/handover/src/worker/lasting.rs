@@ -1,7 +1,7 @@
 //! What outlives a supervisor, and what is asked of one: the greeting, carried state, held sockets, reloads.
 //!
 //! ```text
-//!   Welcome ─▶ Hello: what serves, its listeners, the held ones, the carried state
+//!   Welcome ─▶ Hello: what serves, its listeners, the held ones, the carried state, what is kept of programs
 //!   Carry   ◀─ the service's state that is in no file has changed
 //!   Ask     ◀─ the watch or the service wants a reload ─▶ Asked: what came of it
 //! ```
@@ -88,6 +88,7 @@ impl Control {
                 held: self.held.iter().map(|(spec, _)| spec.clone()).collect(),
                 carried: self.carried.is_some(),
                 executable: executable.is_some(),
+                programs: self.kept.as_ref().map(|kept| kept.programs.clone()),
             })
         });
         let mut fds: Vec<BorrowedFd<'_>> = self.served.iter().flat_map(Served::descriptors).collect();
@@ -95,6 +96,7 @@ impl Control {
             fds.extend(self.held.iter().map(|(_, socket)| socket.as_fd()));
             fds.extend(self.carried.iter().map(|carried| carried.memfd.as_fd()));
             fds.extend(executable.as_ref().map(AsFd::as_fd));
+            fds.extend(self.kept.iter().flat_map(|kept| kept.descriptors()));
         }
         let (version, actions) = (self.version.clone(), self.errands.service.actions());
         let formats = moving::formats(&*self.errands.service);

@@ -59,7 +59,9 @@ impl Control {
                 let todo = self.drains.resume(call);
                 self.carry_out(todo, Losses::default());
             }
-            ToWorker::Traffic { .. } | ToWorker::AwaitQuiet { .. } | ToWorker::Keep { .. } => {}
+            ToWorker::Traffic { call, traffic } => self.traffic(call, *traffic),
+            ToWorker::AwaitQuiet { call, target, limit } => self.await_quiet(call, target, limit),
+            ToWorker::Keep { programs } => self.keep(programs, fds),
             ToWorker::Action { call, name, body } => self.action(call, name, body),
             ToWorker::Report { call, what } => self.errands.report(self.number(call), what),
             ToWorker::Probe { call, nonce } => self.probe(call, nonce, fds.into_iter().next()),
@@ -92,6 +94,7 @@ impl Control {
             }
             Notice::Moved { serial, notice } => self.moved(serial, notice),
             Notice::Probed { call } => self.probed(call),
+            Notice::Quiet { call, quiet } => self.is_quiet(call, quiet),
             Notice::Resumed => {
                 let todo = self.drains.resumed();
                 self.carry_out(todo, Losses::default());

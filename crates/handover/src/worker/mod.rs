@@ -25,6 +25,7 @@ mod messages;
 mod moves;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::fmt;
 use std::io;
@@ -41,6 +42,7 @@ use handover_handoff::{Bundle, Channel};
 use handover_supervisor::protocol::{ListenerSpec, WorkerChannel};
 
 use crate::service::Service;
+use crate::traffic::Quiet;
 use crate::types::Losses;
 use candidates::{Binding, Failed, Ready};
 
@@ -177,6 +179,8 @@ pub(crate) enum Notice {
     Moved { serial: u64, notice: MoveNotice },
     /// Every thread has answered a probe.
     Probed { call: Number },
+    /// A wait for quiet has ended.
+    Quiet { call: Number, quiet: Quiet },
     /// The service cannot go on.
     Failed { why: String },
     /// State that outlives this process has changed.

@@ -217,6 +217,7 @@ impl Worker {
                 held: self.held.iter().map(|(spec, _)| spec.clone()).collect(),
                 carried: self.carried.is_some(),
                 executable: true,
+                programs: None,
             })
         });
         if serving.is_none() {

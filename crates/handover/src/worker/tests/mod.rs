@@ -17,14 +17,16 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::drain::{Drain, DrainEnd};
-use crate::prepare::{BindError, Bound, Prepare};
+use crate::prepare::{BindError, Bound, CalledOff, Prepare};
 use crate::service::Candidate;
+use crate::traffic::{Target, Traffic};
 use crate::types::{Change, ChangeKind, Figures, Problem, Settings, What};
 use crate::watch::Watch;
 
 mod ending;
 mod lasting;
 mod moving;
+mod traffic;
 
 /// No wait of these tests is longer; none is expected to come near it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,6 +61,10 @@ enum Happened {
     Cut,
     Facts(String),
     ClosedListeners,
+    Traffic(Traffic),
+    /// What is waited for, and for how long.
+    Quiet(Target, Duration),
+    CalledOff,
     /// What each file said, and the carried state.
     Read([String; 3], Option<String>),
 }
@@ -74,6 +80,7 @@ struct Scripted {
     attached: Attached,
     figures: Arc<Mutex<Option<Figures>>>,
     watch: Arc<Mutex<Option<Watch>>>,
+    quiet: Mutex<Receiver<Quiet>>,
 }
 
 struct Scriptable {
@@ -188,6 +195,20 @@ impl Service for Scripted {
         self.happened.send(Happened::ClosedListeners).unwrap();
     }
 
+    fn traffic(&self, traffic: Traffic) {
+        assert!(!traffic.off.contains(&"panic".to_owned()), "scripted");
+        self.happened.send(Happened::Traffic(traffic)).unwrap();
+    }
+
+    fn quiet(&self, target: &Target, limit: Duration, called_off: &CalledOff) -> Quiet {
+        self.happened.send(Happened::Quiet(target.clone(), limit)).unwrap();
+        let quiet = self.quiet.lock().unwrap().recv().unwrap();
+        if called_off.is_set() {
+            self.happened.send(Happened::CalledOff).unwrap();
+        }
+        quiet
+    }
+
     fn metrics(&self) -> String {
         "metrics".to_owned()
     }
@@ -237,6 +258,7 @@ struct Worker {
     attached: Attached,
     figures: Arc<Mutex<Option<Figures>>>,
     watch: Arc<Mutex<Option<Watch>>>,
+    quiet: Sender<Quiet>,
     thread: JoinHandle<ExitCode>,
     directory: TempDir,
     calls: u64,
@@ -254,6 +276,7 @@ impl Worker {
         let (scripts, script) = mpsc::channel();
         let (happened_to, happened) = mpsc::channel();
         let (action_word, hanging_action) = mpsc::channel();
+        let (quiet, quiet_word) = mpsc::channel();
         let open = Arc::new(AtomicUsize::new(0));
         let attached = Attached::default();
         let (figures, watch) = (Arc::default(), Arc::default());
@@ -265,6 +288,7 @@ impl Worker {
             attached: Arc::clone(&attached),
             figures: Arc::clone(&figures),
             watch: Arc::clone(&watch),
+            quiet: Mutex::new(quiet_word),
         };
         let directory = tempfile::tempdir().unwrap();
         let setup = Setup {
@@ -283,6 +307,7 @@ impl Worker {
             attached,
             figures,
             watch,
+            quiet,
             thread,
             directory,
             calls: 0,
