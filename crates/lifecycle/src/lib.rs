@@ -18,6 +18,7 @@ mod ids;
 mod limits;
 mod machine;
 mod outcome;
+pub mod program;
 mod recovery;
 mod saved;
 mod view;

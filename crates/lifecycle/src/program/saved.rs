@@ -1,0 +1,28 @@
+//! What of the machine of a program goes through the supervisor's exec, and through its death.
+
+use serde::{Deserialize, Serialize};
+
+use super::EditionKey;
+
+/// All that the machine needs to go on in another process. Times are what is left of them. Every field may be missing: another
+/// version has written it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Saved {
+    /// The next key for a copy or a call.
+    pub next_key: u64,
+}
+
+/// What a start from nothing has to know: written to disk by [`super::Effect::Save`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Durable {
+    /// What serves.
+    pub edition: Option<EditionKey>,
+    /// What a rollback goes to.
+    pub before: Option<EditionKey>,
+    /// If it awaits confirmation: the time left, in milliseconds.
+    pub pending_ms: Option<u64>,
+    /// Whether an operator has stopped it.
+    pub stopped: bool,
+}
