@@ -448,7 +448,9 @@ fn admit_while_stopping(now: &Situation, asked: &Asked) -> Admission {
             }
         }
         // Whatever was held has been let go, or refused, before the server said that it stops.
-        (Request::Carried { kind: Kind::ResumeTraffic, .. }, _) => Admission::AlreadySo,
+        (Request::Carried { kind: Kind::ResumeTraffic, .. }, _) if now.phase == Phase::Stopping => {
+            Admission::AlreadySo
+        }
         _ => Admission::Refuse(Refusal::Stopping),
     }
 }

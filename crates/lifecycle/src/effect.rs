@@ -65,6 +65,23 @@ pub enum Effect {
         /// What.
         exam: Exam,
     },
+    /// Do what this operation, of a [`Kind`] that [`Kind::is_carried`], is about; then report [`crate::Event::Carried`].
+    Carry {
+        /// Which.
+        operation: OperationKey,
+    },
+    /// It takes too long, or the server stops: bring it to an end, whichever way is shorter, and report
+    /// [`crate::Event::Carried`] all the same.
+    CallOffProgram {
+        /// Which.
+        operation: OperationKey,
+    },
+    /// Ask all programs to stop, kill what is left after this time, then report [`crate::Event::ProgramsStopped`]. Said
+    /// again with less time if somebody is in a hurry.
+    StopPrograms {
+        /// How long they have.
+        limit: Duration,
+    },
     /// Start a process from this kept executable. Leads to `WorkerReady`, or `WorkerNotStarted`, or
     /// `WorkerExited`.
     StartWorker {

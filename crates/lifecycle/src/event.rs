@@ -1,7 +1,10 @@
 //! What the driver reports to the machine. What the machine answers with is an [`crate::Effect`].
 
+use std::time::Duration;
+
 use crate::{
-    Asked, CallKey, CandidateKey, Exam, Finding, GenerationNumber, OperationKey, Pending, Source, WorkerKey,
+    Asked, CallKey, CandidateKey, Cause, Exam, Finding, GenerationNumber, OperationKey, Outcome, Pending,
+    Source, WorkerKey,
 };
 
 /// Something that happened. Events about a worker, candidate or call that the machine no longer
@@ -92,6 +95,9 @@ pub enum Event {
         /// Whether it equals, byte for byte, the generation that candidates are compared with:
         /// [`crate::View::compared_with`].
         unchanged: bool,
+        /// If it has programs that differ from those that run and can be proved before it is committed: how long that may
+        /// take. Nothing else is proved of programs here.
+        programs: Option<Duration>,
     },
     /// The worker refused the configuration; it keeps nothing of the candidate.
     Rejected {
@@ -182,6 +188,20 @@ pub enum Event {
         call: CallKey,
         /// Whether it says that it succeeded.
         ok: bool,
+    },
+    /// What [`crate::Effect::Carry`] began has ended, or was called off.
+    Carried {
+        /// Which.
+        operation: OperationKey,
+        /// How.
+        outcome: Outcome,
+        /// Why.
+        cause: Cause,
+    },
+    /// What [`crate::Effect::StopPrograms`] asked for is done: no program runs any more.
+    ProgramsStopped {
+        /// Whether all of them ended by themselves when they were asked to.
+        clean: bool,
     },
     /// What [`crate::Effect::WriteIntent`], [`crate::Effect::WriteUpgrade`], [`crate::Effect::Pending`] or [`crate::Effect::WriteConfirm`] asked for is
     /// written. Not synced:

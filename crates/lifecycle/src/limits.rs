@@ -46,6 +46,10 @@ pub struct Limits {
     pub guard_longest: Duration,
     /// How much later than its guard's time a worker may answer before it counts as hung.
     pub guard_grace: Duration,
+    /// The longest that anything about programs may take.
+    pub carried_longest: Duration,
+    /// From calling such a thing off until it must have ended.
+    pub call_off: Duration,
     /// How long one write of the journal may take.
     pub journal: Duration,
     /// The same where a generation's files are written too: there may be tens of thousands. What serves, serves on.
@@ -85,6 +89,8 @@ impl Limits {
         confirm_longest: Duration::from_secs(7 * 24 * 60 * 60),
         guard_longest: Duration::from_secs(60 * 60),
         guard_grace: Duration::from_secs(5),
+        carried_longest: Duration::from_secs(25 * 60 * 60),
+        call_off: Duration::from_secs(30),
         journal: Duration::from_secs(5),
         intent: Duration::from_secs(30),
         journal_retry: Duration::from_millis(100),
@@ -119,6 +125,8 @@ impl Limits {
             confirm_longest: bounded(self.confirm_longest),
             guard_longest: bounded(self.guard_longest),
             guard_grace: bounded(self.guard_grace),
+            carried_longest: bounded(self.carried_longest),
+            call_off: bounded(self.call_off),
             journal: bounded(self.journal),
             intent: bounded(self.intent),
             journal_retry: bounded(self.journal_retry),

@@ -134,6 +134,7 @@ mod guard;
 mod handing_over;
 mod load;
 mod pending;
+mod programs;
 mod saving;
 mod serving_anew;
 mod start;
@@ -150,6 +151,7 @@ use crate::{
     OperationView, PendingView, Phase, Recovered, Request, Role, Situation, Source, Stage, StepName, View,
     WorkerState, WorkerView,
 };
+use programs::{Programs, carried_step_name};
 use table::{
     EndStep, Ending, Handoff, LoadStep, Operation, Probation, Retiring, Step, TakingBack, Way, Worker,
 };
@@ -188,6 +190,7 @@ pub struct Machine {
     /// What the process ends with when all else is over.
     exit: Exit,
     recovered: Recovered,
+    programs: Programs,
     out: Vec<Effect>,
 }
 
@@ -228,6 +231,7 @@ impl Machine {
             told_ready: false,
             exit: Exit::Stopped,
             recovered,
+            programs: Programs::default(),
             out: Vec::new(),
         }
     }
@@ -269,7 +273,9 @@ impl Machine {
             Event::ChannelLost { worker } => self.channel_lost(worker),
             Event::Need { worker, candidate } => self.need(worker, candidate),
             Event::Bound { worker, candidate } => self.bound(worker, candidate),
-            Event::Prepared { worker, candidate, unchanged } => self.prepared(worker, candidate, unchanged),
+            Event::Prepared { worker, candidate, unchanged, programs } => {
+                self.prepared(worker, candidate, unchanged, programs);
+            }
             Event::Rejected { worker, candidate, unreachable } => {
                 self.rejected(worker, candidate, unreachable);
             }
@@ -285,6 +291,8 @@ impl Machine {
             Event::ActionDone { worker, call, ok } => self.action_done(worker, call, ok),
             Event::IntentWritten { operation, generation } => self.intent(operation, generation, true),
             Event::IntentFailed { operation, generation } => self.intent(operation, generation, false),
+            Event::Carried { operation, outcome, cause } => self.carried(operation, outcome, cause),
+            Event::ProgramsStopped { clean } => self.programs_stopped(clean),
             Event::OutcomeWritten { operation } => self.outcome_written(operation),
             Event::OutcomeFailed { operation } => self.outcome_failed(operation),
         }
@@ -310,7 +318,8 @@ impl Machine {
             self.employ_worker();
         }
         self.let_go_if_final();
-        if self.phase == Phase::Stopping && self.workers.is_empty() {
+        self.stop_programs_if_due();
+        if self.phase == Phase::Stopping && self.workers.is_empty() && !self.programs_run() {
             self.finish_stop();
         }
         // Nothing may follow it.
@@ -441,6 +450,7 @@ impl Machine {
             kind: ending.kind,
             step: match ending.step {
                 EndStep::Awaiting { .. } => StepName::StopWorker,
+                EndStep::Carrying { .. } => StepName::StopProgram,
                 EndStep::Noting { .. } => StepName::Confirm,
                 EndStep::With(_) => StepName::GoBack,
                 EndStep::Recording { .. } | EndStep::Pausing { .. } => StepName::Record,
@@ -454,6 +464,7 @@ impl Machine {
             Step::Loading => match self.main().and_then(|worker| worker.load).map(|load| load.step) {
                 Some(LoadStep::Preparing) | None => StepName::Prepare,
                 Some(LoadStep::Binding) => StepName::Bind,
+                Some(LoadStep::Examining) => StepName::Ready,
                 Some(LoadStep::Journaling) => StepName::Journal,
                 Some(LoadStep::Committing) => StepName::Commit,
             },
@@ -464,14 +475,17 @@ impl Machine {
             Step::Acting(_) => StepName::Action,
             Step::Draining => StepName::Drain,
             Step::Resuming(_) => StepName::Resume,
+            Step::Carrying { .. } => carried_step_name(operation.kind),
             Step::Stopping => match self.workers.iter().any(|worker| worker.stage == Stage::Draining) {
                 true => StepName::Drain,
+                false if self.programs_run() => StepName::StopProgram,
                 false => StepName::StopWorker,
             },
             Step::Examining(Exam::Admission) => StepName::Admission,
             Step::Examining(Exam::Preflight) => StepName::Preflight,
             Step::Examining(Exam::Rehearsal) | Step::Reexecuting(_) => StepName::Supervisor,
             Step::Examining(Exam::Probe { .. }) => StepName::Probe,
+            Step::Examining(Exam::Programs { .. }) => StepName::Ready,
             Step::Raising => self.raising_step_name(),
             Step::Intending => StepName::Journal,
             Step::HandingOver => StepName::HandOver,

@@ -84,7 +84,7 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
         7 => Event::ChannelLost { worker },
         8 => Event::Need { worker, candidate },
         9 => Event::Bound { worker, candidate },
-        10..13 => Event::Prepared { worker, candidate, unchanged: rng.chance(200) },
+        10..13 => Event::Prepared { worker, candidate, unchanged: rng.chance(200), programs: None },
         13 => Event::Rejected { worker, candidate, unreachable: yes },
         14 => Event::Committed { worker, candidate },
         15 => Event::Drained { worker, call, clean: yes },

@@ -44,6 +44,9 @@ pub struct Options {
     pub banner: bool,
     /// The command to try next, for the banner's last line.
     pub next_command: String,
+    /// The server is there for its programs: it says that it is ready when each of them is, or has failed once, and ends when all
+    /// have ended and none is to be started again.
+    pub for_programs: bool,
     /// Called on USR1, after the worker was told the same.
     pub reopen_logs: Arc<dyn Fn() + Send + Sync>,
     /// Called when a generation begins to serve that says how to log.
@@ -67,6 +70,7 @@ impl Options {
             environment: Vec::new(),
             limits: Limits::DEFAULT,
             banner: true,
+            for_programs: false,
             reopen_logs: Arc::new(|| {}),
             apply_log: Arc::new(|_| {}),
         }

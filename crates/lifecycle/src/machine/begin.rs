@@ -123,6 +123,7 @@ impl Machine {
             Request::Drain { limit } => self.begin_drain(operation, limit),
             Request::Resume => self.begin_resume(operation),
             Request::Stop { now, limit } => self.begin_stop(operation, now, limit),
+            Request::Carried { limit, .. } => self.begin_carried(operation, request, limit),
         }
     }
 
@@ -286,6 +287,8 @@ impl Machine {
                     self.progress(operation, StepName::Drain);
                     self.drain(worker, limit);
                 }
+                // It is needed as long as programs run.
+                Stage::Drained if self.programs_run() => {}
                 Stage::Drained | Stage::StandingBy => self.stop_worker(worker, now),
                 Stage::Starting | Stage::Loading => self.kill(worker, Cause::ShuttingDown),
                 Stage::Serving | Stage::Draining | Stage::Stopping | Stage::Killed => {}
@@ -330,6 +333,7 @@ impl Machine {
             return self.end_later(&operation, EndStep::Awaiting { worker, what, by });
         }
         match operation.step {
+            Step::Carrying { .. } => self.overtake_carried(&operation),
             // One of two generations would have served: nobody will find out which.
             Step::Settling(_) | Step::Acting(_) => self.decide(Outcome::Unknown, Cause::ShuttingDown),
             // It serves what is to go, and will not be asked any more.
@@ -382,6 +386,7 @@ impl Machine {
             self.kill(handoff.to, Cause::ShuttingDown);
             self.kill(handoff.from, Cause::ShuttingDown);
         }
+        self.hurry_programs();
         for (worker, stage) in self.workers.iter().map(|w| (w.key, w.stage)).collect::<Vec<_>>() {
             match stage {
                 Stage::Serving | Stage::Draining => self.drain(worker, Some(Duration::ZERO)),

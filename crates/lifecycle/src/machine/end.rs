@@ -120,6 +120,9 @@ impl Machine {
                 self.write(ending.key, ending.kind, verdict, attempt + 1)
             }
             EndStep::Noting { note, .. } => self.noted(ending.key, note, None),
+            EndStep::Carrying { .. } => {
+                self.record(ending.key, ending.kind, Outcome::Unknown, Cause::ShuttingDown, None);
+            }
             EndStep::With(_) => {}
         }
     }

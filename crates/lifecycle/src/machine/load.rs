@@ -1,10 +1,12 @@
 //! Bringing a generation into a worker: prepare, bind, journal, commit; and what follows when it fails.
 
+use std::time::Duration;
+
 use super::Machine;
 use super::table::{Awaited, End, Load, LoadStep, Operation, Settling, Step, Worker};
 use crate::{
-    Binary, CandidateKey, Cause, Effect, GenerationNumber, Kind, Message, Notice, OperationKey, Outcome,
-    Phase, Role, Source, Stage, StepName, WorkerKey,
+    Binary, CandidateKey, Cause, Effect, Exam, GenerationNumber, Kind, Message, Notice, OperationKey,
+    Outcome, Phase, Role, Source, Stage, StepName, WorkerKey,
 };
 
 impl Load {
@@ -120,7 +122,14 @@ impl Machine {
         }
     }
 
-    pub(super) fn prepared(&mut self, worker: WorkerKey, candidate: CandidateKey, unchanged: bool) {
+    /// `programs` is how long its programs may take to prove that they are ready, if there is something to prove.
+    pub(super) fn prepared(
+        &mut self,
+        worker: WorkerKey,
+        candidate: CandidateKey,
+        unchanged: bool,
+        programs: Option<Duration>,
+    ) {
         // The worker knows best whether it has what it needs.
         let steps = [LoadStep::Preparing, LoadStep::Binding];
         let Some(load) = self.current(worker, candidate, &steps).copied() else { return };
@@ -140,7 +149,14 @@ impl Machine {
             Some(_) if load.changes && self.pending.is_some() => {
                 self.end_load(worker, Outcome::Rejected, Cause::Pending);
             }
-            Some(operation) if load.changes => self.write_intent(worker, &operation),
+            Some(operation) if load.changes => {
+                let serves = self.main().is_some_and(|main| main.stage == Stage::Serving);
+                match programs.filter(|_| operation.is_change() && serves) {
+                    Some(limit) => self.examine_programs(worker, limit),
+                    // Who waits for a server that nobody answers for is served first.
+                    None => self.write_intent(worker, &operation),
+                }
+            }
             _ => self.commit(worker),
         }
     }
@@ -313,7 +329,7 @@ impl Machine {
         if tell {
             self.emit(Effect::Send { worker, message: Message::Abort { candidate: load.candidate } });
         }
-        self.emit(Effect::Release { candidate: load.candidate });
+        self.release_lost(Some(load));
     }
 
     /// A living worker did not get through prepare, bind or the journal.
@@ -325,7 +341,7 @@ impl Machine {
         }
         self.throw_away(worker, tell);
         // What served before and is refused now is no mistake of the one who asks.
-        let refused = cause == Cause::Refused && (load.changes || load.dry_run);
+        let refused = matches!(cause, Cause::Refused | Cause::Unfit) && (load.changes || load.dry_run);
         let outcome = if refused { Outcome::Rejected } else { Outcome::NotReady };
         let operation = self.active.filter(|operation| load.owner == Some(operation.key));
         match operation.map(|operation| (operation.kind, operation.step)) {
@@ -380,9 +396,11 @@ impl Machine {
     }
 
     pub(super) fn release_lost(&mut self, load: Option<Load>) {
-        if let Some(load) = load {
-            self.emit(Effect::Release { candidate: load.candidate });
+        let Some(Load { candidate, owner, step, .. }) = load else { return };
+        if let (LoadStep::Examining, Some(operation)) = (step, owner) {
+            self.emit(Effect::CallOff { operation, exam: Exam::Programs { candidate } });
         }
+        self.emit(Effect::Release { candidate });
     }
 
     /// One attempt to find out what can be served has failed.

@@ -199,6 +199,7 @@ impl Machine {
                 self.call_off_load();
                 self.decide(Outcome::NotReady, why);
             }
+            Some(Operation { step: Step::Carrying { .. }, .. }) => return self.hurry_carried(deadly),
             Some(_) => return,
         }
         let operation = OperationKey(OperationKey::OWN.0 | self.key());

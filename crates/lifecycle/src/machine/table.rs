@@ -58,6 +58,8 @@ pub(super) struct Load {
 pub(super) enum LoadStep {
     Preparing,
     Binding,
+    /// The programs of the candidate get ready.
+    Examining,
     Journaling,
     Committing,
 }
@@ -118,6 +120,8 @@ pub(super) enum Step {
     Reexecuting(bool),
     /// The binary before is on its way back.
     TakingBack(TakingBack),
+    /// It is about programs, which the driver knows. True when it was told to come to an end.
+    Carrying { called_off: bool },
 }
 
 /// What becomes of the worker that served before.
@@ -273,6 +277,8 @@ pub(super) enum EndStep {
     Pausing { verdict: Verdict, until: Duration, attempt: u32 },
     /// A stop came first; the journal will still say whether this is written.
     Noting { note: Note, by: Duration },
+    /// A stop came first; it was called off and will still say how it ended.
+    Carrying { by: Duration },
     /// It ends together with another operation: that one's change is taken back, which is what this one asks for.
     With(OperationKey),
 }
@@ -316,7 +322,9 @@ impl Operation {
 
     /// Whether a reload that waits for its end may wait for minutes.
     pub(super) fn may_take_long(&self) -> bool {
-        self.is_upgrade() || matches!(self.step, Step::Retiring(_) | Step::TakingBack(_))
+        self.is_upgrade()
+            || self.kind.is_carried()
+            || matches!(self.step, Step::Retiring(_) | Step::TakingBack(_))
     }
 
     /// Whether it is to make the server serve something else.

@@ -21,6 +21,7 @@ impl Machine {
                 self.restart.at.filter(|_| slot_free),
                 // Once it is over, what holds it up has a deadline of its own.
                 self.pending.map(|pending| pending.by).filter(|by| *by > self.now),
+                self.programs_by(),
             ])
             .flatten()
             .min()
@@ -54,6 +55,9 @@ impl Machine {
         {
             self.operation_is_late(operation);
         }
+        if late(self.programs_by()) {
+            self.programs_stopped(false);
+        }
         for ending in self.endings.clone() {
             if late(ending.by()) {
                 self.ending_is_late(ending);
@@ -65,6 +69,7 @@ impl Machine {
         match step {
             LoadStep::Preparing => self.load_failed(worker, Cause::PrepareDeadline, true),
             LoadStep::Binding => self.load_failed(worker, Cause::BindDeadline, true),
+            LoadStep::Examining => self.load_failed(worker, Cause::ProgramNotReady, true),
             LoadStep::Journaling => self.intent_failed(worker),
             // Some of its threads may have switched and others not: no abort can be trusted.
             LoadStep::Committing => self.kill(worker, Cause::CommitDeadline),
@@ -87,6 +92,7 @@ impl Machine {
             Step::Retiring(Retiring::Gone { reexec: false }) => self.decide_upgrade(Cause::Done),
             Step::Retiring(Retiring::Gone { .. }) | Step::Reexecuting(_) => self.not_reexecuted(),
             Step::TakingBack(back) => self.taking_back_is_late(back, &operation),
+            Step::Carrying { called_off } => self.carrying_is_late(called_off),
             // Bounded by the workers', their loads' or the handoff's deadlines.
             Step::Loading
             | Step::Settling(_)
@@ -106,7 +112,7 @@ impl Ending {
         match self.step {
             EndStep::Awaiting { by, .. } => by,
             EndStep::Recording { by, .. } => Some(by),
-            EndStep::Noting { by, .. } => Some(by),
+            EndStep::Noting { by, .. } | EndStep::Carrying { by } => Some(by),
             EndStep::Pausing { until, .. } => Some(until),
             // The other one's.
             EndStep::With(_) => None,

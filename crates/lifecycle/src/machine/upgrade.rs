@@ -28,6 +28,7 @@ impl Exam {
             Self::Preflight => StepName::Preflight,
             Self::Probe { .. } => StepName::Probe,
             Self::Rehearsal => StepName::Supervisor,
+            Self::Programs { .. } => StepName::Ready,
         }
     }
 }
@@ -54,7 +55,9 @@ impl Machine {
     pub(super) fn ask_for(&mut self, exam: Exam) {
         let by = self.after(match exam {
             Exam::Probe { .. } => self.limits.probe,
-            Exam::Admission | Exam::Preflight | Exam::Rehearsal => self.limits.examine,
+            Exam::Admission | Exam::Preflight | Exam::Rehearsal | Exam::Programs { .. } => {
+                self.limits.examine
+            }
         });
         self.limit_step(by);
         let Some(Operation { key: operation, .. }) = self.active else { return };
@@ -82,7 +85,7 @@ impl Machine {
     }
 
     pub(super) fn examined(&mut self, operation: OperationKey, exam: Exam, finding: Finding) {
-        if self.exam() != Some((operation, exam)) {
+        if self.programs_examined(operation, exam, finding) || self.exam() != Some((operation, exam)) {
             return;
         }
         let Some(operation) = self.active else { return };
@@ -100,6 +103,7 @@ impl Machine {
             (_, Exam::Rehearsal, Finding::Passed) if operation.kind != Kind::DryRun => self.may_reexecute(),
             (_, Exam::Rehearsal, Finding::Passed) => self.discard(Outcome::Unchanged, Cause::DryRun),
             (_, Exam::Rehearsal, _) if operation.kind != Kind::DryRun => self.not_reexecuted(),
+            (_, Exam::Programs { .. }, _) => {}
             (_, Exam::Probe { .. }, _) => self.discard(Outcome::NotReady, Cause::ProbeFailed),
             (_, _, Finding::Refused) => self.discard(Outcome::Rejected, Cause::BinaryRefused),
             (_, _, Finding::Failed) => self.discard(Outcome::NotReady, Cause::BinaryUnfit),

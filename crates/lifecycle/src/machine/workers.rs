@@ -217,7 +217,7 @@ impl Machine {
         if let Some(pending) = self.pending.as_mut().filter(|_| !clean && !serves) {
             pending.losses = pending.losses.or(Some(cause));
         }
-        if on_time && self.phase == Phase::Stopping {
+        if on_time && self.phase == Phase::Stopping && !(serves && self.programs_run()) {
             self.stop_worker(worker, false);
         }
     }

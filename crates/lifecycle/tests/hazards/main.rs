@@ -81,7 +81,8 @@ fn hazard_10_a_candidate_that_hangs_is_given_up_and_the_next_reload_succeeds() {
     let (next, _) = server.ask(RELOAD);
     // The first one is done after all, much too late.
     let worker = server.worker();
-    let effects = server.tell(Event::Prepared { worker, candidate: hanging, unchanged: false });
+    let effects =
+        server.tell(Event::Prepared { worker, candidate: hanging, unchanged: false, programs: None });
     assert_eq!(effects, [], "nobody waits for it");
     server.load(false);
     assert_eq!(server.answered(next), Some(Outcome::Applied));

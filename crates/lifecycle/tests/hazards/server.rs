@@ -106,7 +106,7 @@ impl Server {
 
     pub(crate) fn prepared(&mut self, unchanged: bool) -> Vec<Effect> {
         let (worker, candidate) = (self.worker(), self.candidate());
-        self.tell(Event::Prepared { worker, candidate, unchanged })
+        self.tell(Event::Prepared { worker, candidate, unchanged, programs: None })
     }
 
     pub(crate) fn rejected(&mut self) -> Vec<Effect> {

@@ -286,7 +286,7 @@ fn while_an_upgrade_awaits_confirmation_changes_are_refused_and_its_deadline_can
     server.now += Duration::from_secs(60);
     let (more, _) = server.ask(Request::Reload { dry_run: false, certs_only: false, terms: WITHIN });
     let (worker, candidate) = (NEW, server.candidate());
-    server.tell(Event::Prepared { worker, candidate, unchanged: true });
+    server.tell(Event::Prepared { worker, candidate, unchanged: true, programs: None });
     let (operation, generation) = (OperationKey(more), GenerationNumber(1));
     server.tell(Event::IntentWritten { operation, generation });
     server.journal(true);

@@ -185,6 +185,7 @@ impl World {
             | Effect::Switch { .. }
             | Effect::Forget { .. }
             | Effect::Reexec { .. } => self.perform_upgrade(effect),
+            Effect::Carry { .. } | Effect::CallOffProgram { .. } | Effect::StopPrograms { .. } => {}
             Effect::Own { operation, kind } => self.op_own(operation, kind),
             Effect::Serve { candidate, generation, worker } => self.serve(candidate, generation, worker),
             Effect::LetGo | Effect::Release { .. } | Effect::CloseListeners => self.let_go(effect),
@@ -431,9 +432,10 @@ impl World {
             Kind::Cancel => go_back + take_back,
             Kind::Upgrade => upgrade,
             Kind::Action => l.action,
+            kind if kind.is_carried() => limit.unwrap_or_default() + l.call_off,
             Kind::Drain => drain + end,
             // What it overtakes may still be switching.
-            Kind::Stop => drain + end + l.commit + record + handoff,
+            _ => drain + end + l.commit + record + handoff,
         };
         work + end + record + Duration::from_secs(1)
     }

@@ -231,7 +231,7 @@ impl World {
                         0 => Event::Need { worker: key, candidate },
                         1 => Event::Rejected { worker: key, candidate, unreachable: false },
                         2 => Event::Committed { worker: key, candidate },
-                        _ => Event::Prepared { worker: key, candidate, unchanged: false },
+                        _ => Event::Prepared { worker: key, candidate, unchanged: false, programs: None },
                     };
                     self.say(key, event);
                 }
@@ -399,7 +399,7 @@ impl World {
                 known.prepared = true;
                 let content = known.content;
                 let unchanged = self.compared_content() == Some(content);
-                self.say(key, Event::Prepared { worker: key, candidate, unchanged });
+                self.say(key, Event::Prepared { worker: key, candidate, unchanged, programs: None });
             }
             Act::Switch(candidate) if worker.has(candidate) => {
                 let Some(known) = worker.candidate.take() else { return };

@@ -508,7 +508,7 @@ impl World {
             2 => Event::Adopted { operation, worker, generation, accepting: true, pending: None },
             3 => Event::Need { worker, candidate },
             4 => Event::Bound { worker, candidate },
-            5 => Event::Prepared { worker, candidate, unchanged: true },
+            5 => Event::Prepared { worker, candidate, unchanged: true, programs: None },
             6 => Event::Rejected { worker, candidate, unreachable },
             15 => Event::GuardEnded { worker, call, passed },
             7 => Event::Committed { worker, candidate },

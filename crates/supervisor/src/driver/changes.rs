@@ -101,6 +101,7 @@ impl Driver {
         self.store_listeners();
         self.hold();
         self.loaded.insert(generation, loaded.clone());
+        let before_worker = self.serving.as_ref().map(|serving| serving.worker);
         let before = self.serving.take().filter(|serving| serving.generation == generation);
         let is_new = before.is_none();
         let (committed_at, is_rollback) = match before {
@@ -110,8 +111,13 @@ impl Driver {
         self.apply_settings(&settings);
         self.metrics.serves(generation.0);
         self.connections = None;
+        let is_other = before_worker != Some(worker);
+        self.apply_programs(candidate, generation, &settings);
         self.serving =
             Some(Serving { worker, generation, loaded, settings, summary, committed_at, is_rollback });
+        if is_other {
+            self.worker_changed();
+        }
         if source == Source::Given {
             self.take_restored_carried();
         }
@@ -172,6 +178,7 @@ impl Driver {
     }
 
     pub(super) fn release(&mut self, candidate: CandidateKey) {
+        self.abort_programs(candidate);
         self.parts.listeners.release(candidate);
         let Some(released) = self.candidates.remove(&candidate) else { return };
         let view = self.machine.view();

@@ -54,6 +54,9 @@ impl Driver {
             Effect::Switch { worker, .. } => self.switch(worker),
             Effect::Forget { binary } => self.forget(binary),
             Effect::Reexec { operation } => self.reexecute(operation),
+            Effect::Carry { operation } => self.carry_program(operation),
+            Effect::CallOffProgram { operation } => self.call_off_program(operation),
+            Effect::StopPrograms { limit } => self.stop_programs(limit),
             Effect::CloseListeners => self.close_listeners(),
             Effect::Notify(notice) => self.notify(notice),
             Effect::Exit(exit) => self.exit = Some(exit),
@@ -125,6 +128,7 @@ impl Driver {
                 if accept {
                     self.hold_beside(key, candidate);
                 }
+                self.tell_traffic(key);
                 ToWorker::Commit { candidate: candidate.0, accept }
             }
             Message::Abort { candidate } => ToWorker::Abort { candidate: candidate.0 },

@@ -43,6 +43,9 @@ pub(crate) enum Examined {
 
 impl Driver {
     pub(super) fn examine(&mut self, operation: OperationKey, exam: Exam) {
+        if let Exam::Programs { candidate } = exam {
+            return self.examine_programs(operation, candidate);
+        }
         self.upgrading.exam = Some((operation, exam));
         match exam {
             Exam::Admission => self.examine_file(operation),
@@ -52,11 +55,15 @@ impl Driver {
             }
             Exam::Rehearsal => self.ask_binary(operation, exam),
             Exam::Probe { worker } => self.probe(operation, worker),
+            Exam::Programs { .. } => {}
         }
     }
 
     /// Nobody waits for it any more. What was started ends by its own deadline, or with the worker.
     pub(super) fn call_off(&mut self, operation: OperationKey, exam: Exam) {
+        if let Exam::Programs { candidate } = exam {
+            return self.abort_programs(candidate);
+        }
         self.upgrading.exam.take_if(|running| *running == (operation, exam));
     }
 

@@ -242,7 +242,8 @@ impl Driver {
             (Source::Given, Some(given), _) => self.unpacked(worker, candidate, Ok(given)),
             (Source::Generation(_), Some(given), _) => {
                 self.note_changes(candidate, &given);
-                self.step(Event::Prepared { worker, candidate, unchanged: false });
+                let programs = self.programs_differ(candidate);
+                self.step(Event::Prepared { worker, candidate, unchanged: false, programs });
             }
             (Source::Disk, _, Some(file)) => {
                 let like = self.serving.as_ref().map(|serving| Arc::clone(&serving.loaded.drift));
@@ -286,7 +287,8 @@ impl Driver {
             operation_id,
         }));
         self.note_changes(candidate, &loaded);
-        self.step(Event::Prepared { worker, candidate, unchanged });
+        let programs = self.programs_differ(candidate);
+        self.step(Event::Prepared { worker, candidate, unchanged, programs });
     }
 
     /// Tells the active operation what its candidate would change.

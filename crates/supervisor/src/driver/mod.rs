@@ -29,6 +29,7 @@
 //! | `reexec.rs` | what it leaves for that, and how that goes on |
 //! | `adopting.rs` | the beginning: alone, or with a worker that was left behind |
 //! | `asking.rs` | reloads that workers ask for |
+//! | `programs.rs` | programs, and the traffic to them |
 
 mod adopting;
 mod asking;
@@ -40,6 +41,7 @@ mod endings;
 mod exams;
 mod leaving;
 mod loads;
+mod programs;
 mod reexec;
 mod report;
 mod requests;
@@ -68,6 +70,7 @@ use crate::listeners::{Binding, Listeners};
 use crate::metrics::Metrics;
 use crate::operations::{Admission, Operations};
 use crate::options::Options;
+use crate::programs::{Programs, Setup};
 use crate::protocol::{ListenerSpec, Settings, ToWorker};
 use crate::scribe::Scribe;
 use crate::signals::{Arrived, Signals};
@@ -276,6 +279,8 @@ pub(crate) struct Driver {
     /// Whether the worker holds sockets that it does not serve.
     holding: bool,
     operations: Operations,
+    programs: Programs,
+    hosting: programs::Hosting,
     /// Requests that wait until a look at what would change has ended.
     after_look: VecDeque<(NewOperation, Option<Binary>, Option<Admission>)>,
     asks: asking::Asks,
@@ -318,6 +323,8 @@ impl Driver {
         let interval =
             parts.notifier.watchdog_interval().map_or(PING_INTERVAL, |wanted| wanted.min(PING_INTERVAL));
         let binaries = binaries::Binaries::new(&parts);
+        let programs = Programs::new(programs_setup(&parts));
+        let hosting = programs::Hosting { awaited: parts.options.for_programs, ..Default::default() };
         Driver {
             parts,
             binaries,
@@ -338,6 +345,8 @@ impl Driver {
             carried: None,
             holding: false,
             operations,
+            programs,
+            hosting,
             after_look: VecDeque::new(),
             asks: asking::Asks::default(),
             last: None,
@@ -372,6 +381,11 @@ impl Driver {
                 Some(input) = queues.inputs.recv() => self.input(input),
                 Some(command) = queues.commands.recv() => self.command(command),
                 () = tokio::time::sleep_until(self.pings.next) => self.ping(),
+                happened = self.programs.next() => {
+                    self.programs.take(happened);
+                    self.go_on();
+                }
+                () = wait_until(self.hosting.keep_at) => self.keep(),
                 () = wait_until(deadline) => self.step(Event::Tick),
             }
         }
@@ -385,17 +399,23 @@ impl Driver {
     }
 
     fn go_on(&mut self) {
-        while let Some(event) = self.pending.pop_front() {
-            tracing::trace!(?event, "event");
-            for effect in self.machine.step(self.begun.elapsed(), event) {
-                tracing::trace!(?effect, "effect");
-                self.perform(effect);
+        loop {
+            while let Some(event) = self.pending.pop_front() {
+                tracing::trace!(?event, "event");
+                for effect in self.machine.step(self.begun.elapsed(), event) {
+                    tracing::trace!(?effect, "effect");
+                    self.perform(effect);
+                }
+            }
+            if !self.hear_programs() && self.pending.is_empty() {
+                break;
             }
         }
         self.metrics.restarts(self.machine.view().restarts);
         if !self.after_look.is_empty() {
             self.after_look();
         }
+        self.ask_for_own();
     }
 
     fn deadline(&self) -> Option<tokio::time::Instant> {
@@ -486,6 +506,16 @@ pub(crate) struct Ended {
     pub(crate) scribe: Scribe,
     /// The operation that ended last: the start that failed, or the stop.
     pub(crate) last: Option<Operation>,
+}
+
+/// What programs need to know of their server.
+fn programs_setup(parts: &Parts) -> Setup {
+    let control = parts.lock.control();
+    Setup {
+        name: parts.options.name.clone(),
+        runtime: control.parent().map_or_else(PathBuf::new, PathBuf::from),
+        state: parts.options.state.clone(),
+    }
 }
 
 async fn wait_until(deadline: Option<tokio::time::Instant>) {

@@ -31,11 +31,8 @@ impl Driver {
             Command::Certificates(answer) => self.certificates(answer),
             Command::Metrics(answer) => self.metrics(answer),
             Command::Connections(answer) => self.connections(answer),
-            // As long as no program runs.
-            Command::Programs(answer) => drop(answer.send(Vec::new())),
-            Command::Logs(name, _, answer) => {
-                let _ = answer.send(Err(Refused::NoSuchProgram { name, known: Vec::new() }));
-            }
+            Command::Programs(answer) => self.answer_programs(answer),
+            Command::Logs(name, lines, answer) => self.answer_logs(&name, lines, answer),
             Command::ReopenLogs => self.reopen_logs(),
         }
     }
@@ -186,7 +183,7 @@ impl Driver {
             Ask::Drain { limit } => Request::Drain { limit: limit.or(drain_limit) },
             Ask::Resume => Request::Resume,
             Ask::Program(asked) => {
-                Request::Carried { kind: kind_of_program(&asked.what), limit: std::time::Duration::from_secs(60) }
+                Request::Carried { kind: kind_of_program(&asked.what), limit: self.programs.limit(asked) }
             }
             Ask::Stop { now, limit } => Request::Stop { now: *now, limit: limit.or(drain_limit) },
         };

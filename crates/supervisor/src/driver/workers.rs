@@ -12,6 +12,7 @@ use handover_lifecycle::{CallKey, CandidateKey, Event, Kind, WorkerKey};
 use super::{CarriedState, Driver, PINGS_UNANSWERED, Prepared};
 use crate::handle::Carried;
 use crate::preflight;
+use crate::programs::Said;
 use crate::protocol::{MAX_CARRIED_BYTES, PROTOCOL_VERSION, ToSupervisor, ToWorker, common_version};
 use crate::worker::FromWorker;
 
@@ -97,7 +98,10 @@ impl Driver {
             ToSupervisor::Ask { call, why } => self.ask_by_worker(key, call, why),
             // Its answers on the connections say more.
             ToSupervisor::Probed { .. } => {}
-            ToSupervisor::TrafficSet { .. } | ToSupervisor::Quiet { .. } => {}
+            ToSupervisor::TrafficSet { call } => self.said_about_traffic(key, Said::TrafficSet { call }),
+            ToSupervisor::Quiet { call, left, held } => {
+                self.said_about_traffic(key, Said::Quiet { call, left, held });
+            }
             ToSupervisor::TookOver { call, moved, losses, freeze } => {
                 self.took_over(key, call, moved, &losses, freeze);
             }

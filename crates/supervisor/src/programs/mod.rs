@@ -156,6 +156,12 @@ impl Programs {
         self.out.push(Out::Stopped);
     }
 
+    /// How long it may take until all have ended once [`Programs::stop`] is called without a hurry; `None` if there are no
+    /// programs.
+    pub(crate) fn longest_stop(&self) -> Option<Duration> {
+        None
+    }
+
     /// What the driver is to do, oldest first.
     pub(crate) fn out(&mut self) -> Vec<Out> {
         std::mem::take(&mut self.out)

@@ -1,0 +1,274 @@
+//! The driver's side of programs: what is asked of them, what they say, and what is said to workers about them.
+//!
+//! ```text
+//!   machine ── Carry, Examine, Serve, Release, StopPrograms ─▶ Programs
+//!   machine ◀─ Carried, Examined, ProgramsStopped ──────────── Programs
+//!   worker  ── TrafficSet, Quiet ────────────────────────────▶ Programs
+//!   worker  ◀─ Traffic (every worker, before it serves), AwaitQuiet, Keep (the one that serves)
+//! ```
+//!
+//! What the supervisor itself wants done about a program is an operation like all others; if another one runs, it is asked
+//! for again when that one has ended.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use handover_api::{Actor, ProgramStatus, Refused};
+use handover_lifecycle::{CandidateKey, Event, Exam, Finding, GenerationNumber, OperationKey, WorkerKey};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::handle::{Ask, NewOperation, ProgramLogs};
+use crate::programs::{Asked, Asker, Ended, Out, Said};
+use crate::protocol::{Settings, ToWorker};
+
+/// What is kept for the next supervisor is sent at most this often: a rolling restart changes it many times a second.
+const KEEP_INTERVAL: Duration = Duration::from_millis(50);
+/// Operations of the supervisor's own that may wait for their turn. There is one for each program at most.
+const MAX_OWN: usize = 1024;
+/// The calls of the driver's own `Traffic` messages are counted from here; those of the programs' are below.
+const OWN_CALLS: u64 = 1 << 63;
+
+/// What the driver remembers about programs.
+#[derive(Debug, Default)]
+pub(super) struct Hosting {
+    /// The exam that runs or has passed, and its candidate, until that serves or is gone.
+    pub(super) exam: Option<(OperationKey, CandidateKey)>,
+    /// What the supervisor wants done, and why.
+    pub(super) own: VecDeque<(Asked, String)>,
+    /// When what is kept is to be sent to the worker.
+    pub(super) keep_at: Option<Instant>,
+    pub(super) kept_last: Option<Instant>,
+    /// The exit code of the program, when all have ended and the server ends with them.
+    pub(super) code: Option<u8>,
+    /// The server is ready when its programs are; so far nobody was told.
+    pub(super) awaited: bool,
+}
+
+impl Driver {
+    /// Does what programs say, oldest first. False if they said nothing.
+    pub(super) fn hear_programs(&mut self) -> bool {
+        let out = self.programs.out();
+        let heard = !out.is_empty();
+        for out in out {
+            match out {
+                Out::ToWorker(message) => self.pass_to_workers(message),
+                Out::Step { operation, step } => self.progress(operation, step),
+                Out::Ended(ended) => self.program_ended(*ended),
+                Out::Examined { operation, passed, problems, warnings } => {
+                    if let Some(entry) = self.operations.get_mut(operation) {
+                        entry.operation.errors.extend(problems);
+                        entry.operation.warnings.extend(warnings);
+                    }
+                    let Some((_, candidate)) = self.hosting.exam.filter(|(of, _)| *of == operation) else {
+                        continue;
+                    };
+                    let finding = if passed { Finding::Passed } else { Finding::Failed };
+                    let exam = Exam::Programs { candidate };
+                    self.pending.push_back(Event::Examined { operation, exam, finding });
+                }
+                Out::Own { asked, comment } => self.want(asked, comment),
+                Out::Keep => {
+                    let soonest = self.hosting.kept_last.map(|last| last + KEEP_INTERVAL);
+                    let now = Instant::now();
+                    self.hosting.keep_at.get_or_insert(soonest.map_or(now, |soonest| soonest.max(now)));
+                }
+                Out::Stopped => self.pending.push_back(Event::ProgramsStopped { clean: true }),
+                Out::AllEnded { code } => self.all_ended(code),
+            }
+        }
+        heard
+    }
+
+    /// A message of the programs, to the worker that serves. What is routed how, all workers hear that may serve.
+    fn pass_to_workers(&mut self, message: ToWorker) {
+        let serving = self.serving.as_ref().map(|serving| serving.worker);
+        for (key, worker) in &self.workers {
+            let is_for_all = matches!(message, ToWorker::Traffic { .. });
+            if !worker.is_ending && (is_for_all || Some(*key) == serving) {
+                worker.send(message.clone(), Vec::new());
+            }
+        }
+    }
+
+    /// Tells a worker that is about to serve where requests go that are passed to programs.
+    pub(super) fn tell_traffic(&mut self, key: WorkerKey) {
+        self.calls += 1;
+        let traffic = Box::new(self.programs.traffic());
+        let message = ToWorker::Traffic { call: OWN_CALLS | self.calls, traffic };
+        if let Some(worker) = self.workers.get(&key) {
+            worker.send(message, Vec::new());
+        }
+    }
+
+    /// Another worker serves.
+    pub(super) fn worker_changed(&mut self) {
+        let Some(worker) = self.serving.as_ref().map(|serving| serving.worker) else { return };
+        self.tell_traffic(worker);
+        self.programs.worker_changed();
+        self.keep();
+    }
+
+    /// Gives the worker that serves what the next supervisor needs to go on with the programs.
+    pub(super) fn keep(&mut self) {
+        self.hosting.keep_at = None;
+        let Some(worker) = self.serving.as_ref().and_then(|serving| self.workers.get(&serving.worker)) else {
+            return;
+        };
+        self.hosting.kept_last = Some(Instant::now());
+        let kept = self.programs.save();
+        worker.send(ToWorker::Keep { programs: kept.json }, kept.descriptors);
+    }
+
+    /// What a worker has said about traffic: only the one that serves is asked.
+    pub(super) fn said_about_traffic(&mut self, key: WorkerKey, said: Said) {
+        let call = match said {
+            Said::TrafficSet { call } | Said::Quiet { call, .. } => call,
+        };
+        let serves = self.serving.as_ref().is_some_and(|serving| serving.worker == key);
+        if serves && call & OWN_CALLS == 0 {
+            self.programs.worker_said(said);
+            self.go_on();
+        }
+    }
+
+    /// What a request about a program asks for begins.
+    pub(super) fn carry_program(&mut self, operation: OperationKey) {
+        let Some(entry) = self.operations.get(operation) else { return };
+        let Some(Ask::Program(asked)) = entry.ask.clone() else { return };
+        let asker = Asker {
+            id: entry.operation.id.clone(),
+            actor: entry.operation.actor.clone(),
+            comment: entry.operation.comment.clone(),
+        };
+        self.programs.ask(operation, &asked, asker);
+    }
+
+    fn program_ended(&mut self, ended: Ended) {
+        let Ended { operation, outcome, cause, problems, warnings, losses, answer, program } = ended;
+        if let Some(entry) = self.operations.get_mut(operation) {
+            let record = &mut entry.operation;
+            record.errors.extend(problems);
+            record.warnings.extend(warnings);
+            record.losses.merge(&losses);
+            record.answer = record.answer.take().or(answer);
+            record.program = Some(Box::new(program));
+        }
+        self.pending.push_back(Event::Carried { operation, outcome, cause });
+    }
+
+    /// The supervisor wants something done about a program.
+    fn want(&mut self, asked: Asked, comment: String) {
+        let known = self.hosting.own.iter().any(|(waits, _)| *waits == asked);
+        if !known && self.hosting.own.len() < MAX_OWN {
+            self.hosting.own.push_back((asked, comment));
+        }
+        self.ask_for_own();
+    }
+
+    /// Asks for what the supervisor wants done, if nothing else runs.
+    pub(super) fn ask_for_own(&mut self) {
+        if self.hosting.own.is_empty() || self.machine.view().operation.is_some() || self.looks() {
+            return;
+        }
+        let Some((asked, comment)) = self.hosting.own.pop_front() else { return };
+        let mut new = NewOperation::new(Ask::Program(asked), Actor::supervisor());
+        new.comment = Some(comment);
+        self.admit(new, None, None);
+    }
+
+    /// Whether the programs of a candidate need an exam, and how long that may take.
+    pub(super) fn programs_differ(&self, candidate: CandidateKey) -> Option<Duration> {
+        let prepared = self.candidates.get(&candidate)?.prepared.as_ref()?;
+        self.programs.differs(&prepared.settings.programs)
+    }
+
+    /// Starts what is new in the programs of this candidate.
+    pub(super) fn examine_programs(&mut self, operation: OperationKey, candidate: CandidateKey) {
+        self.hosting.exam = Some((operation, candidate));
+        let prepared = self.candidates.get(&candidate).and_then(|noted| noted.prepared.as_ref());
+        let Some(prepared) = prepared else {
+            let (exam, finding) = (Exam::Programs { candidate }, Finding::Failed);
+            return self.pending.push_back(Event::Examined { operation, exam, finding });
+        };
+        let sockets = self.parts.listeners.of_candidate(candidate);
+        self.programs.examine(operation, &prepared.settings.programs, sockets);
+    }
+
+    /// The candidate does not come to serve: what was started for it ends.
+    pub(super) fn abort_programs(&mut self, candidate: CandidateKey) {
+        if let Some((operation, _)) = self.hosting.exam.take_if(|(_, of)| *of == candidate) {
+            self.programs.abort(operation);
+        }
+    }
+
+    /// What serves has these programs.
+    pub(super) fn apply_programs(
+        &mut self,
+        candidate: CandidateKey,
+        generation: GenerationNumber,
+        settings: &Settings,
+    ) {
+        let examined = self.hosting.exam.take();
+        let examined = examined.filter(|(operation, of)| {
+            // Or the worker that was to serve it died, and another one serves the same.
+            let same = *of == candidate
+                || self.candidates.get(of).is_some_and(|noted| noted.generation == generation);
+            if !same {
+                self.programs.abort(*operation);
+            }
+            same
+        });
+        let sockets = self.parts.listeners.of_serving();
+        self.programs.apply(
+            &settings.programs,
+            &settings.names,
+            sockets,
+            examined.map(|(operation, _)| operation),
+        );
+        self.machine.set_programs(self.programs.longest_stop());
+    }
+
+    /// A request about programs that runs on is told to come to an end.
+    pub(super) fn call_off_program(&mut self, operation: OperationKey) {
+        self.programs.call_off(operation);
+    }
+
+    pub(super) fn stop_programs(&mut self, limit: Duration) {
+        self.hosting.own.clear();
+        self.programs.stop(limit);
+    }
+
+    fn all_ended(&mut self, code: u8) {
+        if !self.parts.options.for_programs || self.hosting.code.is_some() {
+            return;
+        }
+        self.hosting.code = Some(code);
+        tracing::info!(code, "all programs have ended, and so does the server");
+        let limit = self.drain_limit();
+        self.request(NewOperation::new(Ask::Stop { now: false, limit }, Actor::supervisor()), None);
+    }
+
+    /// The programs, with memory and connections as they are now; who asks is answered from elsewhere.
+    pub(super) fn answer_programs(&self, answer: oneshot::Sender<Vec<ProgramStatus>>) {
+        let measure = self.programs.measure();
+        tokio::task::spawn_blocking(move || {
+            // Whoever asked may be gone.
+            let _ = answer.send(measure());
+        });
+    }
+
+    pub(super) fn answer_logs(
+        &self,
+        name: &str,
+        lines: usize,
+        answer: oneshot::Sender<Result<ProgramLogs, Refused>>,
+    ) {
+        let follow = self.programs.follow();
+        let found = self.programs.logs(name, lines).map(|lines| ProgramLogs { lines, follow });
+        let known = || self.programs.status().into_iter().map(|program| program.name).collect();
+        let _ = answer
+            .send(found.ok_or_else(|| Refused::NoSuchProgram { name: name.to_owned(), known: known() }));
+    }
+}
