@@ -37,6 +37,9 @@ mod refused;
 mod sentence;
 #[cfg(test)]
 mod sentence_change_tests;
+mod sentence_program;
+#[cfg(test)]
+mod sentence_program_tests;
 #[cfg(test)]
 mod sentence_tests;
 mod sentence_upgrade;
@@ -44,6 +47,7 @@ mod sentence_upgrade;
 mod sentence_upgrade_tests;
 mod status;
 mod text;
+mod text_program;
 mod upgrade;
 
 pub use actor::{Actor, ActorKind};
@@ -68,4 +72,5 @@ pub use program::{
 pub use refused::Refused;
 pub use sentence::{human_ms, human_time};
 pub use status::{JournalStatus, ListenerStatus, Status, WorkerStatus};
+pub use text_program::{human_age, human_bytes};
 pub use upgrade::{Binary, Upgrade, WorkerRole, parse_sha256};

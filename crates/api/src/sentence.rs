@@ -17,6 +17,9 @@ impl Operation {
         {
             return sentence;
         }
+        if self.kind.is_carried() && self.refused.is_none() {
+            return self.program_sentence(outcome);
+        }
         match outcome {
             Outcome::Applied => self.applied("applied"),
             Outcome::AppliedWithLosses => self.applied("applied with losses"),
@@ -24,7 +27,7 @@ impl Operation {
             Outcome::Rejected if self.refused.is_some() => self.why(),
             Outcome::Rejected => self.failed("rejected"),
             Outcome::NotReady => self.failed("not ready"),
-            Outcome::Sent => format!("sent, not confirmed: {}", self.title()),
+            Outcome::Sent => self.program_sentence(outcome),
             Outcome::RolledBack => self.rolled_back(),
             Outcome::Unknown => format!(
                 "unknown: {}, so nobody can say how {} {} ended; 'handover status' says what serves",
@@ -41,6 +44,7 @@ impl Operation {
         match (self.kind, &self.action) {
             (Kind::Action, Some(name)) => format!("action {name}"),
             (Kind::DryRun, _) => "validation".to_owned(),
+            (kind, _) if kind.is_carried() => self.program_title(),
             (kind, _) => kind.as_str().to_owned(),
         }
     }
@@ -96,19 +100,8 @@ impl Operation {
                 self.losses
             ),
             Kind::Stop => format!("{word}: stopped, {}, in {took}", self.losses),
-            // These have sentences of their own.
-            Kind::ProgramStart
-            | Kind::ProgramStop
-            | Kind::ProgramRestart
-            | Kind::ProgramReload
-            | Kind::ProgramDeploy
-            | Kind::ProgramRollback
-            | Kind::ProgramConfirm
-            | Kind::ProgramCancel
-            | Kind::Pause
-            | Kind::ResumeTraffic
-            | Kind::DrainEndpoint
-            | Kind::EnableEndpoint => format!("{word}: {} in {took}", self.title()),
+            // What is about programs has sentences of its own.
+            _ => format!("{word}: {} in {took}", self.title()),
         }
     }
 
@@ -168,9 +161,7 @@ impl Operation {
                 let (took, back) = (human_ms(self.ms), self.unless_confirmed());
                 return format!("unchanged: adopted the worker that was running, {serves}, in {took}{back}");
             }
-            _ => {
-                return format!("unchanged: {} had nothing to do; {serves}", self.title());
-            }
+            _ => return format!("unchanged: {} had nothing to do; {serves}", self.title()),
         };
         format!("unchanged: {what}; {serves}, in {}{}", human_ms(self.ms), self.unless_confirmed())
     }
@@ -233,11 +224,15 @@ impl Operation {
     }
 
     /// The sentence, then every problem with its place and excerpt, then every warning, then the last lines of a new
-    /// binary that failed: what a person reads.
+    /// binary or of a program that failed: what a person reads.
     #[must_use]
     pub fn report(&self) -> String {
         let mut text = report(&self.message, &self.errors, &self.warnings);
         if let Some(lines) = self.upgrade.as_ref().and_then(|upgrade| upgrade.last_words()) {
+            text.push_str("\n\n");
+            text.push_str(&lines);
+        }
+        if let Some(lines) = self.program_words() {
             text.push_str("\n\n");
             text.push_str(&lines);
         }

@@ -189,6 +189,8 @@ fn every_outcome_of_every_kind_has_a_sentence_that_begins_with_its_word() {
             let sentence = ended(kind, outcome, Cause::Done, |_| {});
             let word = if (kind, outcome) == (Kind::DryRun, Outcome::Unchanged) {
                 "valid".to_owned()
+            } else if outcome == Outcome::Sent {
+                "sent, not confirmed".to_owned()
             } else {
                 outcome.as_str().replace('_', " ")
             };

@@ -57,6 +57,7 @@ impl Operation {
         for step in &self.steps {
             has_moved |= step.name == "hand_over";
             let word = match step.name.as_str() {
+                _ if self.kind.is_carried() => step.program_word(),
                 name if !is_upgrade => name.to_owned(),
                 // The end of the old worker belongs to its drain.
                 "stop_worker" if has_moved => "drain".to_owned(),

@@ -35,6 +35,9 @@ impl Status {
         for (name, process) in self.processes() {
             line(name, &process);
         }
+        for (name, what) in self.programs_in_lines() {
+            line(name, &what);
+        }
         line("control", &self.control);
         if !self.actions.is_empty() {
             line("actions", &self.actions.join(", "));
@@ -99,6 +102,27 @@ impl Status {
             processes.push(("previous", previous));
         }
         processes
+    }
+
+    /// Programs with their copies, and what is paused or switched off of everything else.
+    fn programs_in_lines(&self) -> Vec<(&'static str, String)> {
+        let now = jiff::Timestamp::now();
+        let mut lines = Vec::new();
+        for program in &self.programs {
+            lines.push(("program", program.line()));
+            lines.extend(program.details(now).into_iter().map(|detail| ("", format!("  {detail}"))));
+        }
+        let of_program = |paused: &&crate::PauseStatus| {
+            self.programs.iter().any(|program| program.paused.as_ref() == Some(*paused))
+        };
+        for paused in self.paused.iter().filter(|paused| !of_program(paused)) {
+            lines.push(("paused", paused.sentence()));
+        }
+        if !self.endpoints_off.is_empty() {
+            let off = self.endpoints_off.join(", ");
+            lines.push(("off", format!("{off}: nothing new until 'handover enable ENDPOINT'")));
+        }
+        lines
     }
 
     /// `serving generation 2 since …`.
@@ -174,6 +198,12 @@ impl Operation {
         }
         if let Some(guard) = &self.guard {
             line("guard", guard);
+        }
+        if let Some((from, to)) =
+            self.program.as_ref().and_then(|program| program.from.as_ref().zip(program.to.as_ref()))
+        {
+            line("from", from);
+            line("to", to);
         }
         if let Some(upgrade) = &self.upgrade {
             line("from", &upgrade.from.in_full());

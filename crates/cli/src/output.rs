@@ -39,7 +39,7 @@ impl Output {
         let (word, rest) = text.split_at(text.find(':').unwrap_or(0));
         let colour = match word {
             "applied" | "unchanged" | "valid" | "same" => GREEN,
-            "applied with losses" | "running" => YELLOW,
+            "applied with losses" | "running" | "sent, not confirmed" => YELLOW,
             "rejected" | "not ready" | "rolled back" | "unknown" | "busy" | "stale" | "not permitted" => RED,
             _ => "",
         };
