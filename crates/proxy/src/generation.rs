@@ -77,6 +77,8 @@ impl ListenerKind {
 #[derive(Debug)]
 pub(crate) struct ServicePlan {
     pub(crate) name: Arc<str>,
+    /// The program that it leads to: its endpoints are those of [`crate::traffic::View`].
+    pub(crate) program: Option<Arc<str>>,
     pub(crate) balance: Balance,
     /// One for every address of every endpoint.
     pub(crate) endpoints: Vec<Arc<EndpointPlan>>,
@@ -95,8 +97,10 @@ pub(crate) struct ServicePlan {
 #[derive(Debug)]
 pub(crate) struct EndpointPlan {
     pub(crate) service: Arc<str>,
+    /// As the configuration names it; a copy of a program: `web/1`.
+    pub(crate) name: Arc<str>,
     pub(crate) address: EndpointAddress,
-    /// The address as text, for logs.
+    /// What logs call it: the address as text; a copy of a program by its name.
     pub(crate) label: Box<str>,
     /// `None`: connections are plain.
     pub(crate) tls: Option<Arc<EndpointTls>>,
@@ -379,6 +383,7 @@ fn build_services(
             let endpoints = endpoints(service, tls.as_ref(), &old);
             ServicePlan {
                 name: Arc::clone(&service.name),
+                program: service.program.clone(),
                 balance: service.balance,
                 endpoints,
                 connect: service.connect_timeout.into(),
@@ -426,6 +431,7 @@ fn endpoints(
                 Some(known) => Arc::clone(known),
                 None => Arc::new(EndpointPlan {
                     service: Arc::clone(&service.name),
+                    name: Arc::clone(&endpoint.name),
                     address: address.clone(),
                     label: address.to_string().into(),
                     tls: tls.clone(),

@@ -22,6 +22,7 @@ mod service;
 pub mod source;
 mod spread;
 mod threads;
+mod traffic;
 mod upstream;
 
 pub use service::ProxyService;

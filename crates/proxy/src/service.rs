@@ -9,6 +9,7 @@
 mod logs;
 mod moves;
 mod report;
+mod traffic;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -18,11 +19,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use handover::logging;
 use handover::moving::Moving;
+use handover::traffic::{Quiet, Target, Traffic};
 use handover::{
-    Address, BindError, Bound, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits, ListenerSpec,
+    Address, BindError, Bound, CalledOff, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits, ListenerSpec,
     Losses, Prepare, Problem, Roles, Service, Settings, UpgradeRules, WorkerHandle, watch::Watch,
 };
 use handover_tls::{Schedule, Tickets};
@@ -36,6 +37,7 @@ use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
 use crate::metrics::{Expiry, Metrics};
 use crate::moving::Mover;
 use crate::source::{self, ConfigSource, Reader};
+use crate::traffic::Published;
 use crate::threads::{Rotation, Shared, Threads};
 use logs::{Logs, log_settings, open_logs};
 
@@ -54,6 +56,8 @@ pub struct ProxyService {
     plane: OnceLock<Result<Arc<Plane>, String>>,
     worker: Arc<OnceLock<WorkerHandle>>,
     mover: Arc<Mover>,
+    /// What is served, and what traffic does with it: may be told of the latter before there is anything of the former.
+    published: Arc<Published>,
 }
 
 /// The data plane: threads, what they share, and the sockets that they serve.
@@ -74,7 +78,14 @@ impl ProxyService {
     pub fn new(source: ConfigSource) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let source = Reader::new(source);
-        Self { source, threads, plane: OnceLock::new(), worker: Arc::default(), mover: Arc::default() }
+        Self {
+            source,
+            threads,
+            plane: OnceLock::new(),
+            worker: Arc::default(),
+            mover: Arc::default(),
+            published: Arc::default(),
+        }
     }
 
     /// Makes relative paths in a configuration that is no file relative to this directory, instead of that in which
@@ -111,7 +122,8 @@ impl ProxyService {
     /// The data plane; its threads start with the first prepare.
     fn plane(&self) -> Result<&Arc<Plane>, Vec<Problem>> {
         let start = || {
-            Plane::start(self.threads, Arc::clone(&self.worker), Arc::clone(&self.mover))
+            let published = Arc::clone(&self.published);
+            Plane::start(self.threads, Arc::clone(&self.worker), Arc::clone(&self.mover), published)
                 .map(Arc::new)
                 .map_err(|error| format!("the data plane's threads cannot be started: {error}"))
         };
@@ -124,7 +136,7 @@ impl Service for ProxyService {
         let plane = self.plane()?;
         let source::Text { name, bytes: text, warnings: about_source } = self.source.read(cx)?;
         let base = cx.base().to_owned();
-        let old = plane.shared.published.load_full();
+        let old = plane.shared.published.generation();
         let again = cx.given_top().is_some() && !cx.is_certificates_only();
         let moment = Moment {
             now: SystemTime::now(),
@@ -234,7 +246,7 @@ impl Service for ProxyService {
     }
 
     fn certificates(&self) -> String {
-        let shown = self.running().map(|plane| report::certificates(&plane.shared.published.load().config));
+        let shown = self.running().map(|plane| report::certificates(&plane.shared.published.generation().config));
         serde_json::to_string(&shown.unwrap_or_default()).unwrap_or_default()
     }
 
@@ -254,6 +266,14 @@ impl Service for ProxyService {
         Some(self)
     }
 
+    fn traffic(&self, traffic: Traffic) {
+        self.follow(traffic);
+    }
+
+    fn quiet(&self, target: &Target, limit: Duration, called_off: &CalledOff) -> Quiet {
+        self.wait(target, limit, called_off)
+    }
+
     fn attach(&self, worker: WorkerHandle) {
         // Attached once; a second handle would lead to the same place.
         let _ = self.worker.set(worker);
@@ -265,11 +285,12 @@ impl Plane {
         threads: usize,
         worker: Arc<OnceLock<WorkerHandle>>,
         mover: Arc<Mover>,
+        published: Arc<Published>,
     ) -> std::io::Result<Self> {
         let schedule = schedule(config::Tickets::default());
         let tickets = Tickets::new(schedule, SystemTime::now()).map_err(std::io::Error::other)?;
         let shared = Shared {
-            published: Arc::new(ArcSwap::from_pointee(Generation::nothing())),
+            published,
             metrics: Arc::new(Metrics::new(threads)),
             facts: Arc::default(),
             log: LogWriter::start()?,
@@ -543,7 +564,7 @@ impl Candidate for Ready {
         let imported = keys.is_some_and(|keys| plane.shared.tickets.import(&keys, SystemTime::now()).is_ok());
         plane.shared.metrics.set_certificates(expiries);
         // Held to the end, so that what must be freed of a large generation is not freed by a data thread.
-        let before = plane.shared.published.swap(generation);
+        let before = plane.shared.published.commit(generation);
         let all: Arc<[Socket]> = sockets.clone().into();
         let cut_after = Ticks::from(drain);
         plane.threads.ask(|done| Command::Listen { sockets: Arc::clone(&all), cut_after, done });

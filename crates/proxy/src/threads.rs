@@ -15,9 +15,9 @@ use handover_tls::Tickets;
 use crate::access_log::{AccessLog, LogWriter};
 use crate::conn::{Cx, Shown};
 use crate::event_loop::{Command, EventLoop, Peers};
-use crate::generation::Generation;
 use crate::metrics::Metrics;
 use crate::reactor::{Mailbox, Reactor};
+use crate::traffic::Published;
 
 /// A thread answers a command within microseconds; one that does not within this time is lost, and said to be so.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ const SHOW_LIMIT: Duration = Duration::from_millis(1_500);
 /// What all threads share.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
-    pub(crate) published: Arc<ArcSwap<Generation>>,
+    pub(crate) published: Arc<Published>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) facts: Arc<ArcSwap<String>>,
     pub(crate) log: LogWriter,
@@ -212,7 +212,7 @@ fn serve(thread: usize, epoll: OwnedFd, peers: Arc<Peers>, shared: Shared) {
     // Every thread looks: it may be the only one to which anything happens.
     let rotation = Some(Rotation::new(&shared));
     let log = AccessLog::new(shared.log);
-    let cx = Cx::new(thread, Reactor::new(epoll), shared.published, shared.metrics, shared.facts, log);
+    let cx = Cx::new(thread, Reactor::new(epoll), &shared.published, shared.metrics, shared.facts, log);
     match EventLoop::new(cx, peers) {
         Ok(event_loop) => watch.asked = event_loop.with_rotation(rotation).run(),
         Err(errno) => tracing::error!("a data thread cannot start: {errno}"),

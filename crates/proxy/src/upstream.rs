@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::{Balance, EndpointAddress};
 use crate::generation::{EndpointPlan, ServicePlan};
 use crate::reactor::{ConnKey, Io, Owner, Reactor};
+use crate::traffic::View;
 
 /// For this many ticks (1 s) an endpoint that could not be connected to is passed over, unless all are.
 const AVOID_TICKS: u64 = 10;
@@ -43,6 +44,8 @@ pub(crate) struct Endpoint {
     avoid_until: Cell<u64>,
     /// No longer configured: its connections are not kept.
     retired: Cell<bool>,
+    /// Switched off: it gets nothing new, from those either that began with it.
+    off: Cell<bool>,
     /// Why the last handshake failed, and the tick until which that is not said again.
     trouble: RefCell<Option<(Arc<str>, u64)>>,
 }
@@ -54,6 +57,7 @@ impl Endpoint {
             idle: RefCell::default(),
             avoid_until: Cell::new(0),
             retired: Cell::new(false),
+            off: Cell::new(false),
             trouble: RefCell::default(),
         }
     }
@@ -125,11 +129,13 @@ impl Balancer {
         let count = self.endpoints.len();
         let turn = self.next.get();
         self.next.set(if turn + 1 >= count { 0 } else { turn + 1 });
+        let is_on = |endpoint: &&Rc<Endpoint>| !endpoint.off.get();
         if count == 1 {
-            return self.endpoints.first().cloned();
+            return self.endpoints.first().filter(is_on).cloned();
         }
         let now = clock.tick();
-        let in_turn = || (0..count).filter_map(|step| self.endpoints.get((turn + step) % count));
+        let in_turn =
+            || (0..count).filter_map(|step| self.endpoints.get((turn + step) % count)).filter(is_on);
         let well = || in_turn().filter(|endpoint| endpoint.avoid_until.get() <= now);
         let chosen = match balance {
             Balance::RoundRobin => well().next(),
@@ -177,36 +183,45 @@ pub(crate) struct Upstreams {
 }
 
 impl Upstreams {
-    /// Follows a new generation: one balancer per service. Endpoints that it does not name lose their idle connections.
-    pub(crate) fn follow(
-        &mut self,
-        services: &[ServicePlan],
-        first_turn: usize,
-        reactor: &mut Reactor,
-    ) -> Vec<Balancer> {
+    /// Follows a new view: one balancer per service. Endpoints that it does not name, or that are off, lose their idle connections.
+    pub(crate) fn follow(&mut self, view: &View, first_turn: usize, reactor: &mut Reactor) -> Vec<Balancer> {
         let mut known = HashMap::with_capacity(self.known.len());
-        let balancers = services
-            .iter()
-            .map(|service| {
-                let endpoints: Vec<_> = service
-                    .endpoints
-                    .iter()
-                    .map(|plan| {
-                        let key = Arc::as_ptr(plan) as usize;
-                        let endpoint = self
-                            .known
-                            .remove(&key)
-                            .or_else(|| known.get(&key).cloned())
-                            .unwrap_or_else(|| Rc::new(Endpoint::new(Arc::clone(plan))));
-                        known.insert(key, Rc::clone(&endpoint));
-                        endpoint
-                    })
-                    .collect();
-                let next = Cell::new(first_turn % endpoints.len().max(1));
-                Balancer { endpoints, next }
-            })
-            .collect();
-        for (_, endpoint) in std::mem::replace(&mut self.known, known) {
+        let mut one = |plan: &Arc<EndpointPlan>| {
+            let key = Arc::as_ptr(plan) as usize;
+            let endpoint = self
+                .known
+                .remove(&key)
+                .or_else(|| known.get(&key).cloned())
+                .unwrap_or_else(|| Rc::new(Endpoint::new(Arc::clone(plan))));
+            known.insert(key, Rc::clone(&endpoint));
+            endpoint
+        };
+        let mut off = Vec::new();
+        let mut balancers = Vec::with_capacity(view.generation.services.len());
+        for (position, service) in view.generation.services.iter().enumerate() {
+            let endpoints: Vec<_> = match view.endpoints(position) {
+                None => service.endpoints.iter().map(&mut one).collect(),
+                Some(endpoints) => {
+                    off.extend(
+                        endpoints.iter().filter(|endpoint| !endpoint.on).map(|endpoint| &endpoint.plan),
+                    );
+                    endpoints
+                        .iter()
+                        .filter(|endpoint| endpoint.on)
+                        .map(|endpoint| one(&endpoint.plan))
+                        .collect()
+                }
+            };
+            let next = Cell::new(first_turn % endpoints.len().max(1));
+            balancers.push(Balancer { endpoints, next });
+        }
+        let mut gone = std::mem::replace(&mut self.known, known);
+        for plan in off {
+            if let Some(endpoint) = gone.get(&(Arc::as_ptr(plan) as usize)) {
+                endpoint.off.set(true);
+            }
+        }
+        for (_, endpoint) in gone.drain() {
             endpoint.retired.set(true);
             for number in endpoint.idle.take() {
                 self.close_idle(number, reactor);

@@ -17,11 +17,13 @@ use crate::event_loop::{Burst, Socket};
 use crate::generation::{Generation, ListenerPlan};
 use crate::metrics::{ListenerCells, Metrics, ThreadCells};
 use crate::reactor::Reactor;
+use crate::traffic::{Holding, Published, View};
 use crate::upstream::{Balancer, Upstreams};
 
 /// A generation as one thread uses it. Requests keep the one they began with.
 #[derive(Debug)]
 pub(crate) struct Local {
+    pub(crate) view: Arc<View>,
     pub(crate) generation: Arc<Generation>,
     /// By position of the service.
     pub(crate) balancers: Vec<Balancer>,
@@ -116,7 +118,9 @@ pub(crate) struct Cx {
     pub(crate) log_tick: u64,
     /// It is the turn of the connection that runs now to compute something long.
     pub(crate) may_step: bool,
-    published: Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>,
+    /// What is held on this thread.
+    pub(crate) holding: Holding,
+    published: Cache<Arc<ArcSwap<View>>, Arc<View>>,
     local: Rc<Local>,
 }
 
@@ -125,14 +129,15 @@ impl Cx {
     pub(crate) fn new(
         thread: usize,
         reactor: Reactor,
-        published: Arc<ArcSwap<Generation>>,
+        published: &Published,
         metrics: Arc<Metrics>,
         facts: Arc<ArcSwap<String>>,
         log: AccessLog,
     ) -> Self {
-        let published = Cache::new(published);
+        let published = published.cache();
         // Not what is published by now: that is followed like any other.
-        let generation = Arc::new(Generation::nothing());
+        let view = Arc::new(View::nothing());
+        let generation = Arc::clone(&view.generation);
         Self {
             thread,
             reactor,
@@ -146,8 +151,9 @@ impl Cx {
             draining: false,
             log_tick: 0,
             may_step: false,
+            holding: Holding::default(),
             published,
-            local: Rc::new(Local { generation, balancers: Vec::new() }),
+            local: Rc::new(Local { view, generation, balancers: Vec::new() }),
         }
     }
 
@@ -172,7 +178,7 @@ impl Cx {
     #[inline]
     pub(crate) fn refresh(&mut self) {
         let published = self.published.load();
-        if !Arc::ptr_eq(published, &self.local.generation) {
+        if !Arc::ptr_eq(published, &self.local.view) {
             let published = Arc::clone(published);
             self.switch(published);
         }
@@ -184,11 +190,12 @@ impl Cx {
     }
 
     #[cold]
-    fn switch(&mut self, generation: Arc<Generation>) {
-        let balancers = self.upstreams.follow(&generation.services, self.thread, &mut self.reactor);
+    fn switch(&mut self, view: Arc<View>) {
+        let balancers = self.upstreams.follow(&view, self.thread, &mut self.reactor);
+        let generation = Arc::clone(&view.generation);
         let dropped = self.log.follow(&generation.config.log);
         self.cells().log_dropped.add(dropped);
-        self.local = Rc::new(Local { generation, balancers });
+        self.local = Rc::new(Local { view, generation, balancers });
         for (_, listener) in &mut self.listeners {
             listener.follow(&self.local);
         }

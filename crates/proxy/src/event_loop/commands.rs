@@ -34,6 +34,11 @@ impl EventLoop {
                     self.close_listeners();
                     drop(done);
                 }
+                Command::Traffic { done } => {
+                    self.follow_traffic();
+                    drop(done);
+                }
+                Command::Census(census) => self.answer_census(census),
                 Command::Show { left, shown } => {
                     let _ = shown.send(self.show(&left));
                 }
@@ -74,6 +79,8 @@ impl EventLoop {
             | Command::Drain { .. }
             | Command::Resume { .. }
             | Command::CloseListeners { .. }
+            | Command::Traffic { .. }
+            | Command::Census(_)
             | Command::Show { .. }
             | Command::Cut { .. }
             | Command::Stop => {}

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 
 use super::*;
 use crate::access_log::{AccessLog, LogWriter};
@@ -14,6 +13,7 @@ use crate::config::{self, SystemResolver};
 use crate::generation::Generation;
 use crate::metrics::Metrics;
 use crate::reactor::Reactor;
+use crate::traffic::Published;
 
 /// How long a test waits for what must come.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
@@ -26,7 +26,7 @@ pub(super) struct Rig {
     pub(super) loops: Vec<EventLoop>,
     peers: Arc<Peers>,
     pub(super) metrics: Arc<Metrics>,
-    published: Arc<ArcSwap<Generation>>,
+    published: Arc<Published>,
     listener: TcpListener,
     socket: Socket,
 }
@@ -57,7 +57,8 @@ impl Rig {
         let metrics = Arc::new(Metrics::new(threads));
         let generation = Arc::new(generation(text, &metrics));
         let address = generation.addresses(0)[0].clone();
-        let published = Arc::new(ArcSwap::new(generation));
+        let published = Arc::new(Published::default());
+        published.commit(generation);
         let socket = Socket {
             serial: 7,
             name: "web".into(),
@@ -75,7 +76,7 @@ impl Rig {
             let log = AccessLog::new(writer.clone());
             let (published, metrics) = (Arc::clone(&published), Arc::clone(&metrics));
             EventLoop::new(
-                Cx::new(thread, reactor, published, metrics, Arc::default(), log),
+                Cx::new(thread, reactor, &published, metrics, Arc::default(), log),
                 Arc::clone(&peers),
             )
             .unwrap()
@@ -101,7 +102,7 @@ impl Rig {
 
     /// The listener goes.
     fn unlisten(&mut self, thread: usize) {
-        self.published.store(Arc::new(Generation::nothing()));
+        self.published.commit(Arc::new(Generation::nothing()));
         self.tell(
             thread,
             Command::Listen { sockets: Arc::new([]), cut_after: Ticks(100), done: channel().0 },

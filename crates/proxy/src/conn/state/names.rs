@@ -165,6 +165,7 @@ impl EndpointName<'_> {
         let endpoint = endpoint.unwrap_or_else(|| {
             Rc::new(Endpoint::stand_in(Arc::new(EndpointPlan {
                 service: self.service.into(),
+                name: self.address.to_string().into(),
                 address: self.address.to_endpoint(),
                 label: self.address.to_string().into(),
                 tls: None,

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use rustix::io::{self, Errno};
 use rustix::net::{self, AddressFamily, Shutdown, SocketFlags, SocketType};
 
@@ -22,6 +21,7 @@ use crate::event_loop::Socket;
 use crate::generation::Generation;
 use crate::metrics::Metrics;
 use crate::reactor::{ConnKey, Io, Owner, Reactor};
+use crate::traffic::Published;
 
 pub(super) const KEY: ConnKey = ConnKey { index: 0, stamp: 0 };
 
@@ -82,7 +82,7 @@ impl Stage {
 pub(super) struct Process {
     pub(super) cx: Cx,
     pub(super) writer: LogWriter,
-    published: Arc<ArcSwap<Generation>>,
+    published: Arc<Published>,
 }
 
 fn generation(text: &str, previous: Option<&Generation>, metrics: &Metrics) -> Generation {
@@ -98,11 +98,12 @@ fn generation(text: &str, previous: Option<&Generation>, metrics: &Metrics) -> G
 impl Process {
     pub(super) fn new(text: &str) -> Self {
         let metrics = Arc::new(Metrics::new(1));
-        let published = Arc::new(ArcSwap::from_pointee(generation(text, None, &metrics)));
+        let published = Arc::new(Published::default());
+        published.commit(Arc::new(generation(text, None, &metrics)));
         let reactor = Reactor::new(Reactor::create_epoll().unwrap());
         let writer = LogWriter::start().unwrap();
         let log = AccessLog::new(writer.clone());
-        let mut cx = Cx::new(0, reactor, Arc::clone(&published), metrics, Arc::default(), log);
+        let mut cx = Cx::new(0, reactor, &published, metrics, Arc::default(), log);
         cx.refresh();
         let local = cx.local().clone();
         for (position, plan) in local.generation.listeners.iter().enumerate() {
@@ -120,8 +121,8 @@ impl Process {
 
     /// Another generation is published, and followed.
     pub(super) fn reload(&mut self, text: &str) {
-        let new = generation(text, Some(&self.published.load()), &self.cx.metrics);
-        self.published.store(Arc::new(new));
+        let new = generation(text, Some(&self.published.generation()), &self.cx.metrics);
+        self.published.commit(Arc::new(new));
         self.cx.refresh();
     }
 

@@ -1,0 +1,30 @@
+//! What the service is told of the traffic, and asked about it.
+
+use std::time::Duration;
+
+use handover::CalledOff;
+use handover::traffic::{Quiet, Target, Traffic};
+
+use super::ProxyService;
+use crate::event_loop::Command;
+use crate::traffic::wait_for_quiet;
+
+impl ProxyService {
+    /// See [`handover::Service::traffic`].
+    pub(super) fn follow(&self, traffic: Traffic) {
+        // Held to the end, so that what must be freed is not freed by a data thread.
+        let before = self.published.traffic(traffic);
+        if let Some(plane) = self.running() {
+            plane.threads.ask(|done| Command::Traffic { done });
+        }
+        drop(before);
+    }
+
+    /// See [`handover::Service::quiet`].
+    pub(super) fn wait(&self, target: &Target, limit: Duration, called_off: &CalledOff) -> Quiet {
+        match self.running() {
+            Some(plane) => wait_for_quiet(&plane.threads, target, limit, called_off),
+            None => Quiet::default(),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Waiting until nothing of something is in flight any more.
+//!
+//! ```text
+//!   who waits ──Census──▶ each thread: counts its table, says it; whenever something has happened since, and at most once in 10 ms,
+//!             ◀──counts──              counts again, and says it if it is another number
+//! ```
+//!
+//! Requests never change threads, so the sum of what the threads have said last is exact once nothing new can begin; that is what a
+//! pause, or an endpoint switched off, makes sure of. The hot path counts nothing for it.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use handover::CalledOff;
+use handover::traffic::{Quiet, Target};
+
+use crate::event_loop::Command;
+use crate::threads::Threads;
+
+/// A thread counts again after this time at the earliest (µs).
+const COUNT_AGAIN_US: u64 = 10_000;
+/// Whether anybody still waits for the answer is looked at this often.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What of something is in progress.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    /// In flight.
+    pub(crate) left: u64,
+    /// Held, or waiting for an endpoint.
+    pub(crate) held: u64,
+}
+
+/// A question to a thread.
+#[derive(Debug)]
+pub(crate) struct Census {
+    pub(crate) target: Target,
+    /// Gets the thread's number with each count.
+    pub(crate) tell: Sender<(usize, Count)>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    census: Census,
+    said: Count,
+}
+
+/// The questions that one thread answers.
+#[derive(Debug, Default)]
+pub(crate) struct Watches {
+    all: Vec<Watch>,
+    next_us: u64,
+    /// Something has happened since the last count.
+    stale: bool,
+}
+
+impl Watches {
+    /// One more; its first answer.
+    pub(crate) fn add(&mut self, thread: usize, census: Census, said: Count) {
+        if census.tell.send((thread, said)).is_ok() {
+            self.all.push(Watch { census, said });
+        }
+    }
+
+    /// Something has happened.
+    #[inline]
+    pub(crate) fn note(&mut self) {
+        self.stale = !self.all.is_empty();
+    }
+
+    /// When it is time to count again; `None`: nothing has happened, or nobody asks.
+    pub(crate) fn next_us(&self) -> Option<u64> {
+        self.stale.then_some(self.next_us)
+    }
+
+    /// Counts again, if it is time.
+    pub(crate) fn count(&mut self, thread: usize, now_us: u64, count: impl Fn(&Target) -> Count) {
+        if !self.stale || now_us < self.next_us {
+            return;
+        }
+        self.stale = false;
+        self.next_us = now_us + COUNT_AGAIN_US;
+        self.all.retain_mut(|watch| {
+            let now = count(&watch.census.target);
+            let same = std::mem::replace(&mut watch.said, now) == now;
+            // Who asked may have gone: that shows with the next change.
+            same || watch.census.tell.send((thread, now)).is_ok()
+        });
+    }
+}
+
+/// Asks all threads, and waits until nothing is left, for `limit` at most, or until nobody waits any more.
+pub(crate) fn wait_for_quiet(
+    threads: &Threads,
+    target: &Target,
+    limit: Duration,
+    called_off: &CalledOff,
+) -> Quiet {
+    let until = Instant::now().checked_add(limit);
+    let (tell, counts) = channel();
+    let mut known: Vec<Option<Count>> = vec![None; threads.count()];
+    threads.tell(|| Command::Census(Census { target: target.clone(), tell: tell.clone() }));
+    drop(tell);
+    loop {
+        let left = until.map_or(LOOK, |until| until.saturating_duration_since(Instant::now()));
+        match counts.recv_timeout(left.min(LOOK)) {
+            Ok((thread, count)) => {
+                if let Some(place) = known.get_mut(thread) {
+                    *place = Some(count);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // The threads have ended.
+            Err(RecvTimeoutError::Disconnected) => return sum(&known),
+        }
+        let all = known.iter().all(Option::is_some);
+        let quiet = sum(&known);
+        if (all && quiet.left == 0) || left.is_zero() || called_off.is_set() {
+            return quiet;
+        }
+    }
+}
+
+/// A thread that has not answered yet may have something.
+fn sum(known: &[Option<Count>]) -> Quiet {
+    let mut quiet = Quiet::default();
+    for count in known {
+        let count = count.unwrap_or(Count { left: 1, held: 0 });
+        quiet.left += count.left;
+        quiet.held += count.held;
+    }
+    quiet
+}
