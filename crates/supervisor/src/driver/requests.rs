@@ -1,6 +1,6 @@
 //! What is asked for, on its way to the machine: looked up, checked, admitted or refused.
 
-use handover_api::{Actor, ActorKind, Binary, Refused, Upgrade, operation_id};
+use handover_api::{Actor, ActorKind, Binary, Operation, Refused, Upgrade, operation_id};
 use handover_lifecycle::{Asked, Caller, Event, GenerationNumber, Kind, Phase, Request};
 use tokio::sync::oneshot;
 
@@ -77,14 +77,14 @@ impl Driver {
         let Checked { mut new, admission, found, room, target, binary } = checked;
         if let Some(id) = new.id.as_deref() {
             if let Some(entry) = self.operations.by_id(id) {
-                let (kind, action) = (entry.operation.kind, entry.operation.action.clone());
-                let same = is_same(&new.ask, kind, action.as_deref());
+                let kind = entry.operation.kind;
+                let same = is_same(&new.ask, &entry.operation);
                 let ticket = if same { Ok(entry.ticket()) } else { Err(key_reused(id, kind)) };
                 return answer(admission, ticket);
             }
             if let Some(ended) = self.operations.ended(id).cloned().or(found) {
                 let ended_kind = ended.kind;
-                let same = is_same(&new.ask, ended_kind, ended.action.as_deref());
+                let same = is_same(&new.ask, &ended);
                 let ticket = if same { Ok(ended_ticket(ended)) } else { Err(key_reused(id, ended_kind)) };
                 return answer(admission, ticket);
             }
@@ -183,6 +183,9 @@ impl Driver {
             Ask::Drain { limit } => Request::Drain { limit: limit.or(drain_limit) },
             Ask::Resume => Request::Resume,
             Ask::Program(asked) => {
+                if let Some(why) = self.programs.refusal(asked) {
+                    return self.refuse_request(&new, why, admission);
+                }
                 Request::Carried { kind: kind_of_program(&asked.what), limit: self.programs.limit(asked) }
             }
             Ask::Stop { now, limit } => Request::Stop { now: *now, limit: limit.or(drain_limit) },
@@ -265,12 +268,14 @@ fn key_reused(id: &str, kind: Kind) -> Refused {
 }
 
 /// Whether an operation with the same key is the same request: sent again, not another one.
-fn is_same(ask: &Ask, kind: Kind, action: Option<&str>) -> bool {
-    let asked_action = match ask {
-        Ask::Action { name, .. } => Some(name.as_str()),
-        _ => None,
+fn is_same(ask: &Ask, known: &Operation) -> bool {
+    let (action, target) = match ask {
+        Ask::Action { name, .. } => (Some(name), None),
+        Ask::Program(asked) => (None, asked.target.as_ref()),
+        _ => (None, None),
     };
     // Sent again when the upgrade was taken back that it was about.
-    let took_back = matches!(ask, Ask::Rollback { to: None, .. }) && kind == Kind::Cancel;
-    (kind_of(ask) == kind || took_back) && asked_action == action
+    let took_back = matches!(ask, Ask::Rollback { to: None, .. }) && known.kind == Kind::Cancel;
+    let same_kind = kind_of(ask) == known.kind || took_back;
+    same_kind && action == known.action.as_ref() && target == known.target.as_ref()
 }

@@ -16,13 +16,17 @@ mod commands;
 mod connections;
 mod copy;
 mod demand;
+mod editions;
 mod groups;
 mod inetd;
 mod memory;
+mod names;
 mod notify;
 mod out;
 mod output;
+mod private;
 mod reloading;
+mod state;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -30,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_api::{LogLine, PauseStatus, ProgramStatus};
+use handover_api::{LogLine, PauseStatus, ProgramStatus, Refused};
 use handover_lifecycle::OperationKey;
 use tokio::sync::broadcast;
 
@@ -92,6 +96,18 @@ impl Programs {
     /// Takes in what happened.
     pub(crate) fn take(&mut self, _happened: Happened) {}
 
+    /// Why this cannot even become an operation: what it is about is not there. Everything else is found out by
+    /// [`Programs::ask`].
+    pub(crate) fn refusal(&self, asked: &Asked) -> Option<Refused> {
+        let names_a_program = !matches!(
+            asked.what,
+            What::Pause { .. } | What::Resume | What::DrainEndpoint { .. } | What::EnableEndpoint
+        );
+        let name = asked.target.as_ref().filter(|_| names_a_program)?;
+        let known: Vec<String> = self.status().into_iter().map(|program| program.name).collect();
+        (!known.contains(name)).then(|| Refused::NoSuchProgram { name: name.clone(), known })
+    }
+
     /// A carried operation begins. It ends with [`Out::Ended`], at once or within [`Programs::limit`].
     pub(crate) fn ask(&mut self, operation: OperationKey, asked: &Asked, asker: Asker) {
         let _ = (operation, asked, asker);
@@ -150,6 +166,9 @@ impl Programs {
     /// Another worker serves: what waits for an answer is asked again.
     pub(crate) fn worker_changed(&mut self) {}
 
+    /// The server is about to drain and stop: what is held goes on, nothing is held any more.
+    pub(crate) fn ending(&mut self) {}
+
     /// Everything ends, in reverse order of `after`; [`Out::Stopped`] follows, at the latest after `limit` and the kill.
     pub(crate) fn stop(&mut self, limit: Duration) {
         let _ = limit;
@@ -173,10 +192,24 @@ impl Programs {
         Vec::new()
     }
 
-    /// The same with memory and connections as they are now: to be run on a thread that may block.
-    pub(crate) fn measure(&self) -> impl FnOnce() -> Vec<ProgramStatus> + Send + 'static + use<> {
+    /// The same with memory and connections as they are now: to be awaited in a task of its own.
+    pub(crate) fn measure(&self) -> impl Future<Output = Vec<ProgramStatus>> + Send + 'static + use<> {
         let status = self.status();
-        move || status
+        async move { status }
+    }
+
+    /// Whether what is asked for is about something that there is; asked before an operation is begun.
+    ///
+    /// # Errors
+    /// [`Refused::NoSuchProgram`], [`Refused::NoSuchTarget`].
+    pub(crate) fn knows(&self, asked: &Asked) -> Result<(), Refused> {
+        let _ = asked;
+        Ok(())
+    }
+
+    /// Whether every program has been ready, or has failed, since it was first applied; see [`Out::Settled`].
+    pub(crate) fn is_settled(&self) -> bool {
+        true
     }
 
     /// Everything that is paused.
