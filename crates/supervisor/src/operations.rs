@@ -338,7 +338,7 @@ pub(crate) fn kind_of_program(what: &ProgramWhat) -> Kind {
         ProgramWhat::Restart { .. } => Kind::ProgramRestart,
         ProgramWhat::Reload => Kind::ProgramReload,
         ProgramWhat::Deploy { .. } => Kind::ProgramDeploy,
-        ProgramWhat::Rollback => Kind::ProgramRollback,
+        ProgramWhat::Rollback | ProgramWhat::GoBack => Kind::ProgramRollback,
         ProgramWhat::Confirm => Kind::ProgramConfirm,
         ProgramWhat::Cancel => Kind::ProgramCancel,
         ProgramWhat::Pause { .. } => Kind::Pause,

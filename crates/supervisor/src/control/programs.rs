@@ -10,7 +10,7 @@ pub(super) fn word_for(asked: &ProgramAsked) -> String {
         ProgramWhat::Restart { .. } => "restart",
         ProgramWhat::Reload => "reload",
         ProgramWhat::Deploy { .. } => "deploy",
-        ProgramWhat::Rollback => "rollback",
+        ProgramWhat::Rollback | ProgramWhat::GoBack => "rollback",
         ProgramWhat::Confirm => "confirm",
         ProgramWhat::Cancel => "cancel",
         ProgramWhat::Pause { .. } => "pause",

@@ -74,6 +74,7 @@ impl Driver {
                     let now = Instant::now();
                     self.hosting.keep_at.get_or_insert(soonest.map_or(now, |soonest| soonest.max(now)));
                 }
+                Out::Settled => {}
                 Out::Stopped => self.pending.push_back(Event::ProgramsStopped { clean: true }),
                 Out::AllEnded { code } => self.all_ended(code),
             }
@@ -253,9 +254,9 @@ impl Driver {
     /// The programs, with memory and connections as they are now; who asks is answered from elsewhere.
     pub(super) fn answer_programs(&self, answer: oneshot::Sender<Vec<ProgramStatus>>) {
         let measure = self.programs.measure();
-        tokio::task::spawn_blocking(move || {
+        tokio::spawn(async move {
             // Whoever asked may be gone.
-            let _ = answer.send(measure());
+            let _ = answer.send(measure.await);
         });
     }
 

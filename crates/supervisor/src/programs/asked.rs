@@ -63,6 +63,8 @@ pub enum What {
     Confirm,
     /// The deploy that awaits confirmation is taken back.
     Cancel,
+    /// The supervisor takes back a deploy that nobody has confirmed, or that fares badly. Nobody else asks for this.
+    GoBack,
     /// Hold new requests.
     Pause {
         /// For how long at most; the usual time if `None`.

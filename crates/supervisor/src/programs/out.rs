@@ -48,6 +48,8 @@ pub(crate) enum Out {
     Own { asked: Asked, comment: String },
     /// What is kept for the next supervisor has changed.
     Keep,
+    /// Every program that was applied first has been ready by now, or has failed. Said once.
+    Settled,
     /// Nothing of any program runs any more: the answer to [`super::Programs::stop`].
     Stopped,
     /// All programs have ended, and none is to be started again. The code is that of the program, if there is one only.
