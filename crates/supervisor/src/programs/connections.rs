@@ -1,16 +1,23 @@
 //! Which process has which connection, as the kernel tells it (`/proc/net`, `/proc/PID/fd`, sock_diag(7)).
 //!
 //! ```text
-//!   connection ─ its other end's inode ─▶ open in a process of this copy? ─▶ theirs │ somebody else's │ nobody's yet
+//!   connection ─ its far end's inode ─▶ open in a process of this copy? ─▶ theirs │ somebody else's │ nobody's yet
 //! ```
 
+mod diag;
+mod tables;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::protocol::Address;
 
-/// The longest time that a survey takes before it is given up.
-pub(crate) const SURVEY_LIMIT: Duration = Duration::from_secs(5);
+/// Connections that are listed one by one.
+pub(crate) const MAX_LISTED: usize = 1000;
+/// Descriptors of one process that are looked at.
+const MAX_DESCRIPTORS: usize = 1_000_000;
 
 /// A connection that a process holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +27,7 @@ pub(crate) struct Connection {
     /// Its end: `127.0.0.1:8080`, `unix:/run/app.sock`.
     pub(crate) local: String,
     /// The other end; of a Unix socket nothing is known.
-    pub(crate) peer: String,
+    pub(crate) peer: Option<String>,
     /// Whether it was accepted at one of the places that were asked for.
     pub(crate) accepted: bool,
 }
@@ -30,31 +37,90 @@ pub(crate) struct Connection {
 pub(crate) struct Survey {
     /// Each; of a copy with very many, the first [`MAX_LISTED`].
     pub(crate) listed: Vec<Connection>,
-    /// How many there are.
+    /// How many there are: over TCP all, over Unix sockets those that were accepted.
     pub(crate) established: u64,
     /// How many of them were accepted at the places that were asked for: what is cut if these processes are killed now.
     pub(crate) accepted: u64,
 }
-
-/// Connections that are listed one by one.
-pub(crate) const MAX_LISTED: usize = 1000;
 
 /// What to look for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanted {
     /// The processes of one copy.
     pub(crate) processes: Vec<u32>,
-    /// The addresses of its shared and own sockets.
+    /// The addresses of its shared and own sockets, as they really are.
     pub(crate) places: Vec<Address>,
 }
 
-/// The connections of several copies, in the same order; the tables are read once. In a thread of its own: with many
-/// connections this takes long.
+/// What is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FarEnd {
+    /// It waits in the queue.
+    Waiting,
+    /// It was accepted: the inode of the socket that it became.
+    Accepted(u64),
+    /// It was closed already.
+    Gone,
+}
+
+impl FarEnd {
+    /// What an inode says: a socket that nobody has accepted has none.
+    fn of(inode: u64) -> Self {
+        if inode == 0 { Self::Waiting } else { Self::Accepted(inode) }
+    }
+}
+
+/// The connections of several copies, in the same order; the tables are read once, in a thread of their own: with many
+/// connections that takes long.
 ///
 /// # Errors
 /// The tables cannot be read (`/proc` is not mounted).
 pub(crate) async fn survey(wanted: Vec<Wanted>) -> io::Result<Vec<Survey>> {
-    Ok(vec![Survey::default(); wanted.len()])
+    elsewhere(move || {
+        let (tcp, unix) = (tables::tcp()?, tables::unix()?);
+        let tcp: HashMap<u64, &tables::Tcp> = tcp.iter().map(|one| (one.inode, one)).collect();
+        let unix: HashMap<u64, &tables::Unix> = unix.iter().map(|one| (one.inode, one)).collect();
+        Ok(wanted.iter().map(|wanted| survey_one(wanted, &tcp, &unix)).collect())
+    })
+    .await
+}
+
+fn survey_one(
+    wanted: &Wanted,
+    tcp: &HashMap<u64, &tables::Tcp>,
+    unix: &HashMap<u64, &tables::Unix>,
+) -> Survey {
+    let mut survey = Survey::default();
+    // A descriptor may be open in several processes: the connection is one.
+    let mut seen = HashSet::new();
+    for &pid in &wanted.processes {
+        for inode in sockets_of(pid) {
+            let connection = match (tcp.get(&inode), unix.get(&inode)) {
+                (Some(tcp), _) => Connection {
+                    pid,
+                    local: tcp.local.to_string(),
+                    peer: Some(tcp.peer.to_string()),
+                    accepted: wanted.places.iter().any(|place| is_tcp_at(place, tcp.local)),
+                },
+                (None, Some(unix)) => Connection {
+                    pid,
+                    local: format!("unix:{}", unix.path),
+                    peer: None,
+                    accepted: wanted.places.iter().any(|place| is_unix_at(place, &unix.path)),
+                },
+                (None, None) => continue,
+            };
+            if !seen.insert(inode) {
+                continue;
+            }
+            survey.established += 1;
+            survey.accepted += u64::from(connection.accepted);
+            if survey.listed.len() < MAX_LISTED {
+                survey.listed.push(connection);
+            }
+        }
+    }
+    survey
 }
 
 /// How many connections there are at these addresses, whoever holds them, those that wait to be accepted included.
@@ -62,6 +128,103 @@ pub(crate) async fn survey(wanted: Vec<Wanted>) -> io::Result<Vec<Survey>> {
 /// # Errors
 /// As [`survey`].
 pub(crate) async fn established_on(places: Vec<Address>) -> io::Result<u64> {
-    let _ = places;
-    Ok(0)
+    elsewhere(move || {
+        let mut count = 0;
+        if places.iter().any(|place| matches!(place, Address::Tcp(_))) {
+            let at = |one: &&tables::Tcp| places.iter().any(|place| is_tcp_at(place, one.local));
+            count += tables::tcp()?.iter().filter(at).count();
+        }
+        if places.iter().any(|place| !matches!(place, Address::Tcp(_))) {
+            let at = |one: &&tables::Unix| places.iter().any(|place| is_unix_at(place, &one.path));
+            count += tables::unix()?.iter().filter(at).count();
+        }
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    })
+    .await
 }
+
+/// Runs what reads much in a thread where that holds up nobody.
+async fn elsewhere<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// The far end of a TCP connection that this process has made.
+///
+/// # Errors
+/// The kernel's tables cannot be read.
+pub(crate) fn far_end_tcp(near: SocketAddr, far: SocketAddr) -> io::Result<FarEnd> {
+    if let Ok(end) = diag::tcp(near, far) {
+        return Ok(end);
+    }
+    // A kernel without tcp_diag, or one that lets nobody ask.
+    let found = tables::tcp()?.into_iter().find(|one| one.local == far && plain(one.peer) == near);
+    Ok(found.map_or(FarEnd::Gone, |one| FarEnd::of(one.inode)))
+}
+
+/// The far end of a connection over a Unix socket that this process has made.
+///
+/// # Errors
+/// The kernel has no `unix_diag`: only that tells which socket belongs to which.
+pub(crate) fn far_end_unix(near: BorrowedFd<'_>) -> io::Result<FarEnd> {
+    diag::unix(rustix::fs::fstat(near.as_fd())?.st_ino)
+}
+
+/// Whether one of these processes holds a connection that was accepted at this address, whoever has made it.
+///
+/// # Errors
+/// The kernel's tables cannot be read.
+pub(crate) fn has_accepted_at(processes: &[u32], place: &Address) -> io::Result<Option<u32>> {
+    let accepted: HashSet<u64> = match place {
+        Address::Tcp(_) => {
+            tables::tcp()?.iter().filter(|one| is_tcp_at(place, one.local)).map(|one| one.inode).collect()
+        }
+        _ => tables::unix()?.iter().filter(|one| is_unix_at(place, &one.path)).map(|one| one.inode).collect(),
+    };
+    let holds = |pid: &&u32| sockets_of(**pid).any(|inode| inode != 0 && accepted.contains(&inode));
+    Ok(processes.iter().find(holds).copied())
+}
+
+/// Which of these processes has the socket with this inode open.
+pub(crate) fn holder(processes: &[u32], inode: u64) -> Option<u32> {
+    processes.iter().copied().find(|pid| sockets_of(*pid).any(|one| one == inode))
+}
+
+/// The inodes of the sockets that a process has open; none if it has ended, or may not be looked at.
+fn sockets_of(pid: u32) -> impl Iterator<Item = u64> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+    entries.flatten().take(MAX_DESCRIPTORS).filter_map(|entry| {
+        let target = std::fs::read_link(entry.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    })
+}
+
+/// Whether a connection with this local address was accepted there.
+fn is_tcp_at(place: &Address, local: SocketAddr) -> bool {
+    let Address::Tcp(address) = place else { return false };
+    let local = plain(local);
+    address.port() == local.port()
+        && match (address.ip(), local.ip()) {
+            (IpAddr::V4(any), IpAddr::V4(_)) if any.is_unspecified() => true,
+            // A program that binds itself may take both families on one socket.
+            (IpAddr::V6(any), _) if any.is_unspecified() => true,
+            (one, other) => one == other,
+        }
+}
+
+/// An IPv4 address that is written as one of IPv6 (`::ffff:127.0.0.1`), as itself.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn is_unix_at(place: &Address, path: &str) -> bool {
+    match place {
+        Address::Tcp(_) => false,
+        Address::Unix { path: bound, .. } => bound.to_str() == Some(path),
+        Address::Abstract(name) => path.strip_prefix('@') == Some(name),
+    }
+}
+
+#[cfg(test)]
+mod tests;
