@@ -21,6 +21,7 @@ pub const CONFIG: &str = "handover.toml";
 pub struct HandoverBuilder<'a> {
     binary: PathBuf,
     operator: Option<PathBuf>,
+    verb: &'static str,
     workspace: &'a Workspace,
     config: Option<String>,
     file: Option<PathBuf>,
@@ -59,6 +60,13 @@ impl HandoverBuilder<'_> {
     #[must_use]
     pub fn operator(mut self, binary: impl Into<PathBuf>) -> Self {
         self.operator = Some(binary.into());
+        self
+    }
+
+    /// Runs this verb instead of `serve`.
+    #[must_use]
+    pub fn verb(mut self, verb: &'static str) -> Self {
+        self.verb = verb;
         self
     }
 
@@ -133,7 +141,7 @@ impl HandoverBuilder<'_> {
     pub fn start_unawaited(self) -> Handover {
         let notifications = Notifications::listen(&self.workspace.path("run/notify.sock"));
         let mut command = command(&self.binary, self.workspace);
-        command.arg("serve");
+        command.arg(self.verb);
         let written = self.config.as_ref().map(|text| self.workspace.write(CONFIG, text));
         command.args(written.or(self.file));
         command.args(&self.arguments);
@@ -255,6 +263,7 @@ impl Handover {
         HandoverBuilder {
             binary: binary.into(),
             operator: None,
+            verb: "serve",
             workspace,
             config: None,
             file: None,
