@@ -8,6 +8,7 @@
 //! | module | what for |
 //! |---|---|
 //! | [`channel`] | typed messages with descriptors over a `SOCK_SEQPACKET` socket |
+//! | [`launch`] | programs that know nothing of this: sockets at exact numbers, another user, a session of their own |
 //! | [`memfd`] | bytes in a sealed memory file: what was checked cannot change afterwards |
 //! | [`companion`] | another process, held so that it can be ended and its end be seen |
 //! | [`bundle`] | the bytes of every file that a generation names, in one memory file |
@@ -29,6 +30,7 @@ pub mod bundle;
 pub mod channel;
 pub mod companion;
 pub mod inherit;
+pub mod launch;
 pub mod memfd;
 pub mod memory;
 pub mod own;

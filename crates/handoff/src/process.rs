@@ -167,14 +167,14 @@ impl Spawn<'_> {
 }
 
 /// Sets everything but the standard streams close-on-exec, also what this process got from its own parent without
-/// knowing. A kernel that cannot (before 5.11) leaves the latter as it is.
-pub(crate) fn close_others_on_exec() {
+/// knowing. A kernel that cannot (before 5.11) leaves the latter as it is; then this is `false`.
+pub(crate) fn close_others_on_exec() -> bool {
     const FIRST: libc::c_uint = 3;
     // SAFETY: needed because no safe call does it. Sound: the call (close_range(2)) takes three integers and, with
     // this flag, closes nothing now; descriptors of this process's parent are not touched, since it runs in the child.
     #[allow(unsafe_code, reason = "see above")]
     unsafe {
-        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == 0
     }
 }
 
@@ -251,7 +251,18 @@ impl Child {
     /// # Errors
     /// ECHILD: it is not a child, or was waited for already.
     pub fn try_wait(&self) -> io::Result<Option<Exit>> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        self.wait_with(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    }
+
+    /// The same, but it stays to be reaped: until then no other process gets its ID, nor a session or group of that number.
+    ///
+    /// # Errors
+    /// As [`Child::try_wait`].
+    pub fn peek(&self) -> io::Result<Option<Exit>> {
+        self.wait_with(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+    }
+
+    fn wait_with(&self, options: WaitIdOptions) -> io::Result<Option<Exit>> {
         let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?;
         Ok(status.map(|status| Exit::of(&status)))
     }
