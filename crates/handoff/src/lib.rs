@@ -11,6 +11,7 @@
 //! | [`launch`] | programs that know nothing of this: sockets at exact numbers, another user, a session of their own |
 //! | [`memfd`] | bytes in a sealed memory file: what was checked cannot change afterwards |
 //! | [`companion`] | another process, held so that it can be ended and its end be seen |
+//! | [`datagram`] | messages of a datagram socket, and which process has sent them |
 //! | [`bundle`] | the bytes of every file that a generation names, in one memory file |
 //! | [`inherit`] | `LISTEN_FDS` and other descriptors that arrive by number |
 //! | [`own`] | what a process does to itself: no dumps, a large descriptor table, another program in its place |
@@ -29,6 +30,7 @@
 pub mod bundle;
 pub mod channel;
 pub mod companion;
+pub mod datagram;
 pub mod inherit;
 pub mod launch;
 pub mod memfd;
