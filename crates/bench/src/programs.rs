@@ -392,7 +392,7 @@ fn idle(options: &Options) -> Result<()> {
         .collect();
     let port = Port::claim();
     let text = format!(
-        "{text}[listeners.web]\naddress = \"{}\"\n[[routes]]\nrespond = {{ status = 200, body = \"well\" }}\n",
+        "{text}[listeners.web]\naddress = \"{}\"\n[[routes]]\nfixed = {{ body = \"well\" }}\n",
         port.address()
     );
     let handover = Handover::of(&options.handover, &workspace).config(text).start();
