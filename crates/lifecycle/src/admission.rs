@@ -13,6 +13,7 @@
 //! | action                 | start²                | pending                | busy           | busy                     | start²             | refuse   |
 //! | drain                  | start                 | start                  | busy           | join a drain, or busy    | already so         | refuse   |
 //! | resume                 | already so            | already so             | busy           | pre-empt a drain, or busy| start              | refuse   |
+//! | about programs         | start                 | start⁶                 | busy           | busy                     | start              | refuse; `resume` is already so |
 //! | stop                   | start                 | start                  | pre-empt       | pre-empt                 | start              | join; a signal, or `now`, forces |
 //!
 //! ¹ only a reload that has not begun to read, and under the same terms: what a later one would read may be different.
@@ -20,6 +21,7 @@
 //! ³ it moves the deadline if the disk has nothing else than what is pending, and is rejected otherwise.
 //! ⁴ it runs when the change is confirmed; it is refused when the change is taken back, because the disk still has it.
 //! ⁵ with confirm-within it starts if it is what is pending: a rollback to that generation, or a restore, to which ³ applies.
+//! ⁶ a deploy has a confirmation of its own, and neither of the two stands in the way of the other.
 //!
 //! *Guarding* is also the time in which an upgrade with confirm-within waits for the old worker's last connections.
 //! A second USR2 is refused like everybody else: it is not remembered, because nobody could tell what it would find.

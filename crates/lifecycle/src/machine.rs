@@ -30,7 +30,9 @@
 //!
 //! ```text
 //!   Preparing ──Need──▶ Binding ──Bound──▶ Preparing ──Prepared──▶ Journaling ──IntentWritten──▶ Committing ──Committed──▶ serves
-//!                                                          └──────── nothing new for the journal ────────▶┘
+//!                                               programs differ │      ▲  └─ nothing new for the journal ─▶┘
+//!                                                               ▼      │
+//!                                                             Examining ┘  they are ready
 //! ```
 //!
 //! | it fails in         | by                                  | reload, rollback, restore                 | start          | restart            |
@@ -38,6 +40,7 @@
 //! | Preparing, Binding  | Rejected                            | rejected; not ready if the store is unreachable | rejected, exit; the last good generation if unreachable | kill, back-off |
 //! | Preparing, Binding  | its deadline: Abort                 | not ready; the worker serves on           | not ready, exit | kill, back-off |
 //! | Preparing … Journaling | the worker died                  | not ready; restart with the old           | not ready, exit | back-off      |
+//! | Examining           | a program that is not ready, its deadline | not ready; what was started is ended | (no exam)      | (no exam)          |
 //! | Journaling          | IntentFailed, or its deadline       | not ready; Abort, the worker serves on    | goes on: an unrecorded server is better than none | (no intent) |
 //! | Committing          | the worker died, or its deadline (kill) | *settle*, below                       | not ready, exit | (kill,) back-off |
 //!
@@ -120,13 +123,13 @@
 //!
 //! # A stop
 //!
-//! Drain (if something is served) → Stop → exit of the process; each step has a deadline that leads to the
+//! Drain (if something is served) → programs end → Stop → exit of the process; each step has a deadline that leads to the
 //! harder one: Stop at once → SIGKILL → given up. What was active ends first: a reload as `rejected`, unless its commit is
-//! on its way: then the worker says. A drain goes on as part of the stop, and ends with it.
+//! on its way: then the worker says; what is carried is called off, and says itself how it ended. A drain goes on as part of the stop, and ends with it.
 //!
 //! # Where the rest enters
 //!
-//! - *Pause*: a phase beside `Draining`, whose deadline resumes.
+//! - *Programs* and the traffic to them have machines of their own; what is asked of them is *carried* (`programs.rs`).
 
 mod begin;
 mod end;

@@ -11,8 +11,9 @@ mod rng;
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Asked, CallKey, Caller, CandidateKey, Effect, Event, Exam, Finding, GenerationNumber, Limits, Machine,
-    Message, OperationKey, Pending, Phase, Recovered, Request, Source, Terms, WorkerKey,
+    Asked, CallKey, Caller, CandidateKey, Cause, Effect, Event, Exam, Finding, GenerationNumber, Kind,
+    Limits, Machine, Message, OperationKey, Outcome, Pending, Phase, Recovered, Request, Source, Terms,
+    WorkerKey,
 };
 use rng::Rng;
 
@@ -69,13 +70,15 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
     let yes = rng.chance(500);
     let exam = pick(rng, &known.exams, Exam::Admission);
     let finding = if rng.chance(850) { Finding::Passed } else { Finding::Failed };
-    match rng.below(40) {
+    match rng.below(44) {
         28..32 => Event::Examined { operation, exam, finding },
         32..34 => Event::TookOver { worker, call, clean: yes },
         34..36 => Event::HandedOver { worker, call },
         36 => Event::HandoffFailed { worker, call },
         37 => Event::ReexecFailed { operation },
         38 => Event::Reexecuted,
+        39..41 => Event::Carried { operation, outcome: Outcome::Applied, cause: Cause::Done },
+        41 => Event::ProgramsStopped { clean: yes },
         0 => Event::Start { operation, source: Source::Disk, pending: some_pending(rng) },
         1 => Event::Adopted { operation, worker, generation, accepting: yes, pending: some_pending(rng) },
         2..5 => Event::WorkerReady { worker },
@@ -84,7 +87,12 @@ fn some_event(rng: &mut Rng, known: &mut Known) -> Event {
         7 => Event::ChannelLost { worker },
         8 => Event::Need { worker, candidate },
         9 => Event::Bound { worker, candidate },
-        10..13 => Event::Prepared { worker, candidate, unchanged: rng.chance(200), programs: None },
+        10..13 => Event::Prepared {
+            worker,
+            candidate,
+            unchanged: rng.chance(200),
+            programs: yes.then(|| rng.millis(0, 9_000)),
+        },
         13 => Event::Rejected { worker, candidate, unreachable: yes },
         14 => Event::Committed { worker, candidate },
         15 => Event::Drained { worker, call, clean: yes },
@@ -120,7 +128,12 @@ fn some_request(rng: &mut Rng, yes: bool) -> Request {
     };
     let terms = Terms { confirm: some(rng), guard: some(rng) };
     let (to, dry_run) = (GenerationNumber(rng.below(6)), rng.chance(100));
-    match rng.below(16) {
+    match rng.below(18) {
+        16..18 => {
+            let kind = if yes { Kind::ProgramDeploy } else { Kind::ResumeTraffic };
+            let limit = if rng.chance(50) { Duration::MAX } else { rng.millis(0, 100_000) };
+            Request::Carried { kind, limit }
+        }
         13..16 => Request::Upgrade { dry_run, terms },
         0..3 => Request::RELOAD,
         3 => Request::VALIDATE,

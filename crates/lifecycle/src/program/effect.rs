@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{CopyKey, EditionKey};
 use crate::{CallKey, Cause, OperationKey, Outcome, StepName};
 
@@ -158,7 +160,8 @@ pub enum Effect {
 }
 
 /// What became of copies in an operation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Figures {
     /// New copies that are ready.
     pub ready: u32,

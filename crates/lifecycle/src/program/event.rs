@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{CopyKey, EditionKey, Plan};
 use crate::{CallKey, OperationKey};
 
@@ -133,7 +135,8 @@ pub enum Event {
 }
 
 /// What can be asked of a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[allow(clippy::large_enum_variant, reason = "a few of them in an hour")]
 pub enum Ask {
     /// Run it.

@@ -9,6 +9,7 @@ use handover_lifecycle::{
 };
 
 use crate::journal::{Mode, Write};
+use crate::programs::{LONGEST_PROOF, STOP};
 use crate::upgrading::Binaries;
 use crate::worker::{Act, listeners};
 use crate::world::{Happening, World};
@@ -43,6 +44,8 @@ pub(crate) struct Driver {
     pub(crate) binaries: Binaries,
     /// The exam that was asked for last.
     pub(crate) exam: Option<(OperationKey, Exam)>,
+    /// Whether the machine was told that there are programs.
+    pub(crate) hosts: bool,
     /// When the clock of this machine began: with the process, or the binary in it.
     pub(crate) epoch: Duration,
 }
@@ -68,6 +71,7 @@ impl Driver {
             prepared: Vec::new(),
             binaries,
             exam: None,
+            hosts: false,
             epoch: Duration::ZERO,
         }
     }
@@ -101,6 +105,7 @@ impl World {
         ) {
             self.tally.lost = Some(self.now);
         }
+        self.note_proof(&event);
         let told = self.spoil_event(event);
         let spoilt = self.spoil_machine(now, told);
         let Some(driver) = &mut self.driver else { return };
@@ -162,6 +167,9 @@ impl World {
 
     fn perform(&mut self, effect: Effect, before: handover_lifecycle::Phase) {
         self.check_effect(&effect, before);
+        if matches!(effect, Effect::Release { .. } | Effect::Serve { .. }) {
+            self.perform_programs(effect);
+        }
         match effect {
             Effect::Started { operation } => self.op_started(operation),
             Effect::Deferred { request } => self.op_deferred(request),
@@ -179,13 +187,17 @@ impl World {
             | Effect::PendingOver { .. }
             | Effect::WriteUpgrade { .. }
             | Effect::WriteOutcome { .. } => self.write(effect),
+            Effect::Examine { exam: Exam::Programs { .. }, .. }
+            | Effect::CallOff { exam: Exam::Programs { .. }, .. } => self.perform_programs(effect),
             Effect::Examine { .. }
             | Effect::CallOff { .. }
             | Effect::HandOver { .. }
             | Effect::Switch { .. }
             | Effect::Forget { .. }
             | Effect::Reexec { .. } => self.perform_upgrade(effect),
-            Effect::Carry { .. } | Effect::CallOffProgram { .. } | Effect::StopPrograms { .. } => {}
+            Effect::Carry { .. } | Effect::CallOffProgram { .. } | Effect::StopPrograms { .. } => {
+                self.perform_programs(effect);
+            }
             Effect::Own { operation, kind } => self.op_own(operation, kind),
             Effect::Serve { candidate, generation, worker } => self.serve(candidate, generation, worker),
             Effect::LetGo | Effect::Release { .. } | Effect::CloseListeners => self.let_go(effect),
@@ -424,18 +436,22 @@ impl World {
         let work = match kind {
             Kind::Start | Kind::Resume => l.resume + replace + load * 2,
             Kind::Reload | Kind::Restore | Kind::DryRun => {
+                let load = load + LONGEST_PROOF;
                 replace + load + load + (replace + load) * 2 + guard + go_back + l.examine * 3 + raise
             }
             // The machine's own may be that of an upgrade.
-            Kind::Rollback => replace + load + load + (replace + load) * 2 + guard + go_back + take_back,
+            Kind::Rollback => {
+                let load = load + LONGEST_PROOF;
+                replace + load + load + (replace + load) * 2 + guard + go_back + take_back
+            }
             Kind::Confirm => l.journal + retire + supervisor,
             Kind::Cancel => go_back + take_back,
             Kind::Upgrade => upgrade,
             Kind::Action => l.action,
-            kind if kind.is_carried() => limit.unwrap_or_default() + l.call_off,
+            kind if kind.is_carried() => limit.unwrap_or_default().min(l.carried_longest) + l.call_off,
             Kind::Drain => drain + end,
             // What it overtakes may still be switching.
-            _ => drain + end + l.commit + record + handoff,
+            _ => drain + end + l.commit + record + handoff + l.call_off + STOP + l.kill,
         };
         work + end + record + Duration::from_secs(1)
     }

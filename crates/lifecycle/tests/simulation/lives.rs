@@ -7,6 +7,7 @@ use handover_lifecycle::{Event, Machine, OperationKey, Source};
 
 use crate::driver::Driver;
 use crate::journal::Write;
+use crate::programs::Hosted;
 use crate::rules::Op;
 use crate::upgrading::Binaries;
 use crate::worker::Worker;
@@ -26,6 +27,7 @@ impl World {
             return self.later(Duration::from_millis(10), Happening::StartSupervisor);
         }
         self.life += 1;
+        self.hosted = Hosted::default();
         let recovered = self.journal.recover(self.life * 1_000_000);
         let last_good = recovered.last_good;
         (self.at_start, self.tracked) = (None, None);
@@ -71,6 +73,7 @@ impl World {
             driver.binaries.serving = binary;
             driver.binaries.previous = self.kept_binary.filter(|_| current.is_some());
         }
+        self.host_programs();
         self.tally.adopted += 1;
         self.track(pending.filter(|pending| {
             pending.generation == generation && pending.upgrade.is_none_or(|upgrade| upgrade == key)

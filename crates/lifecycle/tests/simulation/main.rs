@@ -4,8 +4,8 @@
 //! fails and hangs; the clock jumps; everything is asked for in every state; the supervisor is killed and its
 //! successor adopts the worker. In an upgrade two workers move everything from one to the other, and die or hang while they
 //! do; the supervisor becomes another binary, or does not. In every step the rules are looked at: the six of the design
-//! (`rules.rs`, `ops.rs`), those about what may be taken back (`probation.rs`), and those about upgrades (`upgrading.rs`,
-//! `moving.rs`). `walk.rs` kills each process at each point of an upgrade. At the end of each run the weather turns calm: then the server must serve, and a reload and a
+//! (`rules.rs`, `ops.rs`), those about what may be taken back (`probation.rs`), those about upgrades (`upgrading.rs`,
+//! `moving.rs`), and the one about programs (`programs.rs`). `walk.rs` kills each process at each point of an upgrade. At the end of each run the weather turns calm: then the server must serve, and a reload and a
 //! stop must succeed, whatever went before.
 //!
 //! A seed that breaks a rule is printed with its trace. Replay it with `HANDOVER_SIM_SEED=<seed>`;
@@ -19,6 +19,7 @@ mod lives;
 mod moving;
 mod ops;
 mod probation;
+mod programs;
 mod rng;
 mod rules;
 mod sabotage;
@@ -95,7 +96,7 @@ fn report(seed: u64) -> String {
 
 #[test]
 #[allow(clippy::print_stderr)] // A trace is read by people.
-fn eleven_rules_hold_in_every_step_of_a_hundred_thousand_lives() {
+fn twelve_rules_hold_in_every_step_of_a_hundred_thousand_lives() {
     if let Some(seed) = number_from("HANDOVER_SIM_SEED") {
         let world = World::run(seed, None, true);
         eprintln!("{}", report(seed));
@@ -116,7 +117,7 @@ fn eleven_rules_hold_in_every_step_of_a_hundred_thousand_lives() {
 /// Every way to end that the machine has, by kind of operation, must have come up.
 fn assert_reaches_everything(tally: &Tally) {
     use Outcome::{Applied, AppliedWithLosses, NotReady, Rejected, RolledBack, Unchanged, Unknown};
-    let expected: [&[Outcome]; 12] = [
+    let expected: [&[Outcome]; 13] = [
         &[Applied, Unchanged, Rejected, NotReady, RolledBack, Unknown],
         &[Applied, Unchanged, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
         &[Unchanged, Rejected, NotReady],
@@ -129,6 +130,7 @@ fn assert_reaches_everything(tally: &Tally) {
         &[Applied, NotReady, AppliedWithLosses],
         &[Applied, AppliedWithLosses, Rejected, NotReady, Unknown],
         &[Applied, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
+        &Outcome::ALL,
     ];
     for ((kind, seen), expected) in Tally::KINDS.iter().zip(&tally.ends).zip(expected) {
         for (outcome, count) in Outcome::ALL.iter().zip(seen) {
@@ -142,7 +144,7 @@ fn assert_reaches_everything(tally: &Tally) {
     let seen = [tally.adopted, tally.joined, tally.deferred, tally.refused, tally.unrecorded];
     let undecided =
         [tally.pending, tally.own, tally.extended, tally.unreachable, tally.guarded, tally.taken_back];
-    let upgrades = [tally.took, tally.stayed, tally.reexecuted, tally.upgrades_pending];
+    let upgrades = [tally.took, tally.stayed, tally.reexecuted, tally.upgrades_pending, tally.proofs];
     for count in seen.into_iter().chain(undecided).chain(tally.over).chain(upgrades) {
         assert!(count > 0, "the simulation does not come everywhere: {tally:?}");
     }
@@ -212,7 +214,7 @@ fn serving_what_was_not_confirmed_is_noticed() {
 
 #[test]
 fn going_back_from_what_was_confirmed_is_noticed() {
-    assert_noticed(Sabotage::ConfirmLeavesTheDeadline, &[9]);
+    assert_noticed(Sabotage::ConfirmLeavesTheDeadline, &[6, 9]);
 }
 
 #[test]
@@ -255,6 +257,22 @@ fn two_workers_that_accept_are_noticed() {
 #[test]
 fn an_exec_before_its_time_is_noticed() {
     assert_noticed(Sabotage::ReexecutesTooEarly, &[11]);
+}
+
+#[test]
+fn programs_that_are_not_proved_before_a_commit_are_noticed() {
+    assert_noticed(Sabotage::CommitsWhatIsNotProved, &[3, 12]);
+}
+
+#[test]
+fn programs_that_outlive_the_reload_that_wanted_them_are_noticed() {
+    assert_noticed(Sabotage::LeavesWhatWasProved, &[12]);
+}
+
+#[test]
+fn a_stop_in_the_wrong_order_is_noticed() {
+    assert_noticed(Sabotage::StopsProgramsTooEarly, &[12]);
+    assert_noticed(Sabotage::StopsTheWorkerBeforePrograms, &[12]);
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl Op {
             Request::Drain { limit } => limit,
             Request::Stop { now: true, .. } => Some(Duration::ZERO),
             Request::Stop { now: false, limit } => limit,
+            Request::Carried { limit, .. } => Some(limit),
             _ => None,
         };
         let (terms, to) = match asked.request {
@@ -159,6 +160,10 @@ impl World {
         let overtakes = op.kind == Kind::Stop || (decides && guarding);
         // Who decides, or goes back, does not wait for an outcome to be written.
         let own = key >= OperationKey::OWN;
+        // What was held has been let go of by then.
+        let late = op.kind == Kind::ResumeTraffic
+            && self.driver.as_ref().is_some_and(|driver| driver.view.phase == Phase::Stopping);
+        let overtakes = overtakes || late;
         let preempts = overtakes || own || matches!(op.kind, Kind::Resume | Kind::Confirm | Kind::Cancel);
         for other in self.ops.clone() {
             let undecided = other.state == State::Started && !other.left_over;
@@ -272,6 +277,7 @@ impl World {
             return self.break_rule(3, format!("{key} is answered {verdict:?} and is {state:?}"));
         }
         op.state = State::Answered(verdict);
+        self.check_nothing_left(key);
         if recorded && written != Some(verdict) {
             self.break_rule(3, format!("{key} is answered {verdict:?}; the journal says {written:?}"));
         }

@@ -24,7 +24,7 @@ pub(crate) struct Violation {
 /// What a run, or all of them, has seen: a simulation that never comes to a place does not check it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) ends: [[u64; 7]; 12],
+    pub(crate) ends: [[u64; 8]; 13],
     pub(crate) adopted: u64,
     pub(crate) joined: u64,
     pub(crate) deferred: u64,
@@ -45,6 +45,8 @@ pub(crate) struct Tally {
     pub(crate) reexecuted: u64,
     /// Upgrades that came on probation.
     pub(crate) upgrades_pending: u64,
+    /// Reloads whose programs were to be proved first.
+    pub(crate) proofs: u64,
     pub(crate) steps: u64,
     pub(crate) journal_trouble: bool,
     /// Changes on probation of which nobody holds what the generation before had: a start has found them on the disk.
@@ -64,7 +66,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) const KINDS: [Kind; 12] = [
+    pub(crate) const KINDS: [Kind; 13] = [
         Kind::Start,
         Kind::Reload,
         Kind::DryRun,
@@ -77,9 +79,12 @@ impl Tally {
         Kind::Confirm,
         Kind::Cancel,
         Kind::Upgrade,
+        // And all others that are carried.
+        Kind::ProgramRestart,
     ];
 
     pub(crate) fn count(&mut self, kind: Kind, verdict: Verdict) {
+        let kind = if kind.is_carried() { Kind::ProgramRestart } else { kind };
         let kind = Self::KINDS.iter().position(|known| *known == kind).unwrap();
         let outcome = Outcome::ALL.iter().position(|known| *known == verdict.outcome).unwrap();
         self.extended += u64::from(verdict.cause == Cause::Extended);
@@ -112,6 +117,7 @@ impl Tally {
         self.stayed += other.stayed;
         self.reexecuted += other.reexecuted;
         self.upgrades_pending += other.upgrades_pending;
+        self.proofs += other.proofs;
         self.steps += other.steps;
     }
 }
@@ -256,6 +262,10 @@ impl World {
                 }
             }
             Message::Drain { .. } | Message::Stop { .. } => {
+                // One that does not answer is told to end at once, whatever else runs.
+                if matches!(message, Message::Stop { now: false }) {
+                    self.check_programs_before(worker);
+                }
                 if !matches!(phase, Phase::Draining | Phase::Stopping) {
                     self.break_rule(4, format!("{worker} is sent away while {phase:?}"));
                 }
@@ -280,6 +290,7 @@ impl World {
         else {
             return;
         };
+        self.check_proved(candidate);
         if !prepared.prepared {
             self.break_rule(5, format!("{candidate} is committed before it is prepared"));
         }
@@ -338,7 +349,7 @@ impl World {
         self.driver.as_ref().is_some_and(|driver| driver.view.phase == Phase::Stopping)
     }
 
-    fn was_told_to_end(&self, worker: WorkerKey) -> bool {
+    pub(crate) fn was_told_to_end(&self, worker: WorkerKey) -> bool {
         let workers = self.driver.as_ref().map(|driver| &driver.view.workers);
         workers.is_some_and(|all| all.iter().any(|w| w.worker == worker && w.stage == Stage::Stopping))
     }
@@ -351,6 +362,7 @@ impl World {
             let key = worker.key;
             self.break_rule(1, format!("the supervisor ends and {key} lives"));
         }
+        self.check_programs_at_exit();
     }
 
     /// Nothing happens any more by itself: nothing may be left half done.

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Binary, CallKey, CandidateKey, Effect, Event, Kind, Message, OperationKey, Pending, PendingEnd, Refusal,
-    StepName, WorkerKey,
+    Binary, CallKey, CandidateKey, Effect, Event, Exam, Kind, Message, OperationKey, Pending, PendingEnd,
+    Refusal, StepName, WorkerKey,
 };
 
 use crate::ops::State;
@@ -64,6 +64,14 @@ pub(crate) enum Sabotage {
     ResumesBeforeTheOtherIsDead,
     /// 11: the supervisor becomes the new binary as soon as the new worker serves.
     ReexecutesTooEarly,
+    /// 12: a candidate is committed although its programs are not proved.
+    CommitsWhatIsNotProved,
+    /// 12: the programs of a candidate that is thrown away go on.
+    LeavesWhatWasProved,
+    /// 12: programs are asked to stop when connections are.
+    StopsProgramsTooEarly,
+    /// 12: the worker is told to end when programs are.
+    StopsTheWorkerBeforePrograms,
 }
 
 impl World {
@@ -165,6 +173,24 @@ impl World {
             (Sabotage::GivesUpGoingBack, Effect::PendingOver { generation, upgrade: Some(upgrade), .. }) => {
                 let (upgrade, how) = (Some(upgrade), PendingEnd::NotPossible);
                 spoilt.push(Effect::PendingOver { generation, upgrade, how });
+            }
+            (
+                Sabotage::CommitsWhatIsNotProved,
+                Effect::Examine { exam: Exam::Programs { candidate }, .. },
+            ) => {
+                spoilt.push(effect);
+                let worker = self.workers.iter().find(|w| w.candidate.is_some_and(|c| c.key == candidate));
+                let message = Message::Commit { candidate, accept: true };
+                spoilt.extend(worker.map(|worker| Effect::Send { worker: worker.key, message }));
+            }
+            (Sabotage::StopsTheWorkerBeforePrograms, Effect::StopPrograms { .. }) => {
+                spoilt.push(effect);
+                let message = Message::Stop { now: false };
+                let main = self.workers.iter().find(|worker| worker.is_the_one());
+                spoilt.extend(main.map(|worker| Effect::Send { worker: worker.key, message }));
+            }
+            (Sabotage::StopsProgramsTooEarly, Effect::CloseListeners) => {
+                spoilt.extend([effect, Effect::StopPrograms { limit: Duration::from_secs(5) }]);
             }
             (_, Effect::HandOver { .. } | Effect::Switch { .. } | Effect::KillWorker { .. })
             | (Sabotage::ForgetsTheBinaryBefore, Effect::Pending { upgrade: Some(_), .. }) => {

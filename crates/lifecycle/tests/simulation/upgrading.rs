@@ -189,9 +189,11 @@ impl World {
                 driver.epoch = now;
                 driver.binaries.own = driver.binaries.serving;
                 driver.view = driver.machine.view();
+                driver.hosts = false;
             }
             Err(why) => return self.break_rule(11, why),
         }
+        self.host_programs();
         self.tally.reexecuted += 1;
         self.flush_writes();
         if self.faulty(self.faults.kill) {

@@ -398,8 +398,11 @@ impl World {
                 let Some(known) = &mut worker.candidate else { return };
                 known.prepared = true;
                 let content = known.content;
+                let differs = matches!(known.source, Source::Disk | Source::Given);
+                let serves = worker.serving.is_some() && worker.accepting && differs;
                 let unchanged = self.compared_content() == Some(content);
-                self.say(key, Event::Prepared { worker: key, candidate, unchanged, programs: None });
+                let programs = self.programs_of(candidate, serves && !unchanged);
+                self.say(key, Event::Prepared { worker: key, candidate, unchanged, programs });
             }
             Act::Switch(candidate) if worker.has(candidate) => {
                 let Some(known) = worker.candidate.take() else { return };

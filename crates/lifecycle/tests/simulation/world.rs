@@ -5,14 +5,15 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use handover_lifecycle::{
-    Asked, CallKey, Caller, Event, Exam, Finding, GenerationNumber, Limits, Message, OperationKey, Phase,
-    Request, Source, Terms, WorkerKey,
+    Asked, CallKey, Caller, Cause, Event, Exam, Finding, GenerationNumber, Kind, Limits, Message,
+    OperationKey, Outcome, Phase, Request, Source, Terms, WorkerKey,
 };
 
 use crate::driver::Driver;
 use crate::journal::{Journal, Mode, Unconfirmed, Write};
 use crate::moving::Peer;
 use crate::probation::Tracked;
+use crate::programs::{CARRIED, Hosted};
 use crate::rng::Rng;
 use crate::rules::{Op, Tally, Violation};
 use crate::sabotage::Sabotage;
@@ -142,6 +143,9 @@ pub(crate) struct World {
     /// The binary that is installed, and the one that is kept on disk for going back.
     pub(crate) installed: u32,
     pub(crate) kept_binary: Option<u32>,
+    /// In this world there are programs.
+    pub(crate) has_programs: bool,
+    pub(crate) hosted: Hosted,
     /// In this world upgrades are asked for more often than in others.
     upgrades: bool,
     pub(crate) journal: Journal,
@@ -197,7 +201,7 @@ impl World {
                 *f.all()[which] = rng.below(900);
             }
         }
-        let upgrades = rng.chance(400);
+        let (upgrades, has_programs) = (rng.chance(400), rng.chance(500));
         Self {
             rng,
             now: Duration::ZERO,
@@ -212,6 +216,8 @@ impl World {
             disk: Disk { content: 1, broken: false, unreachable: false },
             installed: 0,
             kept_binary: None,
+            has_programs,
+            hosted: Hosted::default(),
             upgrades,
             journal: Journal::new(),
             writes: 0,
@@ -331,6 +337,7 @@ impl World {
             _ if self.rng.chance(upgrade) => {
                 Request::Upgrade { dry_run, terms: if signal { Terms::NONE } else { terms } }
             }
+            _ if self.rng.chance(100) => self.some_carried(),
             0..35 => Request::Reload { dry_run: false, certs_only: self.rng.chance(200) && !signal, terms },
             35..43 => Request::VALIDATE,
             43..51 if !signal => Request::Rollback { to, dry_run, terms },
@@ -346,6 +353,12 @@ impl World {
         let caller = if signal { Caller::Signal } else { Caller::Waiting };
         let expected = self.rng.chance(100).then(|| GenerationNumber(self.rng.below(5)));
         Asked { request, caller, expected }
+    }
+
+    fn some_carried(&mut self) -> Request {
+        let which = usize::try_from(self.rng.below(CARRIED.len() as u64)).unwrap();
+        let longest = [300, 3_000, 100_000][usize::try_from(self.rng.below(3)).unwrap()];
+        Request::Carried { kind: CARRIED[which], limit: self.rng.millis(0, longest) }
     }
 
     pub(crate) fn faulty(&mut self, per_mille: u64) -> bool {
@@ -495,7 +508,7 @@ impl World {
         let generation = GenerationNumber(self.rng.below(9));
         let (passed, unreachable) = (self.rng.chance(500), self.rng.chance(500));
         let finding = if passed { Finding::Passed } else { Finding::Failed };
-        let event = match self.rng.below(23) {
+        let event = match self.rng.below(26) {
             0 => Event::Tick,
             16 => Event::Examined { operation, exam: Exam::Admission, finding },
             17 => Event::Examined { operation, exam: Exam::Probe { worker }, finding },
@@ -504,6 +517,9 @@ impl World {
             20 => Event::HandoffFailed { worker, call },
             21 => Event::ReexecFailed { operation },
             22 => Event::Reexecuted,
+            23 => Event::Examined { operation, exam: Exam::Programs { candidate }, finding },
+            24 => Event::ProgramsStopped { clean: passed },
+            25 => Event::Carried { operation, outcome: Outcome::Applied, cause: Cause::Done },
             1 => Event::Start { operation, source: Source::Disk, pending: None },
             2 => Event::Adopted { operation, worker, generation, accepting: true, pending: None },
             3 => Event::Need { worker, candidate },
@@ -561,6 +577,8 @@ impl World {
         self.disk.content += 1;
         self.expect_end(Request::RELOAD, "applied");
         self.expect_end(Request::RELOAD, "unchanged");
+        let limit = Duration::from_secs(5);
+        self.expect_end(Request::Carried { kind: Kind::ProgramRestart, limit }, "applied");
         self.expect_end(Request::Upgrade { dry_run: false, terms: Terms::NONE }, "applied");
         self.expect_end(Request::Stop { now: false, limit: None }, "applied");
         self.go_until(None);
