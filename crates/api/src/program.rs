@@ -302,7 +302,7 @@ pub struct LogLine {
     pub at: String,
     /// The program's name.
     pub program: String,
-    /// The copy's number.
+    /// The copy's number; 0 for what is said about the lines themselves.
     pub copy: u32,
     /// The line without its end; what is not UTF-8 is replaced, and a very long one is cut in pieces.
     pub line: String,

@@ -155,11 +155,14 @@ impl LogLine {
     pub fn text(&self) -> String {
         let shown: String =
             self.line.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
-        let line = format!("{}/{}  {shown}", self.program, self.copy);
+        let whose = match self.copy {
+            0 => self.program.clone(),
+            number => format!("{}/{number}", self.program),
+        };
         match self.left_out {
-            0 => line,
-            1 => format!("{}/{}  (1 line is left out)\n{line}", self.program, self.copy),
-            n => format!("{}/{}  ({} lines are left out)\n{line}", self.program, self.copy, grouped(n)),
+            0 => format!("{whose}  {shown}"),
+            1 => format!("{whose}  (1 line is left out)\n{whose}  {shown}"),
+            n => format!("{whose}  ({} lines are left out)\n{whose}  {shown}", grouped(n)),
         }
     }
 }

@@ -14,7 +14,7 @@ use handover_handoff::Bundle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::control::Crossing;
-pub use crate::programs::{Asked as ProgramAsked, What as ProgramWhat};
+pub use crate::programs::{Asked as ProgramAsked, GUARD_TIME, What as ProgramWhat};
 use crate::protocol::Settings;
 
 /// How many requests may wait for the driver; further ones wait with whoever asks.

@@ -121,6 +121,11 @@ enum Format {
     Json,
 }
 
+/// Whether a program reads the answer.
+pub(super) fn wants_json(headers: &HeaderMap) -> bool {
+    wanted(headers) == Format::Json
+}
+
 /// Text for people, unless JSON is asked for more (RFC 9110 §12.5.1). `*/*` is what curl sends: text.
 fn wanted(headers: &HeaderMap) -> Format {
     let (mut json, mut text) = (0, 0);

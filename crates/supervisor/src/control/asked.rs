@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::IntoParams;
 
 use super::answer::Answer;
-use crate::handle::{Guarding, Terms, WhichBinary};
+use crate::handle::{GUARD_TIME, Guarding, Terms, WhichBinary};
 
 /// How long an answer is waited for if the request does not say: as long as operations may take.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60 * 60);
@@ -67,6 +67,55 @@ pub(super) struct ChangeQuery {
     #[serde(default, deserialize_with = "flag")]
     pub(super) now: bool,
     /// How long connections may take to end, e.g. `30s` (`drain`, `stop`).
+    #[param(value_type = Option<String>, example = "30s")]
+    #[serde(default, deserialize_with = "duration")]
+    pub(super) limit: Option<Duration>,
+    /// What is paused and goes on: a program, service, route or listener (`resume`); everything if not given.
+    pub(super) name: Option<String>,
+}
+
+/// The query of a request about a program, or about the traffic to something.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ProgramQuery {
+    /// How long to wait for the outcome, e.g. `30s`; then 202 with the operation as it is. It goes on.
+    #[param(value_type = Option<String>, example = "30s")]
+    #[serde(default, deserialize_with = "duration")]
+    pub(super) timeout: Option<Duration>,
+    /// Do not wait: 202 with the operation's place.
+    #[serde(default, deserialize_with = "flag")]
+    pub(super) detach: bool,
+    /// Why, in a few words; kept in the journal.
+    pub(super) comment: Option<String>,
+    /// The slot to run (`deploy`); the idle one if not given.
+    pub(super) slot: Option<String>,
+    /// A directory to run it in, instead of a slot: an absolute path (`deploy`).
+    #[param(value_type = Option<String>, example = "/srv/releases/42")]
+    #[serde(default, deserialize_with = "absolute")]
+    pub(super) directory: Option<PathBuf>,
+    /// Go back after this time, e.g. `10m`, unless a confirm comes (`deploy`).
+    #[param(value_type = Option<String>, example = "10m")]
+    #[serde(default, deserialize_with = "positive_duration")]
+    pub(super) confirm_within: Option<Duration>,
+    /// Watch it at first and go back if it ends or fails its check: `true` (10 s), or for how long, e.g. `30s` (`deploy`).
+    #[param(value_type = Option<String>, example = "30s")]
+    #[serde(default, deserialize_with = "guarding")]
+    pub(super) guard: Guarding,
+    /// How many copies are replaced at a time, in place of the configured number (`restart`).
+    #[param(minimum = 1)]
+    pub(super) batch: Option<u32>,
+    /// How many copies may be missing before it stops, in place of the configured number (`restart`).
+    pub(super) max_unhealthy: Option<u32>,
+    /// What is paused: a program, service, route or listener; `route:api` and the like say which is meant (`pause`).
+    pub(super) name: Option<String>,
+    /// For how long at most, e.g. `30s` (`pause`).
+    #[param(value_type = Option<String>, example = "30s")]
+    #[serde(default, rename = "for", deserialize_with = "positive_duration")]
+    pub(super) time: Option<Duration>,
+    /// How many requests are held at most; what comes then is answered with 503 (`pause`).
+    pub(super) max_held: Option<u32>,
+    /// How long to wait for what is in flight, e.g. `30s` (`drain`). Nothing is cut.
     #[param(value_type = Option<String>, example = "30s")]
     #[serde(default, deserialize_with = "duration")]
     pub(super) limit: Option<Duration>,
@@ -139,6 +188,15 @@ fn binary<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BinaryAsk
     }))
 }
 
+/// An absolute path.
+fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if !text.starts_with('/') || text.len() >= MAX_PATH_BYTES || text.contains('\0') {
+        return Err(serde::de::Error::custom(format!("{text:?} is no absolute path")));
+    }
+    Ok(Some(PathBuf::from(text)))
+}
+
 fn sha256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
     handover_api::parse_sha256(&text).map(Some).map_err(serde::de::Error::custom)
@@ -199,7 +257,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Change {
     type Rejection = Answer;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Answer> {
-        let mut query: ChangeQuery = strict_query(parts, state).await?;
+        let query: ChangeQuery = strict_query(parts, state).await?;
         let path = parts.uri.path();
         let only_for = |given: bool, name: &str, paths: &[&str]| {
             if given && !paths.contains(&path) {
@@ -222,16 +280,75 @@ impl<S: Send + Sync> FromRequestParts<S> for Change {
         }
         only_for(query.now, "now", &["/v1/stop"])?;
         only_for(query.limit.is_some(), "limit", &["/v1/drain", "/v1/stop"])?;
+        only_for(query.name.is_some(), "name", &["/v1/resume"])?;
+        Self::of(query, &parts.headers)
+    }
+}
+
+impl Change {
+    /// The query, and what the headers say.
+    fn of(mut query: ChangeQuery, headers: &HeaderMap) -> Result<Self, Answer> {
         query.comment = query.comment.map(|comment| checked_comment(&comment)).transpose()?;
-        let preference = Preference::of(&parts.headers);
+        let preference = Preference::of(headers);
         let detached = query.detach || preference.respond_async;
         let wait = query.timeout.or(preference.wait).unwrap_or(DEFAULT_WAIT);
         Ok(Self {
-            id: idempotency_key(&parts.headers)?,
-            if_match: if_match(&parts.headers)?,
+            id: idempotency_key(headers)?,
+            if_match: if_match(headers)?,
             wait: (!detached).then_some(wait),
             query,
         })
+    }
+}
+
+/// What a request about a program says.
+#[derive(Debug)]
+pub(super) struct ProgramChange {
+    /// How it wants to be handled.
+    pub(super) change: Change,
+    /// What it is about.
+    pub(super) own: ProgramQuery,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ProgramChange {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Answer> {
+        let own: ProgramQuery = strict_query(parts, state).await?;
+        let path = parts.uri.path();
+        let verb = path.rsplit('/').next().unwrap_or_default();
+        let only_for = |given: bool, name: &str, of: &str| {
+            if given && verb != of {
+                return Err(Answer::bad_request(format!("{name} means nothing to {path}")));
+            }
+            Ok(())
+        };
+        only_for(own.slot.is_some(), "slot", "deploy")?;
+        only_for(own.directory.is_some(), "directory", "deploy")?;
+        only_for(own.confirm_within.is_some(), "confirm_within", "deploy")?;
+        only_for(own.guard != Guarding::default(), "guard", "deploy")?;
+        only_for(own.batch.is_some(), "batch", "restart")?;
+        only_for(own.max_unhealthy.is_some(), "max_unhealthy", "restart")?;
+        only_for(own.name.is_some(), "name", "pause")?;
+        only_for(own.time.is_some(), "for", "pause")?;
+        only_for(own.max_held.is_some(), "max_held", "pause")?;
+        only_for(own.limit.is_some(), "limit", "drain")?;
+        if own.batch == Some(0) {
+            return Err(Answer::bad_request("batch must be at least 1"));
+        }
+        let (timeout, detach, comment) = (own.timeout, own.detach, own.comment.clone());
+        let query = ChangeQuery { timeout, detach, comment, ..ChangeQuery::default() };
+        Ok(Self { change: Change::of(query, &parts.headers)?, own })
+    }
+}
+
+impl ProgramQuery {
+    /// How long a guard watches, if one does: only where it is asked for.
+    pub(super) fn guard_time(&self) -> Option<Duration> {
+        match self.guard {
+            Guarding::Asked { watch } => Some(watch.unwrap_or(GUARD_TIME)),
+            Guarding::Configured | Guarding::No => None,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use handover_api::{Operation, OperationState, ProblemDetails, Refused};
 use super::answer::Answer;
 use super::asked::{Change, ChangeQuery};
 use super::looking::Asker;
+use super::programs;
 use super::role::Role;
 use super::server::App;
 use crate::handle::{Ask, NewOperation, WhichBinary};
@@ -141,13 +142,15 @@ pub(super) async fn drain(State(app): State<App>, asker: Asker, change: Change) 
     perform(&app, &asker, change, ask, Role::Operate).await
 }
 
-/// Serve again after a drain, or call one off.
+/// Serve again after a drain, or call one off. With a name, or if nothing is drained and something is paused: let go what is held.
 #[utoipa::path(post, path = "/v1/resume", tag = "change", params(ChangeQuery), responses(
-    (status = 200, description = "It serves again", body = Operation),
+    (status = 200, description = "It serves again; `program` says how many requests were let go", body = Operation),
+    (status = 404, description = "Nothing has this name", body = ProblemDetails, content_type = "application/problem+json"),
     (status = 409, description = "Another operation runs", body = ProblemDetails, content_type = "application/problem+json"),
 ))]
 pub(super) async fn resume(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
-    perform(&app, &asker, change, Ask::Resume, Role::Operate).await
+    let name = change.query.name.clone();
+    programs::resumed(&app, &asker, change, name).await
 }
 
 /// Drain, then end supervisor and worker. Answered before they are gone.
@@ -246,7 +249,7 @@ fn word_for(ask: &Ask) -> String {
         Ask::Resume => "resume".to_owned(),
         Ask::Stop { .. } => "stop".to_owned(),
         Ask::Action { name, .. } => format!("action {name}"),
-        Ask::Program(asked) => super::programs::word_for(asked),
+        Ask::Program(asked) => programs::word_for(asked),
     }
 }
 

@@ -89,7 +89,7 @@ async fn index(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
     asker.may(Role::Read, "the index")?;
     let status = app.driver.status().await?;
     let text = format!(
-        "{}\n\nGET  /v1/status /v1/history /v1/operations/{{id}} /v1/generations /v1/generations/{{n}}\n     /v1/diff /v1/config /v1/certificates /v1/connections /v1/backup /v1/events /metrics\n     /openapi.json\nPOST /v1/validate /v1/reload /v1/confirm /v1/cancel /v1/rollback /v1/restore /v1/upgrade\n     /v1/drain /v1/resume /v1/stop /v1/actions/{{name}}\n\nJSON with 'Accept: application/json'.",
+        "{}\n\nGET  /v1/status /v1/history /v1/operations/{{id}} /v1/generations /v1/generations/{{n}}\n     /v1/diff /v1/config /v1/certificates /v1/connections /v1/backup /v1/events /metrics\n     /openapi.json\nPOST /v1/validate /v1/reload /v1/confirm /v1/cancel /v1/rollback /v1/restore /v1/upgrade\n     /v1/drain /v1/resume /v1/stop /v1/actions/{{name}}\n\nGET  /v1/programs /v1/programs/{{name}} /v1/programs/{{name}}/logs\nPOST /v1/programs/{{name}}/start|stop|restart|reload|deploy|rollback|confirm|cancel\n     /v1/pause /v1/endpoints/{{name}}/drain|enable\n\nJSON with 'Accept: application/json'.",
         status.sentence()
     );
     Ok(Answer::ok(&status, text))

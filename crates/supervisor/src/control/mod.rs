@@ -11,7 +11,7 @@
 //! | `server` | connections: how many, how long, who |
 //! | `role` | what a peer may do |
 //! | `asked` | query and headers of a request, parsed once |
-//! | `looking`, `changing`, `archiving`, `events` | the endpoints |
+//! | `looking`, `changing`, `programs`, `logs`, `archiving`, `events` | the endpoints |
 //! | `expiring` | which certificates the status names |
 //! | `answer` | answers, as one sentence for people or as JSON for programs |
 //! | `crossing` | answers that come from the program which the supervisor has become meanwhile |
@@ -31,8 +31,11 @@ mod crossing;
 mod events;
 mod expiring;
 #[allow(unused_qualifications, reason = "what utoipa's macros write")]
+mod logs;
+#[allow(unused_qualifications, reason = "what utoipa's macros write")]
 mod looking;
 mod openapi;
+#[allow(unused_qualifications, reason = "what utoipa's macros write")]
 mod programs;
 mod role;
 mod server;

@@ -6,7 +6,7 @@ use utoipa::openapi::path::Operation as Endpoint;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use super::{archiving, changing, events, looking};
+use super::{archiving, changing, events, logs, looking, programs};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,6 +20,7 @@ use super::{archiving, changing, events, looking};
     ),
     tags(
         (name = "look", description = "Changes nothing"),
+        (name = "programs", description = "Programs and the traffic to them: what changes something becomes an operation, too"),
         (name = "change", description = "Becomes an operation: one outcome, in the journal before it is answered"),
     ),
     paths(
@@ -47,6 +48,20 @@ use super::{archiving, changing, events, looking};
         changing::resume,
         changing::stop,
         changing::action,
+        programs::programs,
+        programs::program,
+        logs::logs,
+        programs::start,
+        programs::stop,
+        programs::restart,
+        programs::reload,
+        programs::deploy,
+        programs::rollback,
+        programs::confirm,
+        programs::cancel,
+        programs::pause,
+        programs::drain,
+        programs::enable,
     ),
     modifiers(&WhatAllHave)
 )]
@@ -68,7 +83,7 @@ fn complete(endpoint: &mut Endpoint) {
     // Whatever becomes an operation can be asked for without waiting for its end.
     let operation = Ref::from_schema_name("Operation");
     let becomes_one = matches!(responses.get("200"), Some(RefOr::T(done)) if is(done, &operation));
-    if becomes_one && endpoint.tags.iter().flatten().any(|tag| tag == "change") {
+    if becomes_one && endpoint.tags.iter().flatten().any(|tag| tag != "look") {
         let runs = answer("It runs; Location says where to ask", "application/json", operation);
         responses.entry("202".to_owned()).or_insert(RefOr::T(runs));
     }

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use super::crossing::{Connection, Crossing};
 use super::expiring::Expiring;
 use super::role::Visitor;
-use super::{answer, archiving, changing, events, looking};
+use super::{answer, archiving, changing, events, logs, looking, programs};
 use crate::handle::DriverHandle;
 
 /// Connections in all.
@@ -228,6 +228,8 @@ pub(super) fn router(app: App) -> Router {
     Router::new()
         .merge(looking::routes())
         .merge(changing::routes())
+        .merge(programs::routes())
+        .merge(logs::routes())
         .merge(archiving::routes())
         .merge(events::routes())
         .fallback(looking::unknown_path)

@@ -41,7 +41,7 @@ use tokio::sync::broadcast;
 use crate::protocol::{Address, Names, ProgramSpec, Traffic};
 
 pub(crate) use asked::Asker;
-pub use asked::{Asked, What};
+pub use asked::{Asked, GUARD_TIME, What};
 pub(crate) use out::{Ended, Kept, Out, Said};
 
 /// What programs need to know of their server.
