@@ -161,6 +161,27 @@ impl Buffers {
         buf.start = start.min(bytes.len());
     }
 
+    /// Leaves `buf` no more memory than what is in it needs: for what waits long. To be undone before anything is read into it.
+    pub(crate) fn shrink(&mut self, buf: &mut Buf) {
+        if buf.is_empty() || buf.len() * 2 > buf.capacity() {
+            return;
+        }
+        let bytes = buf.unread().to_vec();
+        let counted = bytes.capacity();
+        self.bytes_out += counted;
+        self.put(mem::replace(buf, Buf { bytes, start: 0, counted }));
+    }
+
+    /// Gives a buffer that was shrunk an ordinary one's memory again.
+    pub(crate) fn unshrink(&mut self, buf: &mut Buf) {
+        if !buf.is_held() || buf.capacity() >= SMALL_BYTES {
+            return;
+        }
+        let mut roomy = Buf::none();
+        self.fill(&mut roomy, buf.unread(), 0);
+        self.put(mem::replace(buf, roomy));
+    }
+
     /// Takes the memory of `buf` back, with what is in it.
     pub(crate) fn release(&mut self, buf: &mut Buf) {
         if buf.is_held() {
@@ -229,6 +250,22 @@ mod tests {
             buffers.release(&mut buf);
             assert_eq!(buffers.bytes_out(), SMALL_BYTES);
         }
+    }
+
+    #[test]
+    fn what_waits_long_holds_no_more_than_it_needs() {
+        let mut buffers = Buffers::default();
+        let mut buf = Buf::none();
+        buffers.ensure_small(&mut buf);
+        buf.tail().extend_from_slice(b"xxGET / HTTP/1.1\r\n\r\n");
+        buf.consume(2);
+        buffers.shrink(&mut buf);
+        assert_eq!((buf.unread(), buffers.bytes_out()), (&b"GET / HTTP/1.1\r\n\r\n"[..], 18));
+        buffers.shrink(&mut buf);
+        buffers.unshrink(&mut buf);
+        assert_eq!((buf.len(), buf.room(), buffers.bytes_out()), (18, SMALL_BYTES - 18, SMALL_BYTES));
+        buffers.release(&mut buf);
+        assert_eq!(buffers.bytes_out(), 0);
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Clock {
         Duration::from_micros((tick * micros(TICK)).saturating_sub(self.now_us))
     }
 
+    /// How long until a moment of [`Clock::now_us`].
+    pub(crate) fn until_us(&self, moment_us: u64) -> Duration {
+        Duration::from_micros(moment_us.saturating_sub(self.now_us))
+    }
+
     /// The tick at which something that takes `limit` from now is over.
     pub(crate) fn after(&self, limit: Ticks) -> u64 {
         // One more, because the present tick has begun already: never early.

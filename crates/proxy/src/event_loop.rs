@@ -10,6 +10,7 @@
 mod accept;
 mod commands;
 mod giving;
+mod holding;
 mod probing;
 mod taking;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use handover::Losses;
 use handover::moving::{Outlet, Piece, Probe};
+use handover::traffic::Target;
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 
@@ -41,6 +43,7 @@ use crate::metrics::Cell;
 use crate::reactor::{ConnKey, Mailbox, Owner, Secure, Wheel};
 use crate::spread::Spread;
 use crate::threads::Rotation;
+use crate::traffic::{Census, Watches};
 
 pub(crate) use accept::Arrival;
 pub(crate) use giving::{Kinds, Verdict, Written};
@@ -92,6 +95,10 @@ pub(crate) enum Command {
     Resume { done: Sender<()> },
     /// Take in what waits in the queues, then close the listening sockets.
     CloseListeners { done: Sender<()> },
+    /// Act on what is published of the traffic.
+    Traffic { done: Sender<()> },
+    /// Count what is in flight of something, now and whenever that changes.
+    Census(Census),
     /// Say what is open, as long as `left` are still to be shown.
     Show { left: Arc<AtomicUsize>, shown: Sender<Vec<Shown>> },
     /// Close everything, and say what was lost.
@@ -177,6 +184,9 @@ pub(crate) struct EventLoop {
     giving: Giving,
     taking: Taking,
     probe: Option<probing::Asked>,
+    watches: Watches,
+    /// The tick at which a pause ends by itself.
+    pause_ends: Option<u64>,
     running: bool,
     /// It ends because nobody knows any more who serves its connections.
     stranded: bool,
@@ -212,6 +222,8 @@ impl EventLoop {
             giving: Giving::No,
             taking: Taking::default(),
             probe: None,
+            watches: Watches::default(),
+            pause_ends: None,
             running: true,
             stranded: false,
         })
@@ -260,6 +272,7 @@ impl EventLoop {
         self.take_steps(1 + events / EVENTS_PER_STEP);
         self.give_ahead();
         self.keep_time();
+        self.keep_holding();
         Ok(())
     }
 
@@ -301,7 +314,8 @@ impl EventLoop {
         let log = self.cx.log.is_pending().then_some(next_tick);
         let pool = (self.cx.upstreams.idle_count() > 0).then_some(self.pool_tick.max(next_tick));
         let next = [self.wheel.next_due(), self.accept_again, log, pool].into_iter().flatten().min();
-        next.map(|tick| self.cx.clock.until(tick))
+        let next = next.map(|tick| self.cx.clock.until(tick));
+        next.into_iter().chain(self.held_limit()).min()
     }
 
     /// Lets a connection do what it can.
@@ -316,6 +330,7 @@ impl EventLoop {
     }
 
     fn settle(&mut self, key: ConnKey, mut conn: Conn, mut fate: Fate) {
+        self.watches.note();
         while matches!(fate, Fate::Upgraded) {
             self.kind_cell(&conn).sub(1);
             conn = match conn {

@@ -149,6 +149,10 @@ pub(crate) struct ThreadCells {
     pub(crate) log_dropped: Cell,
     /// Connections that came from another worker after all others, and could not be taken.
     pub(crate) moves_failed: Cell,
+    /// Requests and connections that are held now, that were ever, and that were refused because too many were.
+    pub(crate) held: Cell,
+    pub(crate) held_total: Cell,
+    pub(crate) held_refused: Cell,
 }
 
 /// A block on cache lines of its own (two, because they are fetched in pairs).
@@ -363,6 +367,12 @@ impl Metrics {
         one("buffer_bytes", "Memory that connections hold in buffers", Table::gauge(), self.buffer_bytes());
         let dropped = cells.sum(|cells| &cells.log_dropped);
         one("access_log_dropped_lines", "Access log lines dropped", Table::counter(), dropped);
+        let held = cells.sum(|cells| &cells.held);
+        one("held", "Requests and connections that are held now", Table::gauge(), held);
+        let held = cells.sum(|cells| &cells.held_total);
+        one("holds", "Requests and connections that were held", Table::counter(), held);
+        let refused = cells.sum(|cells| &cells.held_refused);
+        one("held_refused", "Requests refused because too many were held", Table::counter(), refused);
         let failed = cells.sum(|cells| &cells.moves_failed);
         one(
             "failed_moves",

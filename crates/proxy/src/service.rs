@@ -8,7 +8,9 @@
 
 mod logs;
 mod moves;
+mod programs;
 mod report;
+mod sockets;
 mod traffic;
 
 use std::collections::HashMap;
@@ -23,8 +25,9 @@ use handover::logging;
 use handover::moving::Moving;
 use handover::traffic::{Quiet, Target, Traffic};
 use handover::{
-    Address, BindError, Bound, CalledOff, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits, ListenerSpec,
-    Losses, Prepare, Problem, Roles, Service, Settings, UpgradeRules, WorkerHandle, watch::Watch,
+    Address, BindError, Bound, CalledOff, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits,
+    ListenerSpec, Losses, Prepare, Problem, Roles, Service, Settings, UpgradeRules, WorkerHandle,
+    watch::Watch,
 };
 use handover_tls::{Schedule, Tickets};
 
@@ -37,8 +40,8 @@ use crate::generation::{Generation, ListenerKind, METRICS_LISTENER};
 use crate::metrics::{Expiry, Metrics};
 use crate::moving::Mover;
 use crate::source::{self, ConfigSource, Reader};
-use crate::traffic::Published;
 use crate::threads::{Rotation, Shared, Threads};
+use crate::traffic::Published;
 use logs::{Logs, log_settings, open_logs};
 
 /// Idle connections are closed within this time when the server drains, or within a quarter of the time limit.
@@ -164,7 +167,7 @@ impl Service for ProxyService {
                 return Err(problems);
             }
         };
-        let sockets = plane.bind(&generation, cx, &spans, &mut problems);
+        let (sockets, places) = plane.bind(&generation, cx, &spans, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -179,6 +182,7 @@ impl Service for ProxyService {
             log,
             keys,
             expiries,
+            places,
             source: self.source.clone(),
         }))
     }
@@ -246,7 +250,8 @@ impl Service for ProxyService {
     }
 
     fn certificates(&self) -> String {
-        let shown = self.running().map(|plane| report::certificates(&plane.shared.published.generation().config));
+        let shown =
+            self.running().map(|plane| report::certificates(&plane.shared.published.generation().config));
         serde_json::to_string(&shown.unwrap_or_default()).unwrap_or_default()
     }
 
@@ -342,79 +347,6 @@ impl Plane {
             })
             .collect()
     }
-
-    /// Asks for all listeners of a generation. Sockets that serve already stay as they are.
-    fn bind(
-        &self,
-        generation: &Generation,
-        cx: &mut Prepare,
-        spans: &config::Spans,
-        problems: &mut Vec<Problem>,
-    ) -> Vec<Socket> {
-        let mut wanted = Vec::new();
-        for (position, listener) in generation.listeners.iter().enumerate() {
-            let backlog = generation.backlog(position);
-            for (index, address) in generation.addresses(position).iter().enumerate() {
-                let metrics = matches!(listener.kind, ListenerKind::Metrics(_));
-                wanted.push((Arc::clone(&listener.name), index, address.clone(), backlog, metrics));
-            }
-        }
-        let specs: Vec<_> = wanted
-            .iter()
-            .map(|(name, _, address, backlog, _)| ListenerSpec {
-                name: name.to_string(),
-                address: supervisor_address(address),
-                backlog: *backlog,
-            })
-            .collect();
-        let current = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut counts: HashMap<Arc<str>, Arc<AtomicU32>> =
-            current.iter().map(|socket| (Arc::clone(&socket.name), Arc::clone(&socket.open))).collect();
-        let mut sockets = Vec::new();
-        let mut cancelled = false;
-        for ((name, index, address, _, metrics), result) in wanted.into_iter().zip(cx.bind(&specs)) {
-            match result {
-                Ok(Bound::OnlyChecked) => {}
-                Ok(Bound::Socket(fd)) => {
-                    let known = current.iter().find(|socket| {
-                        socket.name == name && socket.address == address && is_same_socket(&socket.fd, &fd)
-                    });
-                    sockets.push(match known {
-                        Some(known) => known.clone(),
-                        None => {
-                            let open = Arc::clone(counts.entry(Arc::clone(&name)).or_default());
-                            self.new_socket(name, address, fd, open)
-                        }
-                    });
-                }
-                Err(BindError::Cancelled) => cancelled = true,
-                Err(BindError::Refused { detail, .. }) if metrics => {
-                    problems.push(spans.problem_for_metrics(index, &detail));
-                }
-                Err(BindError::Refused { detail, .. }) => {
-                    problems.push(spans.problem_for_listener(&name, index, &detail));
-                }
-            }
-        }
-        if cancelled {
-            problems.push(Problem::new(BindError::Cancelled.to_string()));
-        }
-        sockets
-    }
-
-    fn new_socket(
-        &self,
-        name: Arc<str>,
-        address: ListenAddress,
-        fd: OwnedFd,
-        open: Arc<AtomicU32>,
-    ) -> Socket {
-        // Connections inherit NODELAY from their listener: one call here instead of one for each of them. Accepting must never wait.
-        let _ = rustix::net::sockopt::set_tcp_nodelay(&fd, true);
-        let _ = rustix::io::ioctl_fionbio(&fd, true);
-        let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
-        Socket { serial, name, address, fd: Arc::new(fd), open }
-    }
 }
 
 /// Where the bytes of files come from: certificates are read anew also where nothing else is.
@@ -437,26 +369,14 @@ impl config::Files for Read<'_> {
         let metadata = if self.again { None } else { std::fs::metadata(path).ok() };
         metadata.map(|metadata| metadata.mode() & 0o7777)
     }
+
+    fn stands(&mut self, path: &Path) -> Option<config::Standing> {
+        (!self.again).then(|| config::Standing::on_disk(path))
+    }
 }
 
 fn schedule(tickets: config::Tickets) -> Schedule {
     Schedule { rotate: tickets.rotate, keep: tickets.keep }
-}
-
-/// Two descriptors of one socket have the same inode.
-fn is_same_socket(a: &OwnedFd, b: &OwnedFd) -> bool {
-    match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
-        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
-        _ => false,
-    }
-}
-
-fn supervisor_address(address: &ListenAddress) -> Address {
-    match address {
-        ListenAddress::Tcp(address) => Address::Tcp(*address),
-        ListenAddress::Unix { path, mode } => Address::Unix { path: path.clone(), mode: *mode },
-        ListenAddress::Abstract(name) => Address::Abstract(name.to_string()),
-    }
 }
 
 /// A generation that is built and bound.
@@ -472,6 +392,8 @@ struct Ready {
     keys: Option<Vec<u8>>,
     /// When its certificates expire.
     expiries: Vec<Expiry>,
+    /// Where the sockets of programs listen.
+    places: Vec<String>,
     source: Reader,
 }
 
@@ -512,7 +434,8 @@ impl Candidate for Ready {
                 sha256: config.upgrade.sha256.clone(),
                 public_key: config.upgrade.public_key.clone(),
             },
-            ..Settings::default()
+            programs: programs::definitions(config),
+            names: programs::names(config),
         }
     }
 
@@ -541,6 +464,7 @@ impl Candidate for Ready {
                 });
             }
         }
+        lines.extend(programs::summary(&self.generation.config, &self.places));
         lines
     }
 

@@ -20,6 +20,7 @@ use super::begin::has_no_body;
 use super::client::Client;
 use super::context::{Cx, Local};
 use super::flow::{End as FlowEnd, Pumped, discard};
+use super::hold::COME_AGAIN;
 use super::http::Step;
 use super::patience::Patience;
 use super::{End, TURN_BYTES};
@@ -81,7 +82,12 @@ impl Answer {
     ) -> Self {
         cx.buffers.ensure_small(&mut client.side.out);
         let delivery = client.delivery(keep);
-        write_plain(client.side.out.tail(), why.status, why.reason, delivery, cx.clock.date());
+        let out = client.side.out.tail();
+        if why.status == 503 {
+            write_come_again(out, why.reason, COME_AGAIN, delivery, cx);
+        } else {
+            write_plain(out, why.status, why.reason, delivery, cx.clock.date());
+        }
         client.request.status = why.status;
         Self::new(client, Body::Nothing, None, read, keep, end, cx)
     }
@@ -99,6 +105,37 @@ impl Answer {
         client.request.status = status;
         write_plain(client.side.out.tail(), status, reason, start.delivery, cx.clock.date());
         start.with(client, Body::Nothing, cx)
+    }
+
+    /// 503: after so many seconds it is worth to come again.
+    #[cold]
+    pub(super) fn come_again(
+        client: &mut Client,
+        head: &RequestHead<'_, '_>,
+        body: BodyReader,
+        seconds: u64,
+        why: &str,
+        cx: &mut Cx,
+    ) -> Self {
+        let start = Start::new(client, head, body, cx);
+        client.request.status = 503;
+        write_come_again(client.side.out.tail(), why, seconds, start.delivery, cx);
+        start.with(client, Body::Nothing, cx)
+    }
+
+    /// Who asks whether all is well is told so by us, while those who know cannot answer.
+    #[cold]
+    pub(super) fn health(
+        client: &mut Client,
+        head: &RequestHead<'_, '_>,
+        body: BodyReader,
+        cx: &mut Cx,
+    ) -> Self {
+        let start = Start::new(client, head, body, cx);
+        client.request.status = 200;
+        let headers: [(&str, &[u8]); 2] =
+            [("Content-Type", b"text/plain; charset=utf-8"), ("Cache-Control", b"no-store")];
+        start.write(client, 200, b"paused\n", &headers, cx)
     }
 
     /// 405, with the methods that would do.
@@ -406,6 +443,17 @@ impl Start {
             out.extend_from_slice(text);
         }
         self.with(client, Body::Nothing, cx)
+    }
+}
+
+fn write_come_again(out: &mut Vec<u8>, why: &str, seconds: u64, delivery: Delivery, cx: &Cx) {
+    let text = format!("{why}\n");
+    let seconds = seconds.to_string();
+    let headers: [(&str, &[u8]); 2] =
+        [("Content-Type", b"text/plain; charset=utf-8"), ("Retry-After", seconds.as_bytes())];
+    write_own_head(out, 503, Some(text.len() as u64), &headers, delivery, cx.clock.date());
+    if !delivery.head_only {
+        out.extend_from_slice(text.as_bytes());
     }
 }
 

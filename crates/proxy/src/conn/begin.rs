@@ -8,8 +8,9 @@ use crate::generation::{Action, ListenerKind, ListenerPlan};
 use crate::routes::Lookup;
 
 use super::answer::Answer;
-use super::client::Client;
+use super::client::{Client, NO_ROUTE};
 use super::context::{Cx, Local};
+use super::hold::{Gate, Path};
 use super::http::{HttpConn, Phase};
 use super::proxy::Proxy;
 
@@ -37,7 +38,7 @@ impl HttpConn {
         request.version = head.version;
         request.head_only = head.is_head();
         request.keep_alive = head.keep_alive;
-        if self.client.bytes_in == 0 {
+        if self.client.bytes_in == 0 && !request.waits.waited {
             // A pipelined request: it begins now.
             request.started_us = cx.clock.now_us();
         }
@@ -68,7 +69,20 @@ impl HttpConn {
         let answer = match &plan.kind {
             ListenerKind::Http(table) => {
                 let host = head.host.map(|host| host.raw.as_bytes()).unwrap_or_default();
-                match table.lookup(host, head.path.as_bytes(), head.method.as_bytes()) {
+                let lookup = table.lookup(host, head.path.as_bytes(), head.method.as_bytes());
+                let service = client.find_route(&lookup, local);
+                let request = &mut client.request;
+                let path = Path { local, listener: request.position, route: request.route(), service };
+                match cx.gate(path, &mut request.waits) {
+                    Gate::Open => {}
+                    Gate::Held(until) => return Understood::Held { until },
+                    Gate::Health => return phase(Answer::health(client, head, body, cx)),
+                    Gate::Refused { seconds, why, last } => {
+                        client.retired |= last;
+                        return phase(Answer::come_again(client, head, body, seconds, why, cx));
+                    }
+                }
+                match lookup {
                     Lookup::Found(found) => match local.generation.actions.get(found.route as usize) {
                         Some(Action::Service(service)) => {
                             let rest = input.get(head.len..).unwrap_or_default();
@@ -91,6 +105,21 @@ impl HttpConn {
             }
         };
         phase(answer)
+    }
+}
+
+impl Client {
+    /// Notes the route that was found, and says which service that leads to.
+    fn find_route(&mut self, lookup: &Lookup, local: &Local) -> Option<usize> {
+        let Lookup::Found(found) = lookup else {
+            self.request.route = NO_ROUTE;
+            return None;
+        };
+        self.request.route = found.route;
+        match local.generation.actions.get(found.route as usize) {
+            Some(Action::Service(service)) => Some(*service),
+            _ => None,
+        }
     }
 }
 
@@ -139,6 +168,10 @@ pub(super) enum Understood {
     Begun {
         used: usize,
         phase: Phase,
+    },
+    /// It must wait, until this tick at the latest; nothing of the input is used.
+    Held {
+        until: u64,
     },
     /// The listener does not exist any more.
     Nowhere,

@@ -13,6 +13,7 @@ use handover_tls::Facts;
 
 use super::Side;
 use super::context::{Cx, Local};
+use super::hold::Waits;
 
 /// The client's side, and the request that it made.
 #[derive(Debug)]
@@ -53,6 +54,20 @@ pub(crate) struct Request {
     pub(crate) line: Line,
     /// The endpoint that was tried in vain, if the answer is one of our own.
     pub(crate) tried: Option<Arc<EndpointPlan>>,
+    /// Position of its route in that generation; [`NO_ROUTE`]: none.
+    pub(crate) route: u32,
+    /// Whether it was held, and for what.
+    pub(crate) waits: Waits,
+}
+
+/// A request that no route is for.
+pub(crate) const NO_ROUTE: u32 = u32::MAX;
+
+impl Request {
+    /// Its route, if there is one.
+    pub(super) fn route(&self) -> Option<usize> {
+        (self.route != NO_ROUTE).then_some(self.route as usize)
+    }
 }
 
 impl Client {
@@ -94,6 +109,9 @@ impl Client {
             cx.cells().log_dropped.add(dropped);
         }
         self.request.tried = None;
+        if self.request.waits.waited {
+            self.request.waits = Waits::default();
+        }
         self.counted_in += self.bytes_in;
         self.counted_out += self.bytes_out;
         (self.bytes_in, self.bytes_out) = (0, 0);

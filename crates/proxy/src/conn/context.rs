@@ -114,6 +114,8 @@ pub(crate) struct Cx {
     pub(crate) facts: Arc<ArcSwap<String>>,
     /// The server drains: every response is the last on its connection.
     pub(crate) draining: bool,
+    /// Everything is cut now: nothing begins any more.
+    pub(crate) closing: bool,
     /// The tick in which log lines were handed on last.
     pub(crate) log_tick: u64,
     /// It is the turn of the connection that runs now to compute something long.
@@ -149,6 +151,7 @@ impl Cx {
             metrics,
             facts,
             draining: false,
+            closing: false,
             log_tick: 0,
             may_step: false,
             holding: Holding::default(),

@@ -7,7 +7,10 @@
 //!      └──new──▶ Connecting ──made──▶ Greeting (TLS) ──▶ Ready ┘
 //!
 //!   after MAX_ATTEMPTS, or one more than there are endpoints: given up
+//!   or, where it leads to a program: Waiting ──its turn, for as long as a connection may take──▶ Seeking
 //! ```
+//!
+//! A program that is started again answers soon: who waits for it is served, and nobody is told of an error.
 //!
 //! The last message of a TLS handshake goes out together with the first bytes of the request.
 
@@ -16,6 +19,7 @@ mod moved;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::clock::Ticks;
 use crate::config::Balance;
 use crate::generation::ServicePlan;
 use crate::metrics::ServiceCells;
@@ -24,6 +28,7 @@ use crate::upstream::{self, Endpoint};
 
 use super::context::{Cx, Local};
 use super::greeting::{Greeted, Greeting};
+use super::hold::Path;
 
 /// The most endpoints tried for one request.
 pub(super) const MAX_ATTEMPTS: usize = 4;
@@ -65,6 +70,10 @@ pub(crate) struct Dial {
     attempts: usize,
     /// When the connection that is being made must be there.
     until: u64,
+    /// No endpoint of a program answers: it tries again when it is its turn.
+    waiting: bool,
+    /// When that is given up; 0: it has not waited.
+    wait_until: u64,
 }
 
 /// How far a connection is.
@@ -104,6 +113,8 @@ impl Dial {
             fresh_only: false,
             attempts: 0,
             until: 0,
+            waiting: false,
+            wait_until: 0,
         }
     }
 
@@ -112,9 +123,29 @@ impl Dial {
         Self { fresh_only: true, ..Self::new(local, service) }
     }
 
+    /// It cannot be sent twice: where another connection costs little, it does not go over one that may be closing just now.
+    pub(super) fn spare_kept(&mut self) {
+        self.fresh_only |= self.plan().is_some_and(|plan| plan.program.is_some());
+    }
+
     /// The service.
     pub(crate) fn plan(&self) -> Option<&ServicePlan> {
         self.local.generation.services.get(self.service)
+    }
+
+    /// The service, and the view in which it is that.
+    pub(super) fn place(&self) -> (&Rc<Local>, usize) {
+        (&self.local, self.service)
+    }
+
+    /// It has not begun.
+    pub(super) fn is_new(&self) -> bool {
+        self.io.is_none() && self.attempts == 0 && !self.waiting
+    }
+
+    /// No endpoint answers at present: it waits for one that does.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting
     }
 
     /// The socket, once there is one.
@@ -159,6 +190,9 @@ impl Dial {
     fn go_on(&mut self, key: ConnKey, cx: &mut Cx) -> Result<Way, GivenUp> {
         loop {
             let Some(io) = &self.io else {
+                if self.waiting && !self.may_retry(cx) {
+                    return Ok(Way::Wait);
+                }
                 self.next(key, cx)?;
                 continue;
             };
@@ -211,8 +245,66 @@ impl Dial {
         self.trouble = trouble;
     }
 
-    /// Chooses an endpoint and takes, or begins, a connection to it.
+    /// Chooses an endpoint and takes, or begins, a connection to it. Where none of a program answers, it waits.
     fn next(&mut self, key: ConnKey, cx: &mut Cx) -> Result<(), GivenUp> {
+        (self.local, self.service) = cx.present(&self.local, self.service);
+        if cx.closing {
+            return Err(GivenUp);
+        }
+        if self.wait_until != 0 && self.is_paused(key, cx)? {
+            return Ok(());
+        }
+        match self.try_next(key, cx) {
+            Err(GivenUp) if self.plan().is_some_and(|plan| plan.program.is_some()) => self.wait(key, cx),
+            result => result,
+        }
+    }
+
+    /// It is its turn to try again, or its time is over and it is the last time.
+    fn may_retry(&mut self, cx: &mut Cx) -> bool {
+        std::mem::take(&mut cx.holding.may_retry)
+            || cx.clock.tick() >= self.wait_until
+            || cx.draining
+            || cx.closing
+    }
+
+    /// Waits until it is its turn again.
+    #[cold]
+    fn wait(&mut self, key: ConnKey, cx: &mut Cx) -> Result<(), GivenUp> {
+        let limit = self.plan().map(|plan| plan.connect).unwrap_or_default();
+        if self.wait_until == 0 {
+            self.wait_until = cx.clock.after(limit);
+        }
+        if cx.draining || cx.clock.tick() >= self.wait_until {
+            self.waiting = false;
+            return Err(GivenUp);
+        }
+        (self.turn, self.attempts, self.waiting) = (None, 0, true);
+        self.until = self.wait_until;
+        cx.holding.wait(key);
+        Ok(())
+    }
+
+    /// Who waits for an endpoint is held by a pause like everybody else.
+    #[cold]
+    fn is_paused(&mut self, key: ConnKey, cx: &mut Cx) -> Result<bool, GivenUp> {
+        let path =
+            Path { local: &self.local, listener: usize::MAX, route: None, service: Some(self.service) };
+        let Some(pause) = cx.pause_of(path) else { return Ok(false) };
+        if pause.refuse {
+            self.waiting = false;
+            return Err(GivenUp);
+        }
+        if cx.draining {
+            return Ok(false);
+        }
+        let limit = self.plan().map(|plan| plan.connect).unwrap_or_default();
+        self.wait_until = cx.clock.after(Ticks::from(pause.left())) + u64::from(limit.0);
+        self.wait(key, cx)?;
+        Ok(true)
+    }
+
+    fn try_next(&mut self, key: ConnKey, cx: &mut Cx) -> Result<(), GivenUp> {
         let local = Rc::clone(&self.local);
         let plan = local.generation.services.get(self.service).ok_or(GivenUp)?;
         let balancer = local.balancers.get(self.service).ok_or(GivenUp)?;
@@ -221,6 +313,7 @@ impl Dial {
             if self.attempts > balancer.len().min(MAX_ATTEMPTS) {
                 return Err(GivenUp);
             }
+            self.waiting = false;
             self.attempts += 1;
             self.turn = None;
             let endpoint = balancer.choose(plan.balance, &cx.clock).ok_or(GivenUp)?;
@@ -233,7 +326,9 @@ impl Dial {
                 (self.io, self.making, self.reused) = (Some(io), Making::Made, true);
                 return Ok(());
             }
-            cells.connects.add(1);
+            // Those who wait try often: that says nothing new.
+            let news = u64::from(self.wait_until == 0);
+            cells.connects.add(news);
             match upstream::connect(&turn.endpoint, key, &mut cx.reactor) {
                 Ok(connected) => {
                     self.until = cx.clock.after(plan.connect);
@@ -244,7 +339,7 @@ impl Dial {
                     return Ok(());
                 }
                 Err(_) => {
-                    cells.connect_failures.add(1);
+                    cells.connect_failures.add(news);
                     turn.endpoint.failed(&cx.clock);
                 }
             }
@@ -253,7 +348,7 @@ impl Dial {
 
     /// The connection could not be made, or not in time: the next endpoint's turn.
     pub(crate) fn failed(&mut self, cx: &mut Cx) {
-        if let Some(cells) = self.cells(cx) {
+        if let (0, Some(cells)) = (self.wait_until, self.cells(cx)) {
             cells.connect_failures.add(1);
         }
         if matches!(self.making, Making::Greeting(_)) {

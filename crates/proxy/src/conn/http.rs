@@ -1,6 +1,8 @@
 //! A connection that speaks HTTP/1.1 with a client.
 //!
 //! ```text
+//!      Held ◀─┐  (paused, or no endpoint: see `hold`)
+//!        └──┐ │
 //!            ┌───────────────────── kept alive ─────────────────────┐
 //!            ▼                                                      │
 //!  accept ▶ Head ──service──▶ Proxy ──answered──▶───────────────────┤
@@ -30,9 +32,10 @@ use crate::reactor::{ConnKey, Io, Received};
 
 use super::answer::Answer;
 use super::begin::Understood;
-use super::client::{Client, Request};
+use super::client::{Client, NO_ROUTE, Request};
 use super::context::{Cx, LocalListener};
 use super::dial::Dial;
+use super::hold::Waits;
 use super::linger::Linger;
 use super::proxy::Proxy;
 use super::shown::Shown;
@@ -58,6 +61,10 @@ pub(super) enum Phase {
     /// Waiting for a request, or for the rest of its head: so many bytes were looked at in vain.
     Head {
         seen: usize,
+    },
+    /// It waits, its head in the buffer: until this tick at the latest.
+    Held {
+        until: u64,
     },
     Proxy(Proxy),
     Answer(Answer),
@@ -89,7 +96,7 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct HttpConn {
     pub(super) client: Client,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// When it must be looked at.
     pub(super) deadline: u64,
     /// The time limit of the phase `Head`.
@@ -126,6 +133,8 @@ impl HttpConn {
             status: 0,
             line: Line::none(),
             tried: None,
+            route: NO_ROUTE,
+            waits: Waits::default(),
         };
         let client = Client {
             key,
@@ -185,7 +194,7 @@ impl HttpConn {
     pub(crate) fn is_busy(&self) -> bool {
         match self.phase {
             Phase::Head { .. } => !self.client.side.inbuf.is_empty(),
-            Phase::Proxy(_) | Phase::Answer(_) => true,
+            Phase::Held { .. } | Phase::Proxy(_) | Phase::Answer(_) => true,
             Phase::Linger(_) => false,
         }
     }
@@ -203,6 +212,7 @@ impl HttpConn {
         let (state, dial) = match &self.phase {
             Phase::Head { .. } if self.client.side.inbuf.is_empty() => ("idle", None),
             Phase::Head { .. } => ("reading", None),
+            Phase::Held { .. } => ("held", None),
             Phase::Proxy(proxy) => (proxy.state(), Some(proxy.dial())),
             Phase::Answer(_) => ("answering", None),
             Phase::Linger(_) => ("closing", None),
@@ -250,6 +260,8 @@ impl HttpConn {
         loop {
             let step = match &mut self.phase {
                 Phase::Head { .. } => self.read_head(cx),
+                Phase::Held { .. } if cx.has_left(&self.client.side.io) => Step::Over(End::ClientGone),
+                Phase::Held { .. } => Step::Wait,
                 Phase::Proxy(proxy) => proxy.run(&mut self.client, cx),
                 Phase::Answer(answer) => answer.run(&mut self.client, cx),
                 Phase::Linger(linger) => linger.run(&mut self.client.side, cx),
@@ -297,6 +309,10 @@ impl HttpConn {
                 Step::Over(if self.client.retired { End::Retired } else { End::IdleLimit })
             }
             Phase::Head { .. } => Step::Fail(Refusal::new(408, "the request's head did not come in time")),
+            Phase::Held { .. } => {
+                self.unhold(cx);
+                Step::Next
+            }
             Phase::Proxy(proxy) => proxy.expire(&self.client, cx),
             Phase::Answer(answer) => answer.expire(&self.client, cx),
             Phase::Linger(linger) => Step::Over(linger.end()),
@@ -311,6 +327,7 @@ impl HttpConn {
     fn limit(&self) -> u64 {
         match &self.phase {
             Phase::Head { .. } => self.phase_limit,
+            Phase::Held { until } => *until,
             Phase::Linger(linger) => linger.limit(),
             Phase::Proxy(proxy) => proxy.until(),
             Phase::Answer(answer) => answer.until(),
@@ -421,6 +438,11 @@ impl HttpConn {
     /// Changes the phase. A request that was in progress is counted, and what it held is given back.
     fn enter(&mut self, phase: Phase, cx: &mut Cx) {
         let failed = matches!(phase, Phase::Answer(_));
+        let held = matches!(self.phase, Phase::Held { .. });
+        if held {
+            self.unhold(cx);
+            self.begin_line_of_refused(cx);
+        }
         match mem::replace(&mut self.phase, phase) {
             Phase::Proxy(proxy) => {
                 if failed {
@@ -433,7 +455,8 @@ impl HttpConn {
                 }
             }
             Phase::Answer(_) => self.client.finish(None, cx),
-            Phase::Head { .. } | Phase::Linger(_) => {}
+            Phase::Head { .. } if held => self.client.finish(None, cx),
+            Phase::Head { .. } | Phase::Held { .. } | Phase::Linger(_) => {}
         }
     }
 
@@ -497,6 +520,10 @@ impl HttpConn {
                 self.client.side.inbuf.consume(used);
                 cx.buffers.release_if_empty(&mut self.client.side.inbuf);
                 self.phase = phase;
+                Step::Next
+            }
+            Understood::Held { until } => {
+                self.hold(until, cx);
                 Step::Next
             }
             Understood::Nowhere => Step::Over(End::Retired),

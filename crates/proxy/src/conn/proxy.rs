@@ -46,6 +46,8 @@ const RESPONSE_HEAD: HeadLimits =
 pub(super) const MAX_INTERIM: u8 = 16;
 /// Request bodies up to this size go behind the head if they are there already, so that they can be sent again.
 const WHOLE_BODY_BYTES: u64 = 4 * 1024;
+/// So many copies of a program may die of one request before that is told that they do.
+const MAX_DEATHS: u8 = 2;
 
 /// One request through an endpoint.
 #[derive(Debug)]
@@ -67,6 +69,8 @@ pub(crate) struct Proxy {
     /// Some bytes of the request have been sent on the present connection.
     began: bool,
     interim: u8,
+    /// Copies of a program that died before they answered.
+    deaths: u8,
     /// Both sides were ready to keep the endpoint's connection, and the response came whole.
     reusable: bool,
     stage: Stage,
@@ -124,7 +128,7 @@ impl Proxy {
         client: &Client,
         cx: &mut Cx,
     ) -> (Self, usize) {
-        let dial = Dial::new(Rc::clone(local), service);
+        let mut dial = Dial::new(Rc::clone(local), service);
         let mut out = Buf::none();
         cx.buffers.ensure_small(&mut out);
         if let Some(plan) = dial.plan() {
@@ -151,6 +155,9 @@ impl Proxy {
             }
         };
         let replayable = matches!(sending, Sending::Whole);
+        if !(replayable && head.is_idempotent()) {
+            dial.spare_kept();
+        }
         let asked = Asked { head: head.is_head(), upgrade: head.upgrade.is_some() };
         let proxy = Self {
             dial,
@@ -165,6 +172,7 @@ impl Proxy {
             connect_timed_out: false,
             began: false,
             interim: 0,
+            deaths: 0,
             reusable: false,
             stage: Stage::Connect,
             until: 0,
@@ -431,12 +439,12 @@ impl Proxy {
 
     /// The endpoint's connection broke before a response. `None`: the request goes elsewhere.
     fn lost(&mut self, cx: &mut Cx) -> Option<Step> {
-        let again = !self.began || (self.replayable && self.idempotent && self.dial.is_reused());
+        let again = !self.began || (self.replayable && self.idempotent && self.may_be_sent_again());
         if !again || self.interim > 0 {
             let reason = "the endpoint closed the connection before it answered";
             return Some(Step::Fail(Refusal::new(502, reason)));
         }
-        if self.began || self.dial.is_reused() {
+        if self.dial.is_reused() || (self.began && !self.leads_to_program()) {
             self.dial.was_dead(cx);
         } else {
             self.dial.failed(cx);
@@ -449,6 +457,19 @@ impl Proxy {
         cx.buffers.release(&mut self.inbuf);
         self.seen = 0;
         None
+    }
+
+    /// What was kept is known to go stale; and a copy of a program that dies is followed by another one.
+    fn may_be_sent_again(&mut self) -> bool {
+        if self.dial.is_reused() {
+            return true;
+        }
+        self.deaths += 1;
+        self.leads_to_program() && self.deaths <= MAX_DEATHS
+    }
+
+    fn leads_to_program(&self) -> bool {
+        self.dial.plan().is_some_and(|plan| plan.program.is_some())
     }
 
     fn response_has_begun(&self) -> bool {
@@ -517,9 +538,11 @@ impl Proxy {
         }
         match self.stage {
             Stage::Connect => {
-                from_endpoint(cx, self);
-                self.dial.failed(cx);
-                self.connect_timed_out = true;
+                if !self.dial.is_waiting() {
+                    from_endpoint(cx, self);
+                    self.dial.failed(cx);
+                    self.connect_timed_out = true;
+                }
                 self.until = 0;
                 Step::Next
             }

@@ -28,6 +28,7 @@ use super::client::Client;
 use super::context::{Cx, Local};
 use super::dial::{Dial, Way};
 use super::flow::{End as FlowEnd, Flow, Moved, PumpError, Pumped};
+use super::hold::Waits;
 use super::shown::Shown;
 use super::{END_LABELS, End, Fate, Side, TURN_BYTES};
 
@@ -61,22 +62,27 @@ struct Half {
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     kind: TunnelKind,
-    key: ConnKey,
+    pub(super) key: ConnKey,
     peer: Option<IpAddr>,
     /// When it became a tunnel.
-    since_us: u64,
+    pub(super) since_us: u64,
     client: Side,
-    dial: Dial,
+    pub(super) dial: Dial,
     /// Read from the endpoint, not yet written to the client, and the other way round.
     inbuf: Buf,
     out: Buf,
     up: Half,
     down: Half,
-    local: Rc<Local>,
-    position: usize,
+    pub(super) local: Rc<Local>,
+    pub(super) position: usize,
     listener: u32,
     /// It is connected to its endpoint.
     open: bool,
+    /// It must wait before it may be connected: see [`super::hold`].
+    pub(super) held: bool,
+    pub(super) waits: Waits,
+    /// Position of the route on which it was upgraded, if that is known.
+    route: Option<usize>,
     idle: Ticks,
     deadline: u64,
     cut_at: Option<u64>,
@@ -114,6 +120,9 @@ impl Tunnel {
             position: place.position,
             listener,
             open: false,
+            held: false,
+            waits: Waits::default(),
+            route: None,
             idle: plan.tunnel,
             deadline: cx.clock.after(plan.tunnel),
             cut_at: None,
@@ -137,6 +146,7 @@ impl Tunnel {
         cx.buffers.release(&mut out);
         cx.buffers.release(client.request.line.buf());
         let idle = client.plan().map(|plan| plan.tunnel).unwrap_or_default();
+        let route = client.request.route();
         Self {
             kind: TunnelKind::Websocket,
             key: client.key,
@@ -152,6 +162,9 @@ impl Tunnel {
             position: client.request.position,
             listener: client.listener,
             open: true,
+            held: false,
+            waits: Waits::default(),
+            route,
             idle,
             deadline: cx.clock.after(idle),
             cut_at,
@@ -162,6 +175,10 @@ impl Tunnel {
 
     pub(crate) fn kind(&self) -> TunnelKind {
         self.kind
+    }
+
+    pub(super) fn route(&self) -> Option<usize> {
+        self.route
     }
 
     pub(crate) fn listener(&self) -> u32 {
@@ -191,6 +208,17 @@ impl Tunnel {
     pub(crate) fn run(&mut self, cx: &mut Cx) -> Fate {
         if !cx.reactor.is_registered(&self.client.io) && cx.reactor.register(&self.client.io).is_err() {
             return Fate::Over(End::Unwatched);
+        }
+        if !self.open && self.dial.is_new() {
+            match self.meet_gate(cx) {
+                Ok(None) => {}
+                Ok(Some(_)) if cx.reactor.is_broken(&self.client.io) => return Fate::Over(End::ClientGone),
+                Ok(Some(until)) => {
+                    self.deadline = until;
+                    return Fate::Parked;
+                }
+                Err(()) => return Fate::Over(End::UpstreamUnreachable),
+            }
         }
         match self.dial.go(self.key, cx) {
             Ok(Way::Ready) if self.open => {}
@@ -261,7 +289,10 @@ impl Tunnel {
         if self.open {
             return Fate::Over(End::TunnelIdle);
         }
-        self.dial.failed(cx);
+        if !self.held && !self.dial.is_waiting() {
+            self.dial.failed(cx);
+        }
+        self.unhold(cx);
         self.run(cx)
     }
 
@@ -272,6 +303,7 @@ impl Tunnel {
             listener: cx.listener(self.listener).map(|place| Arc::clone(&place.name)).unwrap_or_default(),
             client: self.peer,
             state: match (self.open, self.up.finished || self.down.finished) {
+                (false, _) if self.held => "held",
                 (false, _) => "connecting",
                 (true, false) => "open",
                 (true, true) => "half-open",
@@ -308,6 +340,7 @@ impl Tunnel {
 
     /// Closes both sockets.
     pub(crate) fn close(mut self, end: End, cx: &mut Cx) {
+        self.unhold(cx);
         self.log(end, cx);
         if let Some(cells) = self.dial.cells(cx) {
             cells.active.sub(1);

@@ -52,6 +52,9 @@ impl EventLoop {
             return;
         }
         for number in 0..self.cx.listeners.capacity() {
+            if self.rests(number) {
+                continue;
+            }
             let Some(listener) = self.cx.listeners.get_mut(number) else { continue };
             let (None, false, Some(socket)) = (listener.watched, listener.removed, &listener.socket) else {
                 continue;

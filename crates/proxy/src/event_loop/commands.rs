@@ -117,7 +117,7 @@ impl EventLoop {
         for arrival in std::mem::take(&mut self.early) {
             self.adopt(arrival);
         }
-        self.watch_listeners();
+        self.follow_traffic();
     }
 
     /// All threads know the sockets of the present generation, and nothing is on its way any more for those that went.
@@ -181,6 +181,8 @@ impl EventLoop {
             self.unwatch(number);
         }
         self.retire_conns(None, spread, None);
+        // Nobody is held while the server goes: who can be served is, the others are told to come again.
+        self.look_at_held();
     }
 
     /// The drain was called off, or the time of standing by is over. What came in on a listener that went meanwhile, or before, still ends.
@@ -194,6 +196,7 @@ impl EventLoop {
             }
         }
         self.watch_listeners();
+        self.look_at_held();
     }
 
     fn close_listeners(&mut self) {
@@ -217,6 +220,10 @@ impl EventLoop {
 
     fn cut(&mut self) -> Losses {
         let mut losses = Losses::default();
+        // Who waits is told to come again; who is served is cut.
+        self.cx.closing = true;
+        self.answer_held();
+        self.cx.closing = false;
         while let Some((number, arrival)) = self.arriving.pop_front() {
             if arrival.tcp && !arrival.handshake {
                 losses.add(TunnelKind::Tcp.label(), 1);

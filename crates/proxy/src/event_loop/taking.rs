@@ -168,6 +168,7 @@ impl EventLoop {
 
     /// A connection is one of this thread's from now on.
     fn install(&mut self, key: ConnKey, conn: Conn) {
+        self.watches.note();
         let number = conn.listener();
         self.kind_cell(&conn).add(1);
         if let Some(listener) = self.cx.listener(number) {

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-
 use super::*;
 use crate::access_log::{AccessLog, LogWriter};
 use crate::config::{self, SystemResolver};

@@ -144,10 +144,13 @@ impl Counted for ThreadCells {
         "ended_unwatched",
         "ended_handshake_failed",
         "ended_handshake_limit",
+        "holds",
+        "held_refused",
     ];
 
     fn cells(&self) -> impl Iterator<Item = &Cell> {
-        [&self.accept_errors, &self.log_dropped, &self.moves_failed].into_iter().chain(&self.ends)
+        let held = [&self.held_total, &self.held_refused];
+        [&self.accept_errors, &self.log_dropped, &self.moves_failed].into_iter().chain(&self.ends).chain(held)
     }
 }
 

@@ -341,6 +341,11 @@ impl Reactor {
         self.has(io, BROKEN)
     }
 
+    /// True if the peer has said that it sends nothing more, whether or not all of what it sent is read.
+    pub(crate) fn has_finished(&self, io: &Io) -> bool {
+        self.has(io, FINISHED)
+    }
+
     fn has(&self, io: &Io, flag: u8) -> bool {
         self.slots.get(io.slot as usize).is_some_and(|slot| slot.flags & flag != 0)
     }

@@ -25,9 +25,9 @@ use handover::traffic::{ProgramEndpoint, Target, Traffic};
 use crate::config::EndpointAddress;
 use crate::generation::{EndpointPlan, Generation, ServicePlan};
 
-pub(crate) use holding::Holding;
-pub(crate) use pauses::{PausePlan, Pauses};
-pub(crate) use quiet::{Census, Watches, wait_for_quiet};
+pub(crate) use holding::{Beat, Holding};
+pub(crate) use pauses::{PausePlan, Pauses, Ticket};
+pub(crate) use quiet::{Census, Count, Watches, wait_for_quiet};
 
 /// A generation, and what traffic does at present with it.
 #[derive(Debug)]

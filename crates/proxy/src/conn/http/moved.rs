@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use handover_http1::{ClientLabel, Version};
 
-use super::{Client, Cx, HttpConn, Line, Phase, Proxy, Request, SAY_AFTER, Side};
+use super::{Client, Cx, HttpConn, Line, NO_ROUTE, Phase, Proxy, Request, SAY_AFTER, Side, Waits};
 use crate::conn::state::{
     ClientState, Giver, HttpState, KeptState, ListenerPlace, MAX_BUFFER_BYTES, PhaseState, ProxyState,
     StateError, Taker, WaitingState,
@@ -18,7 +18,7 @@ impl HttpConn {
         let stays = cx.listener(self.client.listener).is_none_or(|listener| listener.removed);
         let fits = side.inbuf.len() <= MAX_BUFFER_BYTES && side.out.len() <= MAX_BUFFER_BYTES;
         let at_rest = match &self.phase {
-            Phase::Head { .. } => side.out.is_empty(),
+            Phase::Head { .. } | Phase::Held { .. } => side.out.is_empty(),
             Phase::Proxy(proxy) => proxy.is_movable(cx),
             Phase::Answer(_) | Phase::Linger(_) => false,
         };
@@ -46,6 +46,14 @@ impl HttpConn {
                 left: giver.left(self.limit_elsewhere(giver.cx)),
                 inbuf: client.side.inbuf.unread(),
                 seen: *seen,
+                bytes_in: client.bytes_in,
+                since_us: giver.since_us(client.request.started_us),
+            }),
+            // There it is read again, and held if that is still to be.
+            Phase::Held { .. } => PhaseState::Waiting(WaitingState {
+                left: self.client.plan().map_or(0, |plan| u64::from(plan.header.0) + 1),
+                inbuf: client.side.inbuf.unread(),
+                seen: 0,
                 bytes_in: client.bytes_in,
                 since_us: giver.since_us(client.request.started_us),
             }),
@@ -123,6 +131,8 @@ impl HttpConn {
             status: 0,
             line: Line::none(),
             tried: None,
+            route: NO_ROUTE,
+            waits: Waits::default(),
         };
         let client = Client {
             key: taker.key,
@@ -153,6 +163,7 @@ impl HttpConn {
 
     /// See [`crate::conn::Conn::let_go`].
     pub(crate) fn let_go(mut self, cx: &mut Cx) {
+        self.unhold(cx);
         if let Phase::Proxy(proxy) = self.phase {
             proxy.let_go(cx);
         }

@@ -90,6 +90,7 @@ impl Proxy {
             connect_timed_out: state.connect_timed_out,
             began: state.began,
             interim: state.interim,
+            deaths: 0,
             reusable: false,
             stage: Stage::Connect,
             // 0 would say that nothing was waited for yet.

@@ -1,6 +1,6 @@
 //! A tunnel on its way to another process: see [`super::super::state`].
 
-use super::{Buf, Cx, Dial, Half, Side, Ticks, Tunnel};
+use super::{Buf, Cx, Dial, Half, Side, Ticks, Tunnel, Waits};
 use crate::conn::state::{ClientState, Giver, HalfState, MAX_BUFFER_BYTES, StateError, Taker, TunnelState};
 
 impl Tunnel {
@@ -64,6 +64,9 @@ impl Tunnel {
             position: place.position,
             listener: place.number,
             open: true,
+            held: false,
+            waits: Waits::default(),
+            route: None,
             idle: Ticks(state.idle),
             deadline: taker.tick_in(state.left),
             cut_at: None,
