@@ -13,11 +13,9 @@ mod report;
 mod sockets;
 mod traffic;
 
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -25,8 +23,8 @@ use handover::logging;
 use handover::moving::Moving;
 use handover::traffic::{Quiet, Target, Traffic};
 use handover::{
-    Address, BindError, Bound, CalledOff, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits,
-    ListenerSpec, Losses, Prepare, Problem, Roles, Service, Settings, UpgradeRules, WorkerHandle,
+    CalledOff, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits,
+    Losses, Prepare, Problem, Roles, Service, Settings, UpgradeRules, WorkerHandle,
     watch::Watch,
 };
 use handover_tls::{Schedule, Tickets};

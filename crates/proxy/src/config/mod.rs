@@ -25,6 +25,7 @@ mod model;
 mod model_programs;
 mod model_tls;
 mod raw;
+mod raw_programs;
 mod raw_tls;
 mod raw_upgrade;
 mod resolve;
@@ -34,12 +35,14 @@ mod sink;
 mod spans;
 mod syntax;
 mod values;
+mod values_programs;
 
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -54,7 +57,7 @@ use spans::Text;
 
 pub use diff::diff;
 pub use model::*;
-pub use resolve::{Addresses, Resolve, SystemResolver};
+pub use resolve::{Account, Addresses, Resolve, SystemResolver, Whom};
 pub use schema::schema;
 pub use spans::Spans;
 
@@ -101,6 +104,41 @@ pub trait Files {
     fn mode(&mut self, path: &Path) -> Option<u32> {
         let _ = path;
         None
+    }
+
+    /// What stands at a path, to refuse a program that could not be started; `None` where nobody is to look, as when a
+    /// generation is served again.
+    fn stands(&mut self, path: &Path) -> Option<Standing> {
+        let _ = path;
+        None
+    }
+}
+
+/// What stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing, or nothing that this process can see.
+    Nothing,
+    /// A directory.
+    Directory,
+    /// A file that somebody may execute.
+    Executable,
+    /// Something else.
+    Other,
+}
+
+impl Standing {
+    /// What stands there on the disk, links followed.
+    #[must_use]
+    pub fn on_disk(path: &Path) -> Self {
+        /// Anybody may execute it (inode(7)).
+        const EXECUTE: u32 = 0o111;
+        match std::fs::metadata(path) {
+            Err(_) => Self::Nothing,
+            Ok(found) if found.is_dir() => Self::Directory,
+            Ok(found) if found.is_file() && found.mode() & EXECUTE != 0 => Self::Executable,
+            Ok(_) => Self::Other,
+        }
     }
 }
 

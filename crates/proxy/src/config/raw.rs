@@ -12,6 +12,7 @@ use toml::de::DeValue;
 
 use super::decode::{Decode, Many, Named, Node, OneOrMany, as_table, choice, string, table};
 use super::model::{Balance, Incoming, LogFormat, LogLevel};
+use super::raw_programs::{MAX_PROGRAMS, RawProgram};
 use super::raw_tls::{RawGuard, RawListenerTls, RawServiceTls, RawTickets, RawWatch};
 use super::raw_upgrade::RawUpgrade;
 use super::sink::{Located, Sink};
@@ -60,6 +61,8 @@ table! {
     guard: RawGuard;
     /// Which binaries an upgrade may run.
     upgrade: RawUpgrade;
+    /// Programs that the server runs, in any language: a table for each, `[program.NAME]`.
+    program: Named<RawProgram, MAX_PROGRAMS>;
 }
 
 table! {
@@ -131,7 +134,7 @@ table! {
 
 table! {
     /// Which requests, and what happens to them. All conditions must hold; one that is left out always does. Exactly
-    /// one of `service`, `fixed`, `redirect` and `directory` says what happens.
+    /// one of `service`, `program`, `fixed`, `redirect` and `directory` says what happens.
     RawRoute: "a route", requires [];
     /// A name for messages, logs and metrics; made from the conditions if left out.
     name: String;
@@ -148,6 +151,11 @@ table! {
     listeners: OneOrMany<String>;
     /// Passes the request to this service.
     service: String;
+    /// Passes the request to the copies of this program.
+    program: String;
+    /// It is asked here whether the service is well: such requests are never held, and answered with 200 by the server itself
+    /// while the service is paused or nothing of it runs.
+    health: bool = false;
     /// Answers with the same bytes each time. A string is short for `{ body = "…" }`.
     fixed: RawFixed;
     /// Sends the client elsewhere. A string is short for `{ to = "…" }`.
@@ -196,11 +204,13 @@ table! {
 }
 
 table! {
-    /// A group of endpoints.
-    RawService: "a service", requires ["endpoints"];
+    /// A group of endpoints, or the copies of a program: one of `endpoints` and `program` says which.
+    RawService: "a service", requires [];
     /// One endpoint, or a list: `"127.0.0.1:3000"`, `"localhost:3000"`, `"unix:/run/app.sock"`, `"unix:@abstract"`. A
     /// name is resolved when the configuration is loaded; each of its addresses takes part in balancing.
     endpoints: OneOrMany<String>;
+    /// The program whose copies get the requests.
+    program: String;
     /// How an endpoint is chosen.
     balance: RawBalance = RawBalance(Balance::RoundRobin);
     /// How long connecting may take before the next endpoint is tried.

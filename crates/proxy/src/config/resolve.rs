@@ -1,7 +1,9 @@
 //! Names of hosts, users and groups to numbers.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -36,6 +38,53 @@ pub trait Resolve {
     /// # Errors
     /// When the list of groups cannot be read.
     fn group(&mut self, name: &str) -> io::Result<Option<u32>>;
+
+    /// What is known of a user, to run a program as that one; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// When the list of users or groups cannot be read.
+    fn account(&mut self, user: Whom<'_>) -> io::Result<Option<Account>> {
+        let uid = match user {
+            Whom::Name(name) => self.user(name)?,
+            Whom::Number(uid) => Some(uid),
+        };
+        Ok(uid.map(|uid| Account { uid, ..Account::default() }))
+    }
+
+    /// Whether this process may run others as this user.
+    fn may_become(&mut self, uid: u32) -> bool {
+        let _ = uid;
+        true
+    }
+
+    /// Where commands without a slash are looked for (`PATH`); `None` where nobody is to look.
+    fn search_path(&mut self) -> Option<OsString> {
+        None
+    }
+}
+
+/// A user, as somebody has named it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom<'a> {
+    /// By name.
+    Name(&'a str),
+    /// By number; it need not be known.
+    Number(u32),
+}
+
+/// What is known of a user (passwd(5), group(5)).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Its number.
+    pub uid: u32,
+    /// Its first group, if it is known.
+    pub gid: Option<u32>,
+    /// All groups of which it is a member, the first one too.
+    pub groups: Vec<u32>,
+    /// Its home directory.
+    pub home: Option<PathBuf>,
 }
 
 /// Asks the system: hosts by `getaddrinfo(3)`, users and groups in `/etc/passwd` and `/etc/group`.
@@ -83,7 +132,25 @@ impl Resolve for SystemResolver {
     fn group(&mut self, name: &str) -> io::Result<Option<u32>> {
         Ok(number_of(&std::fs::read_to_string("/etc/group")?, name))
     }
+
+    fn account(&mut self, user: Whom<'_>) -> io::Result<Option<Account>> {
+        let users = std::fs::read_to_string("/etc/passwd")?;
+        let groups = std::fs::read_to_string("/etc/group")?;
+        Ok(account_of(&users, &groups, user))
+    }
+
+    fn may_become(&mut self, uid: u32) -> bool {
+        let own = rustix::process::geteuid();
+        own.is_root() || own.as_raw() == uid
+    }
+
+    fn search_path(&mut self) -> Option<OsString> {
+        Some(std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
+    }
 }
+
+/// Where commands are looked for without the variable (execvp(3)).
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 fn look_up(host: &str, port: u16) -> Addresses {
     Ok((host, port).to_socket_addrs()?.collect())
@@ -100,9 +167,56 @@ fn number_of(list: &str, name: &str) -> Option<u32> {
     })
 }
 
+/// A user's line, and the groups that have it among their members.
+fn account_of(users: &str, groups: &str, user: Whom<'_>) -> Option<Account> {
+    let line = users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
+        let (uid, gid) = (uid.parse::<u32>().ok()?, gid.parse::<u32>().ok()?);
+        let is_wanted = match user {
+            Whom::Name(wanted) => wanted == name,
+            Whom::Number(wanted) => wanted == uid,
+        };
+        is_wanted.then(|| (name.to_owned(), uid, gid, PathBuf::from(home)))
+    });
+    let Some((name, uid, gid, home)) = line else {
+        return match user {
+            Whom::Name(_) => None,
+            Whom::Number(uid) => Some(Account { uid, ..Account::default() }),
+        };
+    };
+    let of_group = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [_, _, gid, members] = fields[..] else { return None };
+        members.split(',').any(|member| member == name).then(|| gid.parse::<u32>().ok())?
+    };
+    let mut all: Vec<u32> = std::iter::once(gid).chain(groups.lines().filter_map(of_group)).collect();
+    all.sort_unstable();
+    all.dedup();
+    Some(Account { name: Some(name), uid, gid: Some(gid), groups: all, home: Some(home) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_has_its_own_group_and_those_that_name_it() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nodd:x\nweb:x:33:34::/var/www:/bin/false\n";
+        let groups = "root:x:0:\nssl:x:7:mail,web\nweb:x:34:web\nwebs:x:9:webs\nodd\n";
+        let web = Account {
+            name: Some("web".to_owned()),
+            uid: 33,
+            gid: Some(34),
+            groups: vec![7, 34],
+            home: Some("/var/www".into()),
+        };
+        assert_eq!(account_of(users, groups, Whom::Name("web")), Some(web.clone()));
+        assert_eq!(account_of(users, groups, Whom::Number(33)), Some(web));
+        assert_eq!(account_of(users, groups, Whom::Name("odd")), None);
+        let unknown = Account { uid: 4711, ..Account::default() };
+        assert_eq!(account_of(users, groups, Whom::Number(4711)), Some(unknown));
+    }
 
     #[test]
     fn the_number_of_a_user_is_the_third_field_of_its_line() {

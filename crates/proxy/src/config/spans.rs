@@ -54,6 +54,12 @@ impl Spans {
         self.problem(&format!("/listeners/{}/address/{index}", escape(listener)), detail)
     }
 
+    /// A problem with address number `index` of a program, e.g. that its port is in use.
+    #[must_use]
+    pub fn problem_for_program(&self, program: &str, index: usize, detail: &str) -> Problem {
+        self.problem(&format!("/program/{}/listen/{index}", escape(program)), detail)
+    }
+
     /// A problem with address number `index` at which metrics are served.
     #[must_use]
     pub fn problem_for_metrics(&self, index: usize, detail: &str) -> Problem {

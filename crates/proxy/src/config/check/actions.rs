@@ -7,7 +7,7 @@ use super::super::decode::Field;
 use super::super::model::{Action, Directory, Fixed, HeaderField, MAX_FIXED_BODY_BYTES, Piece, Redirect};
 use super::super::raw::{RawDirectory, RawFixed, RawRedirect, RawRoute};
 use super::super::sink::{Located, Sink, Span, suggestion};
-use super::{Cx, NO_SERVICE, Names};
+use super::{Cx, NO_SERVICE, Targets};
 
 /// Status codes of responses that have no body (RFC 9110 §6.4.1).
 const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
@@ -15,9 +15,10 @@ const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
 const REDIRECTS: [u32; 5] = [301, 302, 303, 307, 308];
 
 /// Checks that a route has exactly one action, and that one.
-pub(super) fn check(raw: RawRoute, span: Span, services: &mut Names, cx: &mut Cx<'_>) -> Action {
+pub(super) fn check(raw: RawRoute, span: Span, targets: &mut Targets, cx: &mut Cx<'_>) -> Action {
     let present = [
         ("service", raw.service.is_present(), raw.service.get().map(|field| field.span)),
+        ("program", raw.program.is_present(), raw.program.get().map(|field| field.span)),
         ("fixed", raw.fixed.is_present(), raw.fixed.get().map(|field| field.span)),
         ("redirect", raw.redirect.is_present(), raw.redirect.get().map(|field| field.span)),
         ("directory", raw.directory.is_present(), raw.directory.get().map(|field| field.span)),
@@ -27,8 +28,8 @@ pub(super) fn check(raw: RawRoute, span: Span, services: &mut Names, cx: &mut Cx
         [] => {
             cx.sink
                 .error(span, "the route does not say what to do")
-                .help("add one of service, fixed, redirect and directory")
-                .lacks(&["service", "fixed", "redirect", "directory"]);
+                .help("add one of service, program, fixed, redirect and directory")
+                .lacks(&["service", "program", "fixed", "redirect", "directory"]);
         }
         [_] => {}
         [first, second, ..] => {
@@ -43,12 +44,17 @@ pub(super) fn check(raw: RawRoute, span: Span, services: &mut Names, cx: &mut Cx
         }
     }
     // Each is checked even where there are several, so that all mistakes are shown.
-    let service =
-        raw.service.take().map(|name| Action::Service(services.refer(&name, cx.sink).unwrap_or(NO_SERVICE)));
+    let service = raw
+        .service
+        .take()
+        .map(|name| Action::Service(targets.services.refer(&name, cx.sink).unwrap_or(NO_SERVICE)));
+    let program = raw.program.take();
+    let program =
+        program.map(|name| Action::Service(targets.programs.service(&name, cx).unwrap_or(NO_SERVICE)));
     let fixed = raw.fixed.take().map(|raw| Action::Fixed(fixed(raw, cx)));
     let redirect = raw.redirect.take().map(|raw| Action::Redirect(redirect(&raw.value, cx.sink)));
     let directory = raw.directory.take().and_then(|raw| directory(raw.value, cx)).map(Action::Directory);
-    service.or(fixed).or(redirect).or(directory).unwrap_or(Action::Service(NO_SERVICE))
+    service.or(program).or(fixed).or(redirect).or(directory).unwrap_or(Action::Service(NO_SERVICE))
 }
 
 fn fixed(raw: Located<RawFixed>, cx: &mut Cx<'_>) -> Fixed {

@@ -5,6 +5,7 @@
 
 mod actions;
 mod listeners;
+mod programs;
 mod routes;
 mod services;
 mod settings;
@@ -48,16 +49,31 @@ pub(super) struct Cx<'a> {
 /// Names that can be referred to, in the order of the file, which is that of the validated lists.
 struct Names {
     what: &'static str,
+    /// The table in which they stand.
+    table: &'static str,
     index: HashMap<String, usize>,
     order: Vec<Located<String>>,
     used: Vec<bool>,
 }
 
 impl Names {
-    fn new<'n>(what: &'static str, names: impl Iterator<Item = &'n Located<String>>) -> Self {
+    fn new<'n>(
+        what: &'static str,
+        table: &'static str,
+        names: impl Iterator<Item = &'n Located<String>>,
+    ) -> Self {
         let order: Vec<Located<String>> = names.cloned().collect();
         let index = order.iter().enumerate().map(|(at, name)| (name.value.clone(), at)).collect();
-        Self { what, index, used: vec![false; order.len()], order }
+        Self { what, table, index, used: vec![false; order.len()], order }
+    }
+
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The name at a position.
+    fn get(&self, at: usize) -> Option<&Located<String>> {
+        self.order.get(at)
     }
 
     /// The position of a name, or a report.
@@ -72,7 +88,7 @@ impl Names {
         let candidates = self.order.iter().map(|name| name.value.as_str());
         match suggestion(&name.value, candidates) {
             Some(help) => report.help(help),
-            None => report.help(format!("define it with [{}s.{}]", self.what, name.value)),
+            None => report.help(format!("define it with [{}.{}]", self.table, name.value)),
         };
         None
     }
@@ -80,6 +96,12 @@ impl Names {
     fn unused(&self) -> impl Iterator<Item = &Located<String>> {
         self.order.iter().zip(&self.used).filter(|(_, used)| !**used).map(|(name, _)| name)
     }
+}
+
+/// Where a route can lead.
+struct Targets {
+    services: Names,
+    programs: programs::Leading,
 }
 
 /// What the checks made of a file. Only meaningful if they reported no error.
@@ -93,11 +115,16 @@ pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
     let listeners_wrong = raw.listeners.is_present() && raw.listeners.get().is_none();
     let raw_listeners = raw.listeners.or_default();
     let raw_services = raw.services.or_default();
-    let mut listener_names = Names::new("listener", raw_listeners.0.iter().map(|(name, _)| name));
-    let mut service_names = Names::new("service", raw_services.0.iter().map(|(name, _)| name));
-    if raw_listeners.0.is_empty() && !listeners_wrong {
+    let programs_wrong = raw.program.is_present() && raw.program.get().is_none();
+    let raw_programs = raw.program.or_default();
+    let leading = programs::Leading::new(raw_programs.0.iter().map(|(name, _)| name), &raw_services.0, cx);
+    let mut listener_names =
+        Names::new("listener", "listeners", raw_listeners.0.iter().map(|(name, _)| name));
+    let mut service_names = Names::new("service", "services", raw_services.0.iter().map(|(name, _)| name));
+    let nothing = raw_listeners.0.is_empty() && raw_programs.0.is_empty();
+    if nothing && !listeners_wrong && !programs_wrong {
         cx.sink
-            .error_without_place("there is no listener, so nothing would be served")
+            .error_without_place("there is no listener and no program, so nothing would be served")
             .absence()
             .help("begin with [listeners.web] and address = \"127.0.0.1:8080\"");
     }
@@ -107,9 +134,13 @@ pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
     let listeners = listeners::check(raw_listeners, &mut service_names, &mut taken, &loaded, cx);
     let metrics = raw.metrics.take().and_then(|raw| settings::metrics(raw, &mut taken, cx));
     let control = settings::control(raw.control.or_default(), &mut taken, cx);
-    let services = services::check(raw_services, &loaded, cx);
+    let mut services = services::check(raw_services, &loaded, cx);
+    let mut targets = Targets { services: service_names, programs: leading };
     let (routes, spans) =
-        routes::check(raw.routes.or_default(), &listeners, &mut listener_names, &mut service_names, cx);
+        routes::check(raw.routes.or_default(), &listeners, &mut listener_names, &mut targets, cx);
+    let Targets { services: service_names, programs: mut leading } = targets;
+    services.extend(leading.implied_services(&loaded, cx));
+    let programs = programs::check(raw_programs, &mut leading, &mut taken, cx);
     tls::warn_about_uncovered_hosts(&routes, &spans, &listeners, &listener_names, cx.sink);
     let log = settings::log(&raw.log.or_default(), cx);
     let drain = settings::drain(&raw.drain.or_default());
@@ -130,7 +161,7 @@ pub(super) fn check(raw: RawConfig, cx: &mut Cx<'_>) -> Outcome {
         watch: raw.watch.take().map(|raw| settings::watch(&raw.value)),
         guard: raw.guard.take().map(|raw| settings::guard(&raw.value)),
         upgrade: upgrade::upgrade(raw.upgrade.take(), cx),
-        programs: Vec::new(),
+        programs,
     };
     let entries = Routes::entries(&config);
     if entries > MAX_TABLE_ENTRIES {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use super::super::address::{Wrong, check_host_name};
 use super::super::decode::{Many, OneOrMany};
 use super::super::model::{
-    Config, HostPattern, Listener, ListenerIndex, Matcher, PathPattern, Protocol, Route,
+    Action, Config, HostPattern, Listener, ListenerIndex, Matcher, PathPattern, Protocol, Route,
 };
 use super::super::raw::{MAX_ROUTES, RawRoute};
 use super::super::sink::{Located, Sink, Span};
 use super::listeners::Checked;
-use super::{Cx, MAX_ROUTE_NAME_BYTES, Names, actions, http_listeners};
+use super::{Cx, MAX_ROUTE_NAME_BYTES, Names, Targets, actions, http_listeners};
 use crate::routes::Conflict;
 
 /// The longest path of a route.
@@ -27,7 +27,7 @@ pub(super) fn check(
     raw: Many<RawRoute, MAX_ROUTES>,
     listeners: &[Checked],
     listener_names: &mut Names,
-    services: &mut Names,
+    targets: &mut Targets,
     cx: &mut Cx<'_>,
 ) -> (Vec<Route>, Vec<Option<Span>>) {
     let http = http_listeners(listeners);
@@ -45,7 +45,7 @@ pub(super) fn check(
                     .also(first, "the other one");
             }
         }
-        let route = check_one(raw, &http, listeners, listener_names, services, cx);
+        let route = check_one(raw, &http, listeners, listener_names, targets, cx);
         routes.push(route);
         spans.push((cx.sink.errors() == errors).then_some(span));
     }
@@ -63,7 +63,7 @@ fn check_one(
     http: &Arc<[ListenerIndex]>,
     listeners: &[Checked],
     listener_names: &mut Names,
-    services: &mut Names,
+    targets: &mut Targets,
     cx: &mut Cx<'_>,
 ) -> Route {
     let Located { value: mut raw, span } = raw;
@@ -88,8 +88,14 @@ fn check_one(
         Some(name) => name.value.as_str().into(),
         None => derived_name(&matcher, http, listeners).into(),
     };
-    let action = actions::check(raw, span, services, cx);
-    Route { name, matcher, action, health: false }
+    let health = (raw.health(), raw.health.get().map(|health| health.span));
+    let action = actions::check(raw, span, targets, cx);
+    if let ((true, Some(given)), Action::Fixed(_) | Action::Redirect(_) | Action::Directory(_)) =
+        (health, &action)
+    {
+        cx.sink.warning(given, "health has no effect: the route leads to no service");
+    }
+    Route { name, matcher, action, health: health.0 }
 }
 
 /// Checks each of a list, and that none is there twice.

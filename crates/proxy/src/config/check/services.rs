@@ -6,7 +6,7 @@ use super::super::address::{self, Place};
 use super::super::decode::{Field, Named};
 use super::super::model::{Endpoint, EndpointAddress, Forwarded, HeaderEdits, KeepAlive, Service};
 use super::super::raw::{MAX_SERVICES, RawForwarded, RawHeaderEdits, RawKeepAlive, RawService};
-use super::super::sink::Located;
+use super::super::sink::{Located, Span};
 use super::Cx;
 use super::tls::{self, Loaded};
 
@@ -20,7 +20,7 @@ pub(super) fn check(raw: Named<RawService, MAX_SERVICES>, loaded: &Loaded, cx: &
     for (name, raw) in raw.0 {
         cx.name(&name, "service");
         if let Field::Set(raw) = raw {
-            checked.push(check_one(&name, raw.value, loaded, cx));
+            checked.push(check_one(&name, raw.value, raw.span, loaded, cx));
         }
     }
     checked
@@ -39,17 +39,26 @@ fn resolve_names(raw: &Named<RawService, MAX_SERVICES>, cx: &mut Cx<'_>) {
     cx.resolve_hosts(names);
 }
 
-fn check_one(name: &Located<String>, raw: RawService, loaded: &Loaded, cx: &mut Cx<'_>) -> Service {
+/// Checks one; also one that a route implies.
+pub(super) fn check_one(
+    name: &Located<String>,
+    raw: RawService,
+    span: Span,
+    loaded: &Loaded,
+    cx: &mut Cx<'_>,
+) -> Service {
+    leads_somewhere(&raw, span, cx);
     let balance = raw.balance().0;
     let connect_timeout = raw.connect_timeout().0;
     let response_timeout = raw.response_timeout().0;
+    let program = raw.program.get().map(|program| Arc::from(program.value.as_str()));
     let texts = raw.endpoints.take();
     let written = texts.as_ref().map(|texts| texts.value.as_slice()).unwrap_or_default();
     let tls = tls::service(raw.tls, written, loaded, cx);
     Service {
         name: Arc::from(name.value.as_str()),
         endpoints: texts.map(|texts| endpoints(texts.value.as_slice(), cx)).unwrap_or_default(),
-        program: None,
+        program,
         balance,
         connect_timeout,
         response_timeout,
@@ -58,6 +67,29 @@ fn check_one(name: &Located<String>, raw: RawService, loaded: &Loaded, cx: &mut 
         response_headers: edits(raw.response_headers.or_default(), cx),
         forwarded: forwarded(&raw.forwarded.or_default()),
         tls,
+    }
+}
+
+/// That it has endpoints, or leads to a program; whether that exists is looked at elsewhere.
+fn leads_somewhere(raw: &RawService, span: Span, cx: &mut Cx<'_>) {
+    match (raw.endpoints.get(), raw.program.get()) {
+        (Some(endpoints), Some(program)) => {
+            cx.sink
+                .error(program.span, "the service has both endpoints and program")
+                .help("leave one of them out")
+                .also(endpoints.span, "this one");
+        }
+        (None, None) if !raw.endpoints.is_present() && !raw.program.is_present() => {
+            cx.sink
+                .error(span, "a service needs the key \"endpoints\", or \"program\"")
+                .lacks(&["endpoints", "program"]);
+        }
+        (None, Some(_)) => {
+            if let Some(tls) = raw.tls.get() {
+                cx.sink.error(tls.span, "what is passed to a program is not encrypted").help("leave tls out");
+            }
+        }
+        _ => {}
     }
 }
 

@@ -95,6 +95,11 @@ pub(super) fn user_number(principal: &Located<Principal>, cx: &mut Cx<'_>) -> Op
     number(principal, Whose::User, cx)
 }
 
+/// The number of a group, or a report.
+pub(super) fn group_number(principal: &Located<Principal>, cx: &mut Cx<'_>) -> Option<u32> {
+    number(principal, Whose::Group, cx)
+}
+
 /// The number of a user or a group, or a report.
 fn number(principal: &Located<Principal>, whose: Whose, cx: &mut Cx<'_>) -> Option<u32> {
     let name = match &principal.value {
