@@ -182,7 +182,7 @@ fn listen(words: &Words, server: &Arc<Server>) {
     } else {
         let sockets = inherit::listen_fds().expect("LISTEN_FDS");
         assert!(!sockets.is_empty(), "LISTEN_FDS says nothing, or LISTEN_PID is not {}", std::process::id());
-        sockets.into_iter().for_each(|socket| accept_on(server, socket.fd));
+        sockets.into_iter().for_each(|socket| accept_on(server, socket.socket));
     }
 }
 
