@@ -10,7 +10,7 @@ mod tables;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::protocol::Address;
 
@@ -143,6 +143,24 @@ pub(crate) async fn established_on(places: Vec<Address>) -> io::Result<u64> {
     .await
 }
 
+/// Whether a TCP connection at these addresses has ended within `time`, as far as the kernel remembers: it does where one end
+/// of it on this machine was closed first.
+///
+/// # Errors
+/// As [`survey`].
+pub(crate) async fn ended_within(places: Vec<Address>, time: Duration) -> io::Result<bool> {
+    elsewhere(move || {
+        if !places.iter().any(|place| matches!(place, Address::Tcp(_))) {
+            return Ok(false);
+        }
+        let at = |one: &tables::Tcp| {
+            places.iter().any(|place| is_tcp_at(place, one.local) || is_tcp_at(place, one.peer))
+        };
+        Ok(tables::closed()?.iter().any(|(one, since)| *since < time && at(one)))
+    })
+    .await
+}
+
 /// Runs what reads much in a thread where that holds up nobody.
 async fn elsewhere<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -163,12 +181,12 @@ pub(crate) fn far_end_tcp(near: SocketAddr, far: SocketAddr) -> io::Result<FarEn
     Ok(found.map_or(FarEnd::Gone, |one| FarEnd::of(one.inode)))
 }
 
-/// The far end of a connection over a Unix socket that this process has made.
+/// The far end of a connection over a Unix socket, whose near end has this inode.
 ///
 /// # Errors
 /// The kernel has no `unix_diag`: only that tells which socket belongs to which.
-pub(crate) fn far_end_unix(near: BorrowedFd<'_>) -> io::Result<FarEnd> {
-    diag::unix(rustix::fs::fstat(near.as_fd())?.st_ino)
+pub(crate) fn far_end_unix(near: u64) -> io::Result<FarEnd> {
+    diag::unix(near)
 }
 
 /// Whether one of these processes holds a connection that was accepted at this address, whoever has made it.

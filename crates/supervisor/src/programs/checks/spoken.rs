@@ -49,3 +49,39 @@ impl Spoken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_has_ended_only_with_the_ready_that_follows_it() {
+        let mut spoken = Spoken::default();
+        spoken.hear(["READY=1", "STATUS=serving"], 0);
+        assert_eq!((spoken.ready, spoken.reloaded), (true, None));
+        spoken.hear(["RELOADING=1", "MONOTONIC_USEC=7000"], 0);
+        assert_eq!((spoken.reloading, spoken.reloaded), (Some(7000), None));
+        spoken.hear(["STATUS=reading"], 0);
+        assert_eq!(spoken.reloaded, None);
+        spoken.hear(["READY=1"], 0);
+        assert_eq!((spoken.reloading, spoken.reloaded), (None, Some(7000)));
+        spoken.hear(["READY=1"], 0);
+        assert_eq!(spoken.reloaded, Some(7000));
+    }
+
+    #[test]
+    fn without_a_time_the_moment_counts_when_it_was_heard() {
+        let mut spoken = Spoken::default();
+        spoken.hear(["RELOADING=1"], 9000);
+        assert_eq!(spoken.reloading, Some(9000));
+    }
+
+    #[test]
+    fn what_it_does_not_know_does_not_matter() {
+        let mut spoken = Spoken::default();
+        spoken.hear(["READY=0", "X_OTHER=1", "nonsense", "", "ERRNO=28", "STOPPING=1"], 0);
+        assert_eq!(spoken, Spoken { stopping: true, errno: Some(28), ..Spoken::default() });
+        spoken.hear([format!("STATUS={}", "ü".repeat(1000)).as_str()], 0);
+        assert_eq!(spoken.status.unwrap().chars().count(), MAX_STATUS);
+    }
+}

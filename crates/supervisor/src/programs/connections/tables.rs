@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 /// Lines that are read of one table: more sockets than this are counted as so many.
 const MAX_LINES: usize = 1_000_000;
@@ -10,6 +11,12 @@ const MAX_LINES: usize = 1_000_000;
 const ESTABLISHED: &str = "01";
 /// State `TCP_CLOSE_WAIT`: the peer has said all; it can still be answered.
 const CLOSE_WAIT: &str = "08";
+/// State `TCP_TIME_WAIT`: it was closed from this end, and is remembered for [`REMEMBERED`].
+const TIME_WAIT: &str = "06";
+/// `TCP_TIMEWAIT_LEN` (net/tcp.h).
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Ticks of the tables' timers in a second (`USER_HZ`).
+const TICKS: u32 = 100;
 /// State `SS_CONNECTED` in the table of Unix sockets (linux/net.h).
 const CONNECTED: &str = "03";
 /// State `SS_CONNECTING`: of the accepting side, a connection that nobody has accepted yet.
@@ -45,6 +52,13 @@ pub(super) fn tcp() -> io::Result<Vec<Tcp>> {
     Ok(all)
 }
 
+/// All TCP connections that are over and still remembered, with the time since then.
+pub(super) fn closed() -> io::Result<Vec<(Tcp, Duration)>> {
+    let mut all = read("/proc/net/tcp", closed_line)?;
+    all.extend(read("/proc/net/tcp6", closed_line).unwrap_or_default());
+    Ok(all)
+}
+
 /// All connections that were made to a Unix socket with a name.
 pub(super) fn unix() -> io::Result<Vec<Unix>> {
     read("/proc/net/unix", unix_line)
@@ -67,6 +81,18 @@ fn tcp_line(line: &str) -> Option<Tcp> {
         return None;
     }
     Some(Tcp { local: address(local)?, peer: address(peer)?, inode: fields.nth(5)?.parse().ok()? })
+}
+
+/// The same, of a connection that is over. Its timer says how much longer it is remembered: `03:00001770`.
+fn closed_line(line: &str) -> Option<(Tcp, Duration)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
+    if state != TIME_WAIT {
+        return None;
+    }
+    let left = u32::from_str_radix(fields.nth(1)?.split_once(':')?.1, 16).ok()?;
+    let since = REMEMBERED.saturating_sub(Duration::from_secs(1) * left / TICKS);
+    Some((Tcp { local: address(local)?, peer: address(peer)?, inode: 0 }, since))
 }
 
 /// `0100007F:1F90`: the address as 32-bit words in the machine's order, the port as a number.
@@ -126,6 +152,15 @@ mod tests {
         }
         assert_eq!(tcp_line("rubbish"), None);
         assert_eq!(tcp_line("0: 0100007F 0200007F:D431 01 0:0 00:0 0 0 0 7 1"), None);
+    }
+
+    #[test]
+    fn of_a_connection_that_is_over_it_is_known_since_when() {
+        let line = "0: 0100007F:1F90 0200007F:D431 06 00000000:00000000 03:00001388 00000000 0 0 0 3 0";
+        let (connection, since) = closed_line(line).unwrap();
+        assert_eq!(connection.local, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(since, Duration::from_secs(10));
+        assert_eq!(closed_line(&line.replace(" 06 ", " 01 ")), None);
     }
 
     #[test]

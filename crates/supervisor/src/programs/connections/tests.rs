@@ -21,6 +21,10 @@ fn end_of(near: &TcpStream) -> FarEnd {
     far_end_tcp(near.local_addr().unwrap(), near.peer_addr().unwrap()).unwrap()
 }
 
+fn unix_end(near: &UnixStream) -> FarEnd {
+    far_end_unix(rustix::fs::fstat(near).unwrap().st_ino).unwrap()
+}
+
 #[test]
 fn a_connection_is_nobodys_until_it_is_accepted_and_then_his_who_accepted_it() {
     for at in ["127.0.0.1:0", "[::1]:0"] {
@@ -53,14 +57,14 @@ fn over_a_unix_socket_the_far_end_is_found_too() {
     let listener = UnixListener::bind(&path).unwrap();
     let near = UnixStream::connect(&path).unwrap();
     let place = Address::Unix { path, mode: 0o600 };
-    assert_eq!(far_end_unix(near.as_fd()).unwrap(), FarEnd::Waiting);
+    assert_eq!(unix_end(&near), FarEnd::Waiting);
     assert_eq!(has_accepted_at(&own(), &place).unwrap(), None);
     let (far, _) = listener.accept().unwrap();
-    let FarEnd::Accepted(inode) = far_end_unix(near.as_fd()).unwrap() else { panic!("not accepted") };
+    let FarEnd::Accepted(inode) = unix_end(&near) else { panic!("not accepted") };
     assert_eq!(holder(&own(), inode), Some(std::process::id()));
     assert_eq!(has_accepted_at(&own(), &place).unwrap(), Some(std::process::id()));
     drop(far);
-    assert_eq!(far_end_unix(near.as_fd()).unwrap(), FarEnd::Gone);
+    assert_eq!(unix_end(&near), FarEnd::Gone);
 }
 
 /// Another process, which holds the connection `stream` as its standard input until this is dropped.

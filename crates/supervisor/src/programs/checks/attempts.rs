@@ -1,1 +1,0 @@
-//! Pauses between tries, and connections that a copy has accepted.

@@ -1,0 +1,1 @@
+//! Copies that reload, or say that they do.
