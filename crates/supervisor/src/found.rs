@@ -48,6 +48,7 @@ pub(crate) struct Found {
     held: Vec<OwnedFd>,
     carried: Option<OwnedFd>,
     executable: Option<OwnedFd>,
+    programs: Vec<OwnedFd>,
     door: Door,
     version: String,
     actions: Vec<String>,
@@ -233,6 +234,7 @@ impl Found {
         }
         let carried = if serving.carried { descriptors.next() } else { None };
         let executable = if serving.executable { descriptors.next() } else { None };
+        let programs = descriptors.collect();
         let bundle = Bundle::from_memfd(&bundle_file).map_err(|error| door.fail(error.to_string()))?;
         let serving = *serving;
         Ok(Some(Found {
@@ -243,6 +245,7 @@ impl Found {
             held,
             carried,
             executable,
+            programs,
             door,
             version,
             actions,
@@ -289,14 +292,14 @@ impl Found {
                 Arc::clone(otherwise)
             }
         };
-        let Found { serving, bundle, bundle_file, listeners, held, carried, door, .. } = self;
+        let Found { serving, bundle, bundle_file, listeners, held, carried, programs, door, .. } = self;
         let Door { process, channel, path } = door;
         let running = Running { number, process, channel, program, succession: path, tee: None };
         let mut worker = Worker::new(running, report)?;
         worker.version = self.version;
         worker.actions = self.actions;
         worker.threads = self.threads;
-        Ok(Adopted { serving, bundle, bundle_file, listeners, held, carried, worker })
+        Ok(Adopted { serving, bundle, bundle_file, listeners, held, carried, programs, worker })
     }
 }
 
@@ -340,5 +343,7 @@ pub(crate) struct Adopted {
     pub(crate) held: Vec<OwnedFd>,
     /// Its carried state.
     pub(crate) carried: Option<OwnedFd>,
+    /// What it kept of the programs.
+    pub(crate) programs: Vec<OwnedFd>,
     pub(crate) worker: Worker,
 }

@@ -14,10 +14,12 @@
 //! | `handover_upgrade_duration_seconds` | from an upgrade's admission to its outcome |
 //! | `handover_connections_moved_total{kind}` | connections that one worker has handed over to another |
 //! | `handover_handoff_freeze_seconds` | for how long nothing was served while they were |
+//! | `handover_program_…` | see `programs.rs` |
 //!
 //! An alarm belongs on `handover_running_equals_desired`: it follows what is, so that it ends when the good file
 //! is back, whether or not anybody reloads.
 
+mod programs;
 mod tally;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+pub(crate) use programs::text_of_programs;
 pub(crate) use tally::SavedMetrics;
 use tally::{Observed, Tallies};
 

@@ -103,13 +103,14 @@ fn not_kept(wanted: StartFrom, kept: &[u64]) -> String {
 /// Supervises until it is told to stop, or until the first generation cannot be served. Returns the exit code
 /// of `handover serve`: 0 after a stop, 10 if the configuration was rejected, 11 if the worker did not become
 /// ready, 13 if another supervisor has the control socket, 2 if it was started in a way it cannot run in, 1
-/// otherwise. What was wrong is printed on stderr.
+/// otherwise; with [`Options::for_programs`] that of the program, if the server ended with it. What was wrong is printed on stderr.
 ///
 /// Call it from the main thread, before other threads exist.
 #[must_use]
 pub fn run(options: Options) -> ExitCode {
     let name = options.name.clone();
     match begin(options) {
+        Ok(Over { exit: Exit::Stopped, code: Some(code), .. }) => code.into(),
         Ok(ended) => exit_code(&name, &ended).into(),
         Err(error) => {
             complain(&name, &error.to_string());
@@ -160,6 +161,8 @@ fn complain(name: &str, why: &str) {
 struct Over {
     exit: Exit,
     report: Option<String>,
+    /// The exit code of the program that the server was there for, if it ended with it.
+    code: Option<u8>,
 }
 
 async fn live(options: Options) -> Result<Over, StartError> {
@@ -228,13 +231,13 @@ async fn drive(
     server: JoinHandle<std::io::Result<()>>,
     close: watch::Sender<bool>,
 ) -> Over {
-    let Ended { exit, scribe, last } = driver.run(begin, queues).await;
+    let Ended { exit, scribe, last, code } = driver.run(begin, queues).await;
     scribe.close();
     close.send_replace(true);
     if tokio::time::timeout(LAST_ANSWERS, server).await.is_err() {
         tracing::warn!("the control server did not end in time");
     }
-    Over { exit, report: last.map(|operation| operation.report()) }
+    Over { exit, report: last.map(|operation| operation.report()), code }
 }
 
 /// The line between the driver and those who ask: its end for them is `handle`.

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use handover_lifecycle::{
-    CandidateKey, Cause, Effect, Event, Exam, Finding, Kind, OperationKey, Outcome, Phase, WorkerKey,
+    CandidateKey, Cause, Effect, Event, Exam, Finding, Kind, OperationKey, Outcome, Phase, Request, WorkerKey,
 };
 
 use crate::ops::State;
@@ -16,7 +16,7 @@ use crate::sabotage::Sabotage;
 use crate::world::{Happening, World};
 
 /// All that can be carried.
-pub(crate) const CARRIED: [Kind; 12] = [
+const CARRIED: [Kind; 12] = [
     Kind::ProgramStart,
     Kind::ProgramStop,
     Kind::ProgramRestart,
@@ -92,6 +92,13 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Something to be carried.
+    pub(crate) fn some_carried(&mut self) -> Request {
+        let which = usize::try_from(self.rng.below(CARRIED.len() as u64)).unwrap();
+        let longest = [300, 3_000, 100_000][usize::try_from(self.rng.below(3)).unwrap()];
+        Request::Carried { kind: CARRIED[which], limit: self.rng.millis(0, longest) }
     }
 
     fn carry(&mut self, operation: OperationKey) {

@@ -13,7 +13,7 @@ use crate::driver::Driver;
 use crate::journal::{Journal, Mode, Unconfirmed, Write};
 use crate::moving::Peer;
 use crate::probation::Tracked;
-use crate::programs::{CARRIED, Hosted};
+use crate::programs::Hosted;
 use crate::rng::Rng;
 use crate::rules::{Op, Tally, Violation};
 use crate::sabotage::Sabotage;
@@ -353,12 +353,6 @@ impl World {
         let caller = if signal { Caller::Signal } else { Caller::Waiting };
         let expected = self.rng.chance(100).then(|| GenerationNumber(self.rng.below(5)));
         Asked { request, caller, expected }
-    }
-
-    fn some_carried(&mut self) -> Request {
-        let which = usize::try_from(self.rng.below(CARRIED.len() as u64)).unwrap();
-        let longest = [300, 3_000, 100_000][usize::try_from(self.rng.below(3)).unwrap()];
-        Request::Carried { kind: CARRIED[which], limit: self.rng.millis(0, longest) }
     }
 
     pub(crate) fn faulty(&mut self, per_mille: u64) -> bool {

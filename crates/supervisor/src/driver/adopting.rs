@@ -178,7 +178,7 @@ impl Driver {
         let (key, generation) = (WorkerKey(found.serving.worker), GenerationNumber(found.serving.generation));
         self.workers_started += 1;
         let report = Reporter::new(key, self.from_workers.clone());
-        let Adopted { serving, bundle, bundle_file, listeners, held, carried, worker } =
+        let Adopted { serving, bundle, bundle_file, listeners, held, carried, programs, worker } =
             found.adopt(self.workers_started, &self.binaries.own, report)?;
         self.binaries.serving = Arc::clone(&worker.program);
         self.learn_digests();
@@ -195,6 +195,8 @@ impl Driver {
                 .inspect_err(|why| tracing::warn!("what the adopted worker carries cannot be read: {why}"))
                 .ok()
         });
+        self.adopt_programs(serving.programs.as_deref(), programs);
+        self.go_on_with_programs(&serving.settings);
         let mut loaded = Loaded::new(bundle, bundle_file, None);
         loaded.version.clone_from(&serving.version);
         if let Some(known) = &known {

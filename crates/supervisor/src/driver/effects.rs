@@ -1,6 +1,7 @@
 //! What the machine says, done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use handover_api::EventKind;
 use handover_lifecycle::{Binary, Effect, Event, Message, Notice, Role, WorkerKey};
@@ -167,12 +168,17 @@ impl Driver {
 
     fn notify(&mut self, notice: Notice) {
         match notice {
+            Notice::Ready if self.awaits_programs() => self.hosting.ready_waits = true,
             Notice::Ready => self.parts.notifier.ready(),
             Notice::Reloading => self.parts.notifier.reloading(),
             Notice::Stopping => {
+                // What is held is let go of before connections are ended.
+                self.programs.ending();
                 let limits = &self.parts.options.limits;
                 let drain = self.drain_limit().unwrap_or(limits.drain);
-                self.parts.notifier.stopping(drain + limits.drain_grace + limits.stop + limits.kill);
+                let programs = self.programs.longest_stop().map_or(Duration::ZERO, |stop| stop + limits.kill);
+                let all = drain + limits.drain_grace + programs + limits.stop + limits.kill;
+                self.parts.notifier.stopping(all);
                 self.parts.notifier.status("stopping");
             }
         }

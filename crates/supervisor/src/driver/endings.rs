@@ -5,6 +5,7 @@ use handover_lifecycle::{Cause, Event, Kind, OperationKey, Outcome, Refusal, Ver
 
 use super::{Driver, Input, RefusalAnswer};
 use crate::banner;
+use crate::metrics;
 use crate::operations::Trace;
 use crate::protocol::ToWorker;
 
@@ -249,7 +250,11 @@ impl Driver {
         }
     }
 
-    fn print_banner(&mut self, start: &Operation) {
+    pub(super) fn print_banner(&mut self, start: &Operation) {
+        if self.awaits_programs() {
+            self.hosting.banner_waits = Some(Box::new(start.clone()));
+            return;
+        }
         let Some(serving) = self.serving.as_ref().filter(|_| !self.banner_printed) else { return };
         self.banner_printed = true;
         let mut notes = self.notes.clone();
@@ -284,7 +289,8 @@ impl Driver {
         let Some(worker) = self.serving.as_ref().and_then(|serving| self.workers.get(&serving.worker)) else {
             return;
         };
-        worker.send(ToWorker::Facts { metrics: self.metrics.text() }, Vec::new());
+        let programs = metrics::text_of_programs(&self.programs.status());
+        worker.send(ToWorker::Facts { metrics: self.metrics.text() + &programs }, Vec::new());
     }
 }
 

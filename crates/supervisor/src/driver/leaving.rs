@@ -59,6 +59,7 @@ impl Driver {
         };
         tracing::warn!("the supervisor does not become the new binary, and goes on: {why}");
         self.parts.crossing.set_leaving(false);
+        self.programs.rest(false);
         self.workers.values().for_each(|worker| worker.set_paused(false));
         queues.signals.release();
         if let Some(entry) = self.operations.get_mut(operation) {
@@ -77,6 +78,7 @@ impl Driver {
     /// Waits until only connections are open that wait for an operation, and nothing is on its way to or from a worker.
     async fn come_to_rest(&mut self, queues: &mut Queues, kept_back: &mut KeptBack) -> Result<(), String> {
         self.parts.crossing.set_leaving(true);
+        self.programs.rest(true);
         let quiet = |driver: &Driver| driver.parts.crossing.is_quiet();
         let is_quiet = self.wait_for(queues, kept_back, quiet).await.is_ok();
         if kept_back.stop.is_some() {
@@ -87,7 +89,8 @@ impl Driver {
             tracing::warn!("requests on the control socket did not end, and are cut");
         }
         self.workers.values().for_each(|worker| worker.set_paused(true));
-        let still = |driver: &Driver| driver.workers.values().all(Worker::is_still);
+        let still =
+            |driver: &Driver| driver.workers.values().all(Worker::is_still) && driver.programs.is_still();
         match (self.wait_for(queues, kept_back, still).await, &kept_back.stop) {
             (Ok(()), _) => Ok(()),
             (Err(()), Some(_)) => Err(STOPS.to_owned()),
@@ -117,6 +120,8 @@ impl Driver {
                         command => self.command_while_leaving(command),
                     }
                 }
+                // What they want done waits; another program hears of it again.
+                happened = self.programs.next() => self.programs.take(happened),
                 () = sleep(LOOK) => {
                     if is_so(self) {
                         return Ok(());
@@ -144,7 +149,7 @@ impl Driver {
         while let Ok(input) = queues.inputs.try_recv() {
             self.input_while_leaving(input, kept_back);
         }
-        if !self.workers.values().all(Worker::is_still) {
+        if !(self.workers.values().all(Worker::is_still) && self.programs.is_still()) {
             return "something has begun again".to_owned();
         }
         let program = Arc::clone(&self.binaries.serving);
@@ -152,8 +157,9 @@ impl Driver {
             return why.to_string();
         }
         let waiters = self.parts.crossing.waiters();
+        let kept = self.programs.save();
         let mut packing = Packing::default();
-        let state = self.save(&mut packing, Some(&lock), &waiters);
+        let state = self.save(&mut packing, Some(&lock), &waiters, &kept);
         let raised = kept_back.signals.iter().try_for_each(|arrived| arrived.raise());
         if let Err(error) = raised {
             return format!("a signal that has arrived cannot be left to the new binary: {error}");

@@ -50,7 +50,7 @@ mod workers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -323,7 +323,9 @@ impl Driver {
         let interval =
             parts.notifier.watchdog_interval().map_or(PING_INTERVAL, |wanted| wanted.min(PING_INTERVAL));
         let binaries = binaries::Binaries::new(&parts);
-        let programs = Programs::new(programs_setup(&parts));
+        let options = &parts.options;
+        let setup = programs_setup(&options.name, parts.lock.control(), &options.state);
+        let programs = Programs::new(setup);
         let hosting = programs::Hosting { awaited: parts.options.for_programs, ..Default::default() };
         Driver {
             parts,
@@ -369,6 +371,9 @@ impl Driver {
     /// Runs until the machine says that it is over.
     pub(crate) async fn run(mut self, begin: Event, mut queues: Queues) -> Ended {
         self.step(begin);
+        // What was left behind is told where requests go now, and what was not answered is asked again.
+        self.worker_changed();
+        self.go_on();
         while self.exit.is_none() {
             if let Some(operation) = self.leaving.take() {
                 self.leave(operation, &mut queues).await;
@@ -495,7 +500,8 @@ impl Driver {
 
     /// Lets go of everything but the journal: listeners are closed, control socket and lock unlinked.
     fn end(self) -> Ended {
-        Ended { exit: self.exit.unwrap_or(Exit::Stopped), scribe: self.parts.scribe, last: self.last }
+        let code = self.hosting.code;
+        Ended { exit: self.exit.unwrap_or(Exit::Stopped), scribe: self.parts.scribe, last: self.last, code }
     }
 }
 
@@ -506,15 +512,16 @@ pub(crate) struct Ended {
     pub(crate) scribe: Scribe,
     /// The operation that ended last: the start that failed, or the stop.
     pub(crate) last: Option<Operation>,
+    /// The exit code of the program that the server was there for, if it ended with it.
+    pub(crate) code: Option<u8>,
 }
 
 /// What programs need to know of their server.
-fn programs_setup(parts: &Parts) -> Setup {
-    let control = parts.lock.control();
+pub(crate) fn programs_setup(name: &str, control: &Path, state: &Path) -> Setup {
     Setup {
-        name: parts.options.name.clone(),
-        runtime: control.parent().map_or_else(PathBuf::new, PathBuf::from),
-        state: parts.options.state.clone(),
+        name: name.to_owned(),
+        runtime: control.parent().map_or_else(PathBuf::new, Path::to_owned),
+        state: state.to_owned(),
     }
 }
 

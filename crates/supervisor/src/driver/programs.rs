@@ -10,18 +10,19 @@
 //! What the supervisor itself wants done about a program is an operation like all others; if another one runs, it is asked
 //! for again when that one has ended.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use handover_api::{Actor, ProgramStatus, Refused};
+use handover_api::{Actor, EventKind, Operation, ProgramStatus, Refused};
 use handover_lifecycle::{CandidateKey, Event, Exam, Finding, GenerationNumber, OperationKey, WorkerKey};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Driver;
 use crate::handle::{Ask, NewOperation, ProgramLogs};
-use crate::programs::{Asked, Asker, Ended, Out, Said};
-use crate::protocol::{Settings, ToWorker};
+use crate::programs::{Asked, Asker, Ended, Out, Programs, Said};
+use crate::protocol::{Settings, ToWorker, Traffic};
 
 /// What is kept for the next supervisor is sent at most this often: a rolling restart changes it many times a second.
 const KEEP_INTERVAL: Duration = Duration::from_millis(50);
@@ -40,10 +41,17 @@ pub(super) struct Hosting {
     /// When what is kept is to be sent to the worker.
     pub(super) keep_at: Option<Instant>,
     pub(super) kept_last: Option<Instant>,
+    /// Workers that serve or may: they know where requests go, and keep what the next supervisor needs.
+    pub(super) told: BTreeSet<WorkerKey>,
+    /// Whether there was anything to be said about traffic, or to be kept, so far.
+    pub(super) says_traffic: bool,
+    pub(super) says_keep: bool,
     /// The exit code of the program, when all have ended and the server ends with them.
     pub(super) code: Option<u8>,
-    /// The server is ready when its programs are; so far nobody was told.
+    /// The server is ready when its programs are: who was to be told that it is, and the start that the banner tells of.
     pub(super) awaited: bool,
+    pub(super) ready_waits: bool,
+    pub(super) banner_waits: Option<Box<Operation>>,
 }
 
 impl Driver {
@@ -75,7 +83,12 @@ impl Driver {
                     self.hosting.keep_at.get_or_insert(soonest.map_or(now, |soonest| soonest.max(now)));
                 }
                 Out::Settled => {}
-                Out::Stopped => self.pending.push_back(Event::ProgramsStopped { clean: true }),
+                Out::Settled => self.programs_settled(),
+                Out::Notice(what) => {
+                    tracing::info!("{what}");
+                    self.tell(EventKind::Notice, what, None);
+                }
+                Out::Stopped { clean } => self.pending.push_back(Event::ProgramsStopped { clean }),
                 Out::AllEnded { code } => self.all_ended(code),
             }
         }
@@ -85,9 +98,11 @@ impl Driver {
     /// A message of the programs, to the worker that serves. What is routed how, all workers hear that may serve.
     fn pass_to_workers(&mut self, message: ToWorker) {
         let serving = self.serving.as_ref().map(|serving| serving.worker);
+        let is_for_all = matches!(message, ToWorker::Traffic { .. });
+        self.hosting.says_traffic |= is_for_all;
         for (key, worker) in &self.workers {
-            let is_for_all = matches!(message, ToWorker::Traffic { .. });
-            if !worker.is_ending && (is_for_all || Some(*key) == serving) {
+            let hears = Some(*key) == serving || (is_for_all && self.hosting.told.contains(key));
+            if hears && !worker.is_ending {
                 worker.send(message.clone(), Vec::new());
             }
         }
@@ -95,12 +110,20 @@ impl Driver {
 
     /// Tells a worker that is about to serve where requests go that are passed to programs.
     pub(super) fn tell_traffic(&mut self, key: WorkerKey) {
-        self.calls += 1;
+        self.hosting.told.insert(key);
         let traffic = Box::new(self.programs.traffic());
+        self.hosting.says_traffic |= *traffic != Traffic::default();
+        if !self.hosting.says_traffic {
+            // A server without programs, or a worker that has never heard of them.
+            return;
+        }
+        self.calls += 1;
         let message = ToWorker::Traffic { call: OWN_CALLS | self.calls, traffic };
         if let Some(worker) = self.workers.get(&key) {
             worker.send(message, Vec::new());
         }
+        // It may be the only one that lives when this process dies.
+        self.hosting.keep_at.get_or_insert_with(Instant::now);
     }
 
     /// Another worker serves.
@@ -111,15 +134,24 @@ impl Driver {
         self.keep();
     }
 
-    /// Gives the worker that serves what the next supervisor needs to go on with the programs.
+    /// Gives the worker that serves, and any that may come to, what the next supervisor needs to go on with the programs.
     pub(super) fn keep(&mut self) {
         self.hosting.keep_at = None;
-        let Some(worker) = self.serving.as_ref().and_then(|serving| self.workers.get(&serving.worker)) else {
-            return;
-        };
-        self.hosting.kept_last = Some(Instant::now());
         let kept = self.programs.save();
-        worker.send(ToWorker::Keep { programs: kept.json }, kept.descriptors);
+        self.hosting.says_keep |= !kept.json.is_empty();
+        if !self.hosting.says_keep {
+            return;
+        }
+        self.hosting.kept_last = Some(Instant::now());
+        let serving = self.serving.as_ref().map(|serving| serving.worker);
+        for (key, worker) in &self.workers {
+            if !worker.is_ending && (Some(*key) == serving || self.hosting.told.contains(key)) {
+                let message = ToWorker::Keep { programs: kept.json.clone() };
+                worker.send(message, kept.descriptors.clone());
+            }
+        }
+        // They have changed, too.
+        self.send_facts();
     }
 
     /// What a worker has said about traffic: only the one that serves is asked.
@@ -231,6 +263,26 @@ impl Driver {
         self.machine.set_programs(self.programs.longest_stop());
     }
 
+    /// Takes over the programs of an earlier supervisor, which its worker has kept.
+    pub(super) fn adopt_programs(&mut self, kept: Option<&str>, descriptors: Vec<OwnedFd>) {
+        let Some(kept) = kept.filter(|kept| !kept.is_empty()) else { return };
+        let options = &self.parts.options;
+        let setup = super::programs_setup(&options.name, self.parts.lock.control(), &options.state);
+        match Programs::restore(setup, kept, descriptors) {
+            Ok(programs) => self.programs = programs,
+            Err(why) => tracing::error!(
+                "the programs that an earlier supervisor has left cannot be taken over, and are started anew: {why}"
+            ),
+        }
+    }
+
+    /// What served before this supervisor, or before it was this binary, serves on, and so do its programs.
+    pub(super) fn go_on_with_programs(&mut self, settings: &Settings) {
+        let sockets = self.parts.listeners.of_serving();
+        self.programs.apply(&settings.programs, &settings.names, sockets, None);
+        self.machine.set_programs(self.programs.longest_stop());
+    }
+
     /// A request about programs that runs on is told to come to an end.
     pub(super) fn call_off_program(&mut self, operation: OperationKey) {
         self.programs.call_off(operation);
@@ -239,6 +291,22 @@ impl Driver {
     pub(super) fn stop_programs(&mut self, limit: Duration) {
         self.hosting.own.clear();
         self.programs.stop(limit);
+    }
+
+    /// Whether the server, which is up, says so only when its programs are.
+    pub(super) fn awaits_programs(&self) -> bool {
+        self.hosting.awaited && !self.programs.is_settled()
+    }
+
+    /// Every program has been ready, or has failed once: whoever waits for the server hears of it.
+    fn programs_settled(&mut self) {
+        self.hosting.awaited = false;
+        if std::mem::take(&mut self.hosting.ready_waits) {
+            self.parts.notifier.ready();
+        }
+        if let Some(start) = self.hosting.banner_waits.take() {
+            self.print_banner(&start);
+        }
     }
 
     fn all_ended(&mut self, code: u8) {

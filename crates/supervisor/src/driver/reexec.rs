@@ -21,9 +21,10 @@ use super::{CarriedState, Driver, Loaded, Serving, exams};
 use crate::control::Waiter;
 use crate::handle::Ticket;
 use crate::image::Image;
+use crate::programs::{Kept, Programs, Setup};
 use crate::protocol::SupervisorChannel;
 use crate::reexec::{
-    self, Back, NEWEST_FORMAT, Packing, ResumeError, SavedJournal, SavedPrograms, SavedServing,
+    self, Back, NEWEST_FORMAT, Packing, ResumeError, SavedHosted, SavedJournal, SavedPrograms, SavedServing,
     SavedSupervisor, SavedWaiter, SavedWorker, State, Unpacking,
 };
 use crate::worker::{Reporter, Running, Worker};
@@ -38,6 +39,7 @@ pub(crate) struct Unpacked {
     carried: Option<CarriedState>,
     workers: Vec<(SavedWorker, Running)>,
     waiters: Vec<Waiter>,
+    programs: Programs,
 }
 
 impl Driver {
@@ -47,7 +49,8 @@ impl Driver {
     /// A sentence: it cannot be written down.
     pub(super) fn rehearsal(&self) -> Result<Option<OwnedFd>, String> {
         let waiters = self.parts.crossing.waiters();
-        let state = self.save(&mut Packing::default(), None, &waiters);
+        let kept = self.programs.save();
+        let state = self.save(&mut Packing::default(), None, &waiters, &kept);
         reexec::sealed(&state).map(Some).map_err(|error| error.to_string())
     }
 
@@ -57,6 +60,7 @@ impl Driver {
         packing: &mut Packing<'a>,
         lock: Option<&'a OwnedFd>,
         waiters: &'a [Waiter],
+        kept: &'a Kept,
     ) -> State {
         let own = &self.binaries.own;
         let serving = &self.binaries.serving;
@@ -84,6 +88,10 @@ impl Driver {
                 executable: packing.put(serving.executable()),
                 binary: serving.described(),
                 installed: self.binaries.installed.clone(),
+            },
+            hosted: SavedHosted {
+                json: kept.json.clone(),
+                descriptors: kept.descriptors.iter().map(|descriptor| packing.put(descriptor)).collect(),
             },
             machine: self.machine.save(),
             operations,
@@ -141,10 +149,13 @@ impl Driver {
         self.carried = unpacked.carried;
         self.binaries.serving = unpacked.serving_program;
         self.holding = !state.listeners.kept.is_empty();
+        self.programs = unpacked.programs;
+        self.hosting.awaited = false;
         if let Some(serving) = unpacked.serving {
             self.loaded.insert(serving.generation, Arc::clone(&serving.loaded));
             self.metrics.serves(serving.generation.0);
             self.apply_settings(&serving.settings);
+            self.go_on_with_programs(&serving.settings);
             self.serving = Some(serving);
         }
         if let Some(why) = &state.came_back {
@@ -228,7 +239,11 @@ fn saved_waiter<'a>(waiter: &'a Waiter, packing: &mut Packing<'a>) -> SavedWaite
 ///
 /// # Errors
 /// Something of it is missing.
-pub(crate) fn unpack(state: &State, unpacking: &mut Unpacking<'_>) -> Result<Unpacked, ResumeError> {
+pub(crate) fn unpack(
+    state: &State,
+    setup: Setup,
+    unpacking: &mut Unpacking<'_>,
+) -> Result<Unpacked, ResumeError> {
     let mut programs = Images::default();
     let serving_program = programs.take(state.programs.executable, &state.programs.binary, unpacking)?;
     let own = match (&state.came_back, &state.back.binary) {
@@ -267,7 +282,23 @@ pub(crate) fn unpack(state: &State, unpacking: &mut Unpacking<'_>) -> Result<Unp
         carried: state.carried.map(|file| unpack_carried(file, unpacking)).transpose()?,
         workers,
         waiters,
+        programs: unpack_programs(&state.hosted, setup, unpacking)?,
     })
+}
+
+/// The programs of the supervisor go on with it.
+fn unpack_programs(
+    saved: &SavedHosted,
+    setup: Setup,
+    unpacking: &Unpacking<'_>,
+) -> Result<Programs, ResumeError> {
+    if saved.json.is_empty() {
+        return Ok(Programs::new(setup));
+    }
+    let descriptors =
+        saved.descriptors.iter().map(|descriptor| unpacking.owned(*descriptor, Expected::Other));
+    let descriptors = descriptors.collect::<Result<_, _>>()?;
+    Programs::restore(setup, &saved.json, descriptors).map_err(ResumeError::Damaged)
 }
 
 fn unpack_serving(saved: &SavedServing, unpacking: &Unpacking<'_>) -> Result<Serving, ResumeError> {

@@ -89,9 +89,9 @@ impl Driver {
             respawns: view.restarts,
             connections: self.connections,
             listeners: self.parts.listeners.status(),
-            programs: Vec::new(),
-            paused: Vec::new(),
-            endpoints_off: Vec::new(),
+            programs: self.programs.status(),
+            paused: self.programs.paused(),
+            endpoints_off: self.programs.endpoints_off(),
             actions: self.known_actions().unwrap_or_default(),
             running,
             last: self.last.clone(),
@@ -177,14 +177,17 @@ impl Driver {
         let drift = self.serving.as_ref().map(|serving| Arc::clone(&serving.loaded.drift));
         let ours = Arc::clone(&self.metrics);
         let worker = self.report(Report::Metrics);
+        let programs = self.programs.measure();
         tokio::spawn(async move {
             let compared =
                 tokio::task::spawn_blocking(move || drift.map(|drift| drift.differing().is_empty()));
-            let (compared, text) = tokio::join!(timeout(DISK_LIMIT, compared), worker.wait());
+            let (compared, text, programs) =
+                tokio::join!(timeout(DISK_LIMIT, compared), worker.wait(), timeout(DISK_LIMIT, programs));
             if let Ok(Ok(Some(equal))) = compared {
                 ours.equals_desired(equal);
             }
-            let _ = answer.send(metrics::whole(&ours.text(), text.as_deref()));
+            let programs = metrics::text_of_programs(&programs.unwrap_or_default());
+            let _ = answer.send(metrics::whole(&(ours.text() + &programs), text.as_deref()));
         });
     }
 

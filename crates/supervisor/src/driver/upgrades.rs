@@ -283,6 +283,7 @@ impl Driver {
         tracing::info!(worker = number, program = %program.path().display(), "{what}");
         self.tell(EventKind::Worker, what, None);
         self.hold();
+        self.worker_changed();
         self.send_facts();
     }
 

@@ -11,9 +11,9 @@ use handover_lifecycle::{CallKey, CandidateKey, Event, Kind, WorkerKey};
 
 use super::{CarriedState, Driver, PINGS_UNANSWERED, Prepared};
 use crate::handle::Carried;
-use crate::preflight;
 use crate::programs::Said;
 use crate::protocol::{MAX_CARRIED_BYTES, PROTOCOL_VERSION, ToSupervisor, ToWorker, common_version};
+use crate::sparing;
 use crate::worker::FromWorker;
 
 /// The signal that ends a process for certain (signal(7)).
@@ -188,6 +188,7 @@ impl Driver {
         self.note_lost(key, why.as_deref());
         let Some(worker) = self.workers.remove(&key) else { return };
         self.upgrading.carried.remove(&key);
+        self.hosting.told.remove(&key);
         self.lost_taker(key);
         let what = format!("worker {} (pid {}) {exit}", worker.number, worker.process.pid());
         if worker.is_ending {
@@ -209,7 +210,7 @@ impl Driver {
     /// Reaps orphans that fell to this process. Workers are reaped one by one, when they have been listened to.
     pub(super) fn reap(&self) {
         let workers: Vec<u32> = self.workers.values().map(|worker| worker.process.pid()).collect();
-        match preflight::reap_orphans(&workers) {
+        match sparing::reap_orphans(&workers) {
             Ok(reaped) => {
                 for (pid, exit) in reaped {
                     tracing::debug!("an orphan (pid {pid}) {exit}");

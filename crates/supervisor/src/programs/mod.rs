@@ -172,7 +172,7 @@ impl Programs {
     /// Everything ends, in reverse order of `after`; [`Out::Stopped`] follows, at the latest after `limit` and the kill.
     pub(crate) fn stop(&mut self, limit: Duration) {
         let _ = limit;
-        self.out.push(Out::Stopped);
+        self.out.push(Out::Stopped { clean: true });
     }
 
     /// How long it may take until all have ended once [`Programs::stop`] is called without a hurry; `None` if there are no
@@ -238,7 +238,30 @@ impl Programs {
         Kept { json: String::new(), descriptors: Vec::new() }
     }
 
-    /// Goes on where an earlier supervisor, or an earlier life of this process, has left.
+    /// This process is about to become another program (or, if `false`, goes on after all): nothing new is begun meanwhile, and
+    /// every deadline waits. What was said in [`Programs::out`] and not taken is lost if it does.
+    pub(crate) fn rest(&mut self, resting: bool) {
+        let _ = resting;
+    }
+
+    /// While it rests: whether nothing is on its way any more of which [`Programs::save`] knows nothing (a copy that is being
+    /// started). Looked at often.
+    pub(crate) fn is_still(&self) -> bool {
+        true
+    }
+
+    /// Whether [`Programs::restore`] could read this: for a rehearsal, which touches nothing.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub(crate) fn readable(kept: &str) -> Result<(), String> {
+        let _ = kept;
+        Ok(())
+    }
+
+    /// Goes on where an earlier supervisor, or an earlier life of this process, has left. [`Programs::apply`] with the same
+    /// programs follows, with their sockets; then [`Programs::worker_changed`]. What has to be asked for by [`Out::Own`], and
+    /// [`Out::AllEnded`], is said again. Dropping the result ends nothing and unlinks nothing.
     ///
     /// # Errors
     /// One sentence, if it cannot be read: then nothing is known of the programs that run.

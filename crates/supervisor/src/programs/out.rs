@@ -50,8 +50,11 @@ pub(crate) enum Out {
     Keep,
     /// Every program that was applied first has been ready by now, or has failed. Said once.
     Settled,
-    /// Nothing of any program runs any more: the answer to [`super::Programs::stop`].
-    Stopped,
+    /// For the log and `/v1/events`: one sentence (a pause that ended by itself, a copy that died, a deploy that was taken back).
+    Notice(String),
+    /// Nothing of any program runs any more: the answer to [`super::Programs::stop`]. Not clean if something had to be killed
+    /// that was asked to end before.
+    Stopped { clean: bool },
     /// All programs have ended, and none is to be started again. The code is that of the program, if there is one only.
     AllEnded { code: u8 },
 }

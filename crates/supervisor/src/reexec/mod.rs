@@ -23,9 +23,11 @@ use handover_lifecycle::{CannotResume, Limits, Machine, Recovered};
 
 pub(crate) use packing::{Arrived, Packing, Unpacking, arrived, go};
 pub(crate) use state::{
-    Back, SavedControl, SavedJournal, SavedListener, SavedListeners, SavedOperation, SavedPassed,
-    SavedPrograms, SavedServing, SavedSupervisor, SavedWaiter, SavedWorker, State,
+    Back, SavedControl, SavedHosted, SavedJournal, SavedListener, SavedListeners, SavedOperation,
+    SavedPassed, SavedPrograms, SavedServing, SavedSupervisor, SavedWaiter, SavedWorker, State,
 };
+
+use crate::programs::Programs;
 
 /// The oldest form of saved state that this program reads.
 pub const OLDEST_FORMAT: u16 = 1;
@@ -80,6 +82,9 @@ pub enum ResumeError {
 pub fn rehearse(saved: impl AsFd) -> Result<(), ResumeError> {
     let state = State::read(&memfd::read_sealed(saved, state::MAX_BYTES)?)?;
     state.check()?;
+    if !state.hosted.json.is_empty() {
+        Programs::readable(&state.hosted.json).map_err(ResumeError::Damaged)?;
+    }
     // Asked before it has come to its last step, a machine says nothing that could be gone on with.
     if state.machine.operation.is_some() {
         let recovered = Recovered::default();

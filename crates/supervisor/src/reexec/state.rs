@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   { format, descriptors, back, … }    every format has these three: enough to go back
-//!     control, journal, listeners, workers, serving, carried, programs     what is held open, by number
+//!     control, journal, listeners, workers, serving, carried, programs, hosted     what is held open, by number
 //!     machine, operations, waiting, supervisor, metrics                    what is known
 //! ```
 //!
@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) carried: Option<RawFd>,
     /// The programs.
     pub(crate) programs: SavedPrograms,
+    /// The programs that run under the supervisor.
+    pub(crate) hosted: SavedHosted,
     /// The lifecycle machine.
     pub(crate) machine: SavedMachine,
     /// Operations that are not answered yet.
@@ -214,6 +216,16 @@ pub(crate) struct SavedPrograms {
     pub(crate) binary: Binary,
     /// Where an upgrade looks that does not say where.
     pub(crate) installed: PathBuf,
+}
+
+/// The programs that run under the supervisor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SavedHosted {
+    /// What is known of them, in a form of its own; empty if there are none.
+    pub(crate) json: String,
+    /// What is held open for them, in the order of that.
+    pub(crate) descriptors: Vec<RawFd>,
 }
 
 /// An operation that is not answered yet.

@@ -24,6 +24,7 @@ use crate::driver::{self, Driver, Parts, QUEUE, Queues};
 use crate::listeners::{self, Listeners};
 use crate::operations::Operations;
 use crate::options::Options;
+use crate::programs::Setup;
 use crate::reexec::{Arrived, ResumeError, State};
 use crate::scribe::Scribe;
 use crate::signals::Signals;
@@ -79,7 +80,7 @@ fn get_ready(arrived: &Arrived, options: &Options) -> Result<Ready, ResumeError>
     let mut unpacking = arrived.unpack();
     let control = Lock::unpack(&state.control, &unpacking)?;
     let listeners = Listeners::unpack(&state.listeners, &mut unpacking)?;
-    let left = driver::unpack(&state, &mut unpacking)?;
+    let left = driver::unpack(&state, setup(&state, options), &mut unpacking)?;
     let lock = unpacking.owned(state.journal.lock, Expected::Other)?;
     let journal = Journal::open_locked(&state.journal.directory, DEFAULT_KEEP, Some(lock));
     let journal =
@@ -89,6 +90,12 @@ fn get_ready(arrived: &Arrived, options: &Options) -> Result<Ready, ResumeError>
     let kept = journal.previous_binary().cloned();
     let scribe = Scribe::start(journal).map_err(other("start the journal's thread"))?;
     Ok(Ready { signals, control, listeners, left, machine, scribe, kept, state })
+}
+
+/// What programs need to know of the server: the one that has left them.
+fn setup(state: &State, options: &Options) -> Setup {
+    let control = &state.control.path;
+    driver::programs_setup(&options.name, control, &state.journal.directory)
 }
 
 /// A driver that can be run, and everything around it.
