@@ -1,10 +1,21 @@
 //! The machine of one program: which copies of it run, which get requests, and how one edition follows another.
 
+mod applying;
+mod asking;
+mod change;
+mod copies;
 mod effect;
 mod event;
+mod healing;
 mod keys;
+mod picture;
 mod plan;
+mod probation;
 mod saved;
+mod saving;
+mod table;
+mod time;
+mod traffic;
 mod view;
 
 use std::time::Duration;
@@ -14,88 +25,162 @@ pub use event::{Ask, Event};
 pub use keys::{CopyKey, EditionKey};
 pub use plan::{Plan, Restart, Swap};
 pub use saved::{Durable, Saved};
+use table::{Copy, Phase, Table};
 pub use view::{CopyView, PendingView, Role, Stage, State, View};
+
+use crate::{CallKey, OperationKey};
 
 /// One program.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// The next key for a copy or a call.
-    next_key: u64,
+    /// The latest time seen.
+    now: Duration,
+    table: Table,
+    out: Vec<Effect>,
 }
 
 impl Machine {
-    /// A machine that has not begun. Keys of copies and calls count up from `keys_from`.
+    /// A machine that has not begun: its first event is [`Event::Begin`], [`Event::Prepare`] or [`Event::Apply`]. Keys of copies and
+    /// calls count up from `keys_from`.
     #[must_use]
     pub fn new(keys_from: u64) -> Self {
-        Self { next_key: keys_from }
+        let table = Table { next_key: keys_from, ..Table::default() };
+        Self { now: Duration::ZERO, table, out: Vec::new() }
     }
 
     /// Takes in one event and says what must be done, in this order.
     ///
-    /// `now` is the time since an arbitrary start, monotonic. Deadlines that have passed at `now` are acted upon after the event.
+    /// `now` is the time since an arbitrary start, monotonic; a value before the last one counts as the last one. Deadlines that
+    /// have passed at `now` are acted upon after the event, so that an answer which arrives together with its deadline counts.
     #[must_use]
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Effect> {
-        let _ = (now, event);
-        Vec::new()
+        self.now = self.now.max(now);
+        self.take_in(event);
+        // A limit of zero is over as soon as it begins: once more, then, but not for ever.
+        for _ in 0..Self::ROUNDS {
+            self.expire();
+            self.go_on();
+            if self.deadline().is_none_or(|by| by > self.now) {
+                break;
+            }
+        }
+        self.tell();
+        std::mem::take(&mut self.out)
     }
 
-    /// The earliest time at which [`Event::Time`] is wanted. Ask again after every step.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Duration> {
-        None
-    }
+    /// Stages that a copy can pass through within one moment, if all their limits are zero, and some more.
+    const ROUNDS: u32 = 16;
 
-    /// The longest time that this operation can take if it begins now.
-    #[must_use]
-    pub fn longest(&self, ask: &Ask) -> Duration {
-        let _ = ask;
-        Duration::from_secs(60)
-    }
-
-    /// The longest time that the exam of this plan can take if it begins now.
-    #[must_use]
-    pub fn longest_exam(&self, plan: &Plan) -> Duration {
-        let _ = plan;
-        Duration::from_secs(60)
-    }
-
-    /// A picture of the machine.
-    #[must_use]
-    pub fn view(&self) -> View {
-        View {
-            state: State::New,
-            edition: None,
-            wanted: None,
-            before: None,
-            warm_until: None,
-            pending: None,
-            paused_until: None,
-            operation: None,
-            step: None,
-            copies: Vec::new(),
-            restarts: 0,
-            next_start: None,
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Begin { edition, plan, before, pending, stopped } => {
+                self.begin(edition, plan, before, pending, stopped);
+            }
+            Event::Resumed => self.resumed(),
+            Event::Ask { operation, ask } => self.ask(operation, ask),
+            Event::CallOff { operation } | Event::Abort { operation } => self.call_off(operation),
+            Event::Prepare { operation, edition, plan } => self.prepare(operation, edition, plan),
+            Event::Apply { edition, plan } => self.apply(edition, plan),
+            Event::End { limit } => self.end(limit),
+            Event::Started { copy } => self.started(copy),
+            Event::NotStarted { copy } => self.not_started(copy),
+            Event::Ready { copy } => self.ready(copy),
+            Event::NotReady { copy } => self.not_ready(copy),
+            Event::Exited { copy, ok } => self.exited(copy, ok),
+            Event::Gone { copy } => self.gone(copy),
+            Event::Demand => self.demanded(),
+            Event::Idle => self.idled(),
+            Event::TrafficSet { call } => self.traffic_set(call),
+            Event::Quiet { call, clean } => self.quiet(call, clean),
+            Event::HookDone { operation, ok } => self.hook_done(operation, ok),
+            Event::Saved { call, ok } => self.saved(call, ok),
+            Event::Time => {}
         }
     }
 
-    /// What a start has to know, as of the last [`Effect::Save`].
-    #[must_use]
-    pub fn durable(&self) -> Durable {
-        Durable::default()
+    /// Begins whatever can begin now. It looks at the state only, not at what just happened, so that no order of events can
+    /// leave something waiting for ever.
+    fn go_on(&mut self) {
+        loop {
+            let moved = self.advance()
+                || self.begin_next()
+                || self.go_back_if_due()
+                || self.drop_what_is_not_warm()
+                || self.scale()
+                || self.heal()
+                || self.route()
+                || self.await_quiet();
+            if !moved {
+                break;
+            }
+        }
+        self.end_if_over();
     }
 
-    /// Everything, for another process. `now` as in [`Machine::step`].
-    #[must_use]
-    pub fn save(&self, now: Duration) -> Saved {
-        let _ = now;
-        Saved { next_key: self.next_key }
+    /// The copy, if something of it is left.
+    fn copy(&self, key: CopyKey) -> Option<&Copy> {
+        self.table.copies.iter().find(|copy| copy.key == key)
     }
 
-    /// The machine as it was saved; its first event is [`Event::Resumed`]. What has become of copies meanwhile is told it as
-    /// events after that.
-    #[must_use]
-    pub fn resume(now: Duration, saved: &Saved) -> Self {
-        let _ = now;
-        Self { next_key: saved.next_key }
+    fn copy_mut(&mut self, key: CopyKey) -> Option<&mut Copy> {
+        self.table.copies.iter_mut().find(|copy| copy.key == key)
+    }
+
+    /// The keys of the copies of which this is so.
+    fn keys(&self, such: impl Fn(&Copy) -> bool) -> Vec<CopyKey> {
+        self.table.copies.iter().filter(|copy| such(copy)).map(|copy| copy.key).collect()
+    }
+
+    /// How the edition is run.
+    fn plan(&self, edition: EditionKey) -> Plan {
+        let known = self.table.plans.iter().find(|(key, _)| *key == edition);
+        known.map_or_else(Plan::default, |(_, plan)| *plan)
+    }
+
+    /// How what serves is run.
+    fn serving_plan(&self) -> Plan {
+        self.table.edition.map_or_else(Plan::default, |edition| self.plan(edition))
+    }
+
+    /// From now on the edition is run so.
+    fn learn(&mut self, edition: EditionKey, plan: Plan) {
+        let plan = plan.bounded();
+        match self.table.plans.iter_mut().find(|(key, _)| *key == edition) {
+            Some((_, known)) => *known = plan,
+            None => self.table.plans.push((edition, plan)),
+        }
+    }
+
+    /// Whether everything ends, or has not begun.
+    fn is_over(&self) -> bool {
+        matches!(self.table.phase, Phase::Ending | Phase::Over)
+    }
+
+    /// Whether nothing of it answers anybody.
+    fn nothing_serves(&self) -> bool {
+        !self.table.copies.iter().any(Copy::serves)
+    }
+
+    fn key(&mut self) -> u64 {
+        let key = self.table.next_key;
+        self.table.next_key = key.saturating_add(1);
+        key
+    }
+
+    fn call(&mut self) -> CallKey {
+        CallKey(self.key())
+    }
+
+    fn emit(&mut self, effect: Effect) {
+        self.out.push(effect);
+    }
+
+    fn after(&self, wait: Duration) -> Duration {
+        self.now.saturating_add(wait)
+    }
+
+    /// The operation of the change that is active.
+    fn operation(&self) -> Option<OperationKey> {
+        self.table.change.as_ref().and_then(|change| change.operation)
     }
 }

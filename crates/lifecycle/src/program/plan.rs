@@ -111,6 +111,17 @@ impl Plan {
     /// The same where nothing of the edition on probation serves.
     pub const PROPOSE_LIMIT_DOWN: Duration = Duration::from_secs(1);
 
+    /// The pause after so many failures in a row.
+    #[must_use]
+    pub(crate) fn pause_after(&self, failures: u32) -> Duration {
+        let doubled = failures.saturating_sub(1).min(31);
+        let longer = 2_u32.checked_pow(doubled).unwrap_or(u32::MAX);
+        self.backoff_first
+            .saturating_mul(longer)
+            .min(self.backoff_longest)
+            .max(self.backoff_first.min(self.backoff_longest))
+    }
+
     const SHORTEST: Duration = Duration::from_millis(1);
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     /// More copies than anybody runs of one program on one machine.

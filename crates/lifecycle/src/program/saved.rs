@@ -1,16 +1,20 @@
 //! What of the machine of a program goes through the supervisor's exec, and through its death.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::EditionKey;
+use super::table::Table;
 
-/// All that the machine needs to go on in another process. Times are what is left of them. Every field may be missing: another
-/// version has written it.
+/// All that the machine needs to go on in another process. Opaque; written by serde. Every field may be missing: another version has
+/// written it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Saved {
-    /// The next key for a copy or a call.
-    pub next_key: u64,
+    /// The machine's time when this was saved.
+    pub(super) at: Duration,
+    pub(super) table: Table,
 }
 
 /// What a start from nothing has to know: written to disk by [`super::Effect::Save`].
