@@ -133,7 +133,8 @@ impl Metrics {
         self.operations.get_or_create(&labels).inc();
         self.tallies.ended(&labels.kind, &labels.outcome);
         if operation.kind != Kind::DryRun {
-            self.last_success.set(i64::from(outcome.is_success()));
+            // That nobody can say what became of a signal is no failure.
+            self.last_success.set(i64::from(outcome.is_success() || outcome == Outcome::Sent));
         }
         match operation.kind {
             Kind::Reload => self.reloads.observe(operation.ms / 1000.0),

@@ -298,7 +298,7 @@ fn log(operation: &Operation) {
     let (id, actor) = (&operation.id, &operation.actor);
     let title = operation.title();
     match operation.outcome {
-        Some(outcome) if outcome.is_success() => {
+        Some(outcome) if outcome.is_success() || outcome == Outcome::Sent => {
             tracing::info!(operation = id, %actor, "{title} {}", operation.message);
         }
         _ => tracing::warn!(operation = id, %actor, "{title} {}", operation.message),

@@ -15,7 +15,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use handover_api::{Actor, EventKind, Operation, ProgramStatus, Refused};
-use handover_lifecycle::{CandidateKey, Event, Exam, Finding, GenerationNumber, OperationKey, WorkerKey};
+use handover_lifecycle::{
+    CandidateKey, Event, Exam, Finding, GenerationNumber, OperationKey, Phase, WorkerKey,
+};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -164,6 +166,11 @@ impl Driver {
             self.programs.worker_said(said);
             self.go_on();
         }
+    }
+
+    /// Whether a resume that names nothing is about requests that are held: the server itself serves.
+    pub(super) fn holds_requests(&self) -> bool {
+        self.machine.view().phase == Phase::Serving && !self.programs.paused().is_empty()
     }
 
     /// What a request about a program asks for begins.

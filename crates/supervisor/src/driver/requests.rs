@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::exams::asked_for;
 use super::{Checked, Driver, Input, RefusalAnswer};
-use crate::handle::{Ask, Command, NewOperation, Terms, Ticket, WhichBinary};
+use crate::handle::{Ask, Command, NewOperation, ProgramAsked, ProgramWhat, Terms, Ticket, WhichBinary};
 use crate::journal::Journal;
 use crate::operations::{Admission, described, kind_of, kind_of_program};
 use crate::protocol::GuardLimits;
@@ -48,6 +48,10 @@ impl Driver {
         if is_upgrade && matches!(new.ask, Ask::Rollback { to: None, .. }) {
             // What there is to be taken back is the upgrade that nobody has confirmed yet.
             new.ask = Ask::Cancel;
+        }
+        if matches!(new.ask, Ask::Resume) && self.holds_requests() {
+            // Nothing is drained: what there is to go on with is what is held.
+            new.ask = Ask::Program(ProgramAsked { target: None, what: ProgramWhat::Resume });
         }
         let needs_room = needs_room(&new.ask);
         let serving = self.serving.as_ref().map(|serving| serving.generation.0);
@@ -234,7 +238,26 @@ fn needs_room(ask: &Ask) -> bool {
             | Ask::Restore { .. }
             | Ask::Action { .. }
             | Ask::Confirm
-    )
+    ) || matches!(ask, Ask::Program(asked) if changes_programs(&asked.what))
+}
+
+/// Whether it changes what runs, and does not bring back or let go of anything.
+fn changes_programs(what: &ProgramWhat) -> bool {
+    match what {
+        ProgramWhat::Start
+        | ProgramWhat::Restart { .. }
+        | ProgramWhat::Reload
+        | ProgramWhat::Deploy { .. }
+        | ProgramWhat::Confirm
+        | ProgramWhat::Pause { .. }
+        | ProgramWhat::DrainEndpoint { .. } => true,
+        ProgramWhat::Stop
+        | ProgramWhat::Rollback
+        | ProgramWhat::Cancel
+        | ProgramWhat::GoBack
+        | ProgramWhat::Resume
+        | ProgramWhat::EnableEndpoint => false,
+    }
 }
 
 /// The generation that a rollback goes to.
@@ -276,6 +299,8 @@ fn is_same(ask: &Ask, known: &Operation) -> bool {
     };
     // Sent again when the upgrade was taken back that it was about.
     let took_back = matches!(ask, Ask::Rollback { to: None, .. }) && known.kind == Kind::Cancel;
-    let same_kind = kind_of(ask) == known.kind || took_back;
+    // Sent again when what was held went on.
+    let went_on = matches!(ask, Ask::Resume) && known.kind == Kind::ResumeTraffic;
+    let same_kind = kind_of(ask) == known.kind || took_back || went_on;
     same_kind && action == known.action.as_ref() && target == known.target.as_ref()
 }
