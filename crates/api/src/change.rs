@@ -36,6 +36,8 @@ pub enum ChangeKind {
     File,
     /// A value that an embedding server declared reloadable.
     Value,
+    /// A program that the server runs.
+    Program,
     /// Any other setting: control, log, metrics.
     Setting,
 }
@@ -58,6 +60,8 @@ impl ChangeKind {
             (Self::File, _) => "files",
             (Self::Value, 1) => "value",
             (Self::Value, _) => "values",
+            (Self::Program, 1) => "program",
+            (Self::Program, _) => "programs",
             (Self::Setting, 1) => "setting",
             (Self::Setting, _) => "settings",
         }

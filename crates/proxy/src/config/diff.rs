@@ -2,6 +2,7 @@
 //!
 //! Things are known by name: a listener that only moved within the file did not change. Indices are never compared.
 
+mod programs;
 mod tls;
 
 use std::collections::{HashMap, HashSet};
@@ -54,11 +55,33 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         },
     );
     let services = (&*old.services, &*new.services);
+    let before = changes.len();
     named(&mut changes, ChangeKind::Service, services, |service| &service.name, service);
+    leave_out_implied(&mut changes, before, both);
     endpoints(&mut changes, old, new);
+    let programs = (&*old.programs, &*new.programs);
+    named(&mut changes, ChangeKind::Program, programs, |program| &program.spec.name, programs::program);
     changes.extend(tls::certificates(old, new));
     settings(&mut changes, old, new);
     changes
+}
+
+/// Leaves out services that came or went with a program of the same name: mostly no table of the file has them.
+fn leave_out_implied(changes: &mut Vec<Change>, from: usize, (before, after): (&Config, &Config)) {
+    let is_implied = |config: &Config, name: &str| {
+        let service = config.services.iter().find(|service| &*service.name == name);
+        service.is_some_and(|service| service.program.as_deref() == Some(name))
+    };
+    let mut at = 0;
+    changes.retain(|change| {
+        at += 1;
+        at <= from
+            || match change.what {
+                What::Added => !is_implied(after, &change.name),
+                What::Removed => !is_implied(before, &change.name),
+                _ => true,
+            }
+    });
 }
 
 /// Compares two lists of things with names.
@@ -66,7 +89,7 @@ fn named<'c, T>(
     changes: &mut Vec<Change>,
     kind: ChangeKind,
     (old, new): (&'c [T], &'c [T]),
-    name: impl Fn(&'c T) -> &'c Arc<str>,
+    name: impl Fn(&'c T) -> &'c str,
     mut differences: impl FnMut(&'c T, &'c T) -> Vec<String>,
 ) {
     // Mostly nothing is moved: then nothing is hashed.
@@ -76,15 +99,15 @@ fn named<'c, T>(
         }
         return;
     }
-    let mut before: HashMap<&str, &T> = old.iter().map(|thing| (&**name(thing), thing)).collect();
+    let mut before: HashMap<&str, &T> = old.iter().map(|thing| (name(thing), thing)).collect();
     for thing in new {
-        match before.remove(&**name(thing)) {
+        match before.remove(name(thing)) {
             Some(old) => changed(changes, kind, name(thing), &differences(old, thing)),
-            None => changes.push(Change::new(What::Added, kind, &**name(thing))),
+            None => changes.push(Change::new(What::Added, kind, name(thing))),
         }
     }
-    let removed = old.iter().filter(|thing| before.contains_key(&**name(thing)));
-    changes.extend(removed.map(|thing| Change::new(What::Removed, kind, &**name(thing))));
+    let removed = old.iter().filter(|thing| before.contains_key(name(thing)));
+    changes.extend(removed.map(|thing| Change::new(What::Removed, kind, name(thing))));
 }
 
 fn changed(changes: &mut Vec<Change>, kind: ChangeKind, name: &str, differences: &[String]) {
@@ -215,6 +238,7 @@ fn route(old: &Route, new: &Route, (before, after): (&Config, &Config)) -> Vec<S
             name.to_string()
         });
     }
+    found.value("health", &old.health, &new.health, Clone::clone);
     match (&old.action, &new.action) {
         (Action::Service(old), Action::Service(new)) => {
             found.value("service", &service_name(before, *old), &service_name(after, *new), |name| {
@@ -301,6 +325,8 @@ fn directory(found: &mut Differences, old: &Directory, new: &Directory) {
 
 fn service(old: &Service, new: &Service) -> Vec<String> {
     let mut found = Differences::default();
+    let program = |service: &Service| service.program.as_deref().unwrap_or("none").to_owned();
+    found.value("program", &program(old), &program(new), Clone::clone);
     found.value("balance", &old.balance, &new.balance, |balance| match balance {
         Balance::RoundRobin => "round-robin",
         Balance::LeastConnections => "least-connections",

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use super::raw::RawConfig;
 
 /// The keys of a route of which exactly one must be there.
-const ACTIONS: [&str; 4] = ["service", "fixed", "redirect", "directory"];
+const ACTIONS: [&str; 5] = ["service", "program", "fixed", "redirect", "directory"];
+/// The keys of a service of which exactly one must be there.
+const PLACES: [&str; 2] = ["endpoints", "program"];
 
 /// The JSON Schema (2020-12) of the configuration file: `handover schema`.
 ///
@@ -18,9 +20,11 @@ pub fn schema() -> Value {
     let mut schema = generator.into_root_schema_for::<RawConfig>();
     schema.insert("title".to_owned(), "handover configuration".into());
     let mut schema = schema.to_value();
-    if let Some(Value::Object(route)) = schema.pointer_mut("/$defs/Route") {
-        let one_of: Vec<Value> = ACTIONS.iter().map(|action| json!({ "required": [action] })).collect();
-        route.insert("oneOf".to_owned(), one_of.into());
+    for (table, keys) in [("/$defs/Route", &ACTIONS[..]), ("/$defs/Service", &PLACES)] {
+        if let Some(Value::Object(table)) = schema.pointer_mut(table) {
+            let one_of: Vec<Value> = keys.iter().map(|key| json!({ "required": [key] })).collect();
+            table.insert("oneOf".to_owned(), one_of.into());
+        }
     }
     schema
 }

@@ -1,11 +1,11 @@
-//! Where the configuration comes from: a file, a key in etcd, a web page, or the program itself.
+//! Where the configuration comes from: a file, a key in etcd, a web page, the command line, or the program itself.
 //!
 //! ```text
 //!   given (a generation is served again) ─┐
-//!   file, key, page, built in ────────────┴─▶ text, its name for messages, what relative paths are relative to
+//!   file, key, page, made, built in ──────┴─▶ text, its name for messages, what relative paths are relative to
 //! ```
 //!
-//! Files that a configuration names are files in all four cases. Those of a configuration that is no file itself are
+//! Files that a configuration names are files in all cases. Those of a configuration that is no file itself are
 //! relative to the base directory ([`crate::ProxyService::with_base`]).
 //!
 //! | module | for |
@@ -44,6 +44,8 @@ use store::Store;
 
 /// The name of the built-in configuration in problems.
 const BUILT_IN: &str = "the built-in configuration";
+/// The same of one that was made of a command line.
+const COMMAND_LINE: &str = "the configuration made of the command line";
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub enum ConfigSource {
     Store(Location),
     /// [`config::DEFAULT`].
     BuiltIn,
+    /// This text, which was made of the command line; relative paths in it are relative to the working directory.
+    CommandLine(String),
 }
 
 impl ConfigSource {
@@ -64,6 +68,7 @@ impl ConfigSource {
             ConfigSource::File(path) => path.display().to_string(),
             ConfigSource::Store(location) => location.to_string(),
             ConfigSource::BuiltIn => BUILT_IN.to_owned(),
+            ConfigSource::CommandLine(_) => COMMAND_LINE.to_owned(),
         }
     }
 }
@@ -98,7 +103,7 @@ impl Reader {
     fn with(source: ConfigSource, base: PathBuf, access: Access) -> Self {
         let store = match &source {
             ConfigSource::Store(location) => Some(Arc::new(Store::new(location.clone(), access))),
-            ConfigSource::File(_) | ConfigSource::BuiltIn => None,
+            ConfigSource::File(_) | ConfigSource::BuiltIn | ConfigSource::CommandLine(_) => None,
         };
         Self { source, base, store }
     }
@@ -121,6 +126,7 @@ impl Reader {
         match (&self.source, &self.store) {
             (ConfigSource::File(path), _) => file::read(cx, path),
             (ConfigSource::Store(location), Some(store)) => self.fetch(cx, location, store),
+            (ConfigSource::CommandLine(text), _) => self.enter(cx, COMMAND_LINE, text.as_bytes()),
             _ => self.enter(cx, BUILT_IN, config::DEFAULT.as_bytes()),
         }
     }
