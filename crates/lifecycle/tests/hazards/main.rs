@@ -6,6 +6,7 @@
 
 mod changes;
 mod moves;
+mod programs;
 mod server;
 mod starts;
 mod upgrades;
