@@ -181,14 +181,18 @@ impl EventLoop {
             self.unwatch(number);
         }
         self.retire_conns(None, spread, None);
-        // Nobody is held while the server goes: who can be served is, the others are told to come again.
+        // Nobody is held while the server goes: who can be served in time is, the others are told to come again.
         self.look_at_held();
+        if spread == Ticks(0) {
+            self.cx.closing = true;
+            self.answer_held();
+        }
     }
 
     /// The drain was called off, or the time of standing by is over. What came in on a listener that went meanwhile, or before, still ends.
     pub(super) fn resume(&mut self) {
         self.call_off();
-        (self.standing, self.cx.draining) = (false, false);
+        (self.standing, self.cx.draining, self.cx.closing) = (false, false, false);
         for place in &mut self.places {
             let Some(conn) = &mut place.conn else { continue };
             if self.cx.listener(conn.listener()).is_some_and(|listener| !listener.removed) {
@@ -223,7 +227,6 @@ impl EventLoop {
         // Who waits is told to come again; who is served is cut.
         self.cx.closing = true;
         self.answer_held();
-        self.cx.closing = false;
         while let Some((number, arrival)) = self.arriving.pop_front() {
             if arrival.tcp && !arrival.handshake {
                 losses.add(TunnelKind::Tcp.label(), 1);

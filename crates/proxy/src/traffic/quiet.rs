@@ -19,6 +19,8 @@ use crate::threads::Threads;
 
 /// A thread counts again after this time at the earliest (µs).
 const COUNT_AGAIN_US: u64 = 10_000;
+/// A thread answers within microseconds; who does not within this time is not waited for.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Whether anybody still waits for the answer is looked at this often.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -96,13 +98,20 @@ pub(crate) fn wait_for_quiet(
     limit: Duration,
     called_off: &CalledOff,
 ) -> Quiet {
-    let until = Instant::now().checked_add(limit);
+    let begun = Instant::now();
     let (tell, counts) = channel();
     let mut known: Vec<Option<Count>> = vec![None; threads.count()];
     threads.tell(|| Command::Census(Census { target: target.clone(), tell: tell.clone() }));
     drop(tell);
     loop {
-        let left = until.map_or(LOOK, |until| until.saturating_duration_since(Instant::now()));
+        let all = known.iter().all(Option::is_some);
+        // However short the time is, what there is can be said.
+        let limit = if all { limit } else { limit.max(ANSWER_LIMIT) };
+        let left = limit.saturating_sub(begun.elapsed());
+        let quiet = sum(&known);
+        if (all && quiet.left == 0) || left.is_zero() || called_off.is_set() {
+            return quiet;
+        }
         match counts.recv_timeout(left.min(LOOK)) {
             Ok((thread, count)) => {
                 if let Some(place) = known.get_mut(thread) {
@@ -112,11 +121,6 @@ pub(crate) fn wait_for_quiet(
             Err(RecvTimeoutError::Timeout) => {}
             // The threads have ended.
             Err(RecvTimeoutError::Disconnected) => return sum(&known),
-        }
-        let all = known.iter().all(Option::is_some);
-        let quiet = sum(&known);
-        if (all && quiet.left == 0) || left.is_zero() || called_off.is_set() {
-            return quiet;
         }
     }
 }

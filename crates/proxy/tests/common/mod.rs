@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub(crate) mod moves;
+pub(crate) mod pausing;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use handover::traffic::Traffic;
 use handover::{
     Address, BindError, Bound, Candidate, Drain, ListenerSpec, Losses, Prepare, Problem, Service,
 };
@@ -43,14 +45,28 @@ impl Plane {
     /// Serves this configuration, whose files are in the workspace.
     #[track_caller]
     pub(crate) fn serve_in(workspace: Workspace, threads: usize, config: &str) -> Self {
-        Self::begin(Arc::new(workspace), Arc::default(), threads, config, false)
+        Self::begin(Arc::new(workspace), Arc::default(), threads, config, false, None)
+    }
+
+    /// Serves this configuration, and knows of the traffic before.
+    #[track_caller]
+    pub(crate) fn serve_told(traffic: Traffic, config: &str) -> Self {
+        Self::begin(Arc::new(Workspace::new()), Arc::default(), 2, config, false, Some(traffic))
+    }
+
+    /// Another one beside it, which knows of the traffic.
+    #[track_caller]
+    pub(crate) fn candidate_told(&self, threads: usize, traffic: Traffic) -> Self {
+        let config = std::fs::read_to_string(&self.file).unwrap();
+        let (workspace, held) = (Arc::clone(&self.workspace), Arc::clone(&self.held));
+        Self::begin(workspace, held, threads, &config, true, Some(traffic))
     }
 
     /// Another one beside it, which holds the same listeners and accepts nothing yet.
     #[track_caller]
     pub(crate) fn candidate(&self, threads: usize) -> Self {
         let config = std::fs::read_to_string(&self.file).unwrap();
-        Self::begin(Arc::clone(&self.workspace), Arc::clone(&self.held), threads, &config, true)
+        Self::begin(Arc::clone(&self.workspace), Arc::clone(&self.held), threads, &config, true, None)
     }
 
     #[track_caller]
@@ -60,12 +76,14 @@ impl Plane {
         threads: usize,
         config: &str,
         stands_by: bool,
+        traffic: Option<Traffic>,
     ) -> Self {
         let file = workspace.path("handover.toml");
         let service = ProxyService::new(ConfigSource::File(file.clone())).with_threads(threads);
         if stands_by {
             service.moving().unwrap().stand_by();
         }
+        traffic.into_iter().for_each(|traffic| service.traffic(traffic));
         let mut plane = Self { service: Arc::new(service), workspace, file, held, generation: 0 };
         if let Err(problems) = plane.load(config) {
             let all: Vec<_> = problems.iter().map(Problem::report).collect();
