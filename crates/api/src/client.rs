@@ -223,6 +223,25 @@ impl Client {
     pub async fn send(&self, call: Call) -> Result<Answer, ClientError> {
         let most = call.most;
         let response = self.open(call).await?;
+        self.whole(response, most).await
+    }
+
+    /// Asks for lines that come one after the other, perhaps for ever. An answer with an error status is read whole instead.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn lines(&self, call: Call) -> Result<Result<Lines, Answer>, ClientError> {
+        let most = call.most;
+        let response = self.open(call).await?;
+        if response.status() != hyper::StatusCode::OK {
+            return Ok(Err(self.whole(response, most).await?));
+        }
+        let socket = self.socket.clone();
+        Ok(Ok(Lines { body: response.into_body(), buffer: BytesMut::new(), socket }))
+    }
+
+    /// Reads an answer to its end.
+    async fn whole(&self, response: Response<Incoming>, most: usize) -> Result<Answer, ClientError> {
         let status = response.status().as_u16();
         let content_type = content_type(&response);
         let header = |name| {
@@ -304,6 +323,47 @@ fn content_type(response: &Response<Incoming>) -> String {
     let value =
         response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Lines as they come.
+#[derive(Debug)]
+pub struct Lines {
+    body: Incoming,
+    buffer: BytesMut,
+    socket: PathBuf,
+}
+
+impl Lines {
+    /// The next line without its end, or `None` when the server has ended the answer. What comes after the last line feed is a
+    /// line, too.
+    ///
+    /// # Errors
+    /// [`ClientError::Lost`]; [`ClientError::Invalid`] for a line without end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let mut line = self.buffer.split_to(end + 1);
+                line.truncate(end);
+                return Ok(Some(line.freeze()));
+            }
+            if self.buffer.len() > MAX_EVENT_BYTES {
+                return Err(ClientError::Invalid("a line without end was sent".to_owned()));
+            }
+            match self.body.frame().await {
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Ok(Some(self.buffer.split().freeze())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => {
+                    let reason = error.to_string();
+                    return Err(ClientError::Lost { socket: self.socket.clone(), reason });
+                }
+            }
+        }
+    }
 }
 
 /// Events as they come.

@@ -53,7 +53,7 @@ mod upgrade;
 pub use actor::{Actor, ActorKind};
 pub use certificate::{Certificate, certificate_changes, days_until};
 pub use change::{Change, ChangeKind, What, summarize_changes};
-pub use client::{Answer, Call, Client, ClientError, Events, percent_encoded};
+pub use client::{Answer, Call, Client, ClientError, Events, Lines, percent_encoded};
 pub use duration::{MAX_DURATION, parse_duration};
 pub use event::{Event, EventKind};
 pub use exit::ExitCode;

@@ -24,7 +24,8 @@ pub struct ProblemDetails {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation_id: Option<String>,
     /// How far it got: the step that it had come to. Of an upgrade `admission`, `preflight`, `start`, `prepare`, `ready`,
-    /// `commit`, `moving connections`, `guard`, `drain` or `supervisor`.
+    /// `commit`, `moving connections`, `guard`, `drain` or `supervisor`; of a program `hook`, `start`, `ready`, `settle`, `switch`,
+    /// `in-flight work`, `stop`, `reload`, `guard` or `going back`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// The generation that serves.
@@ -66,7 +67,11 @@ impl Operation {
 impl Operation {
     fn phase_word(&self) -> Option<String> {
         let step = self.furthest_step()?;
-        Some(if self.upgrade.is_some() { step.word() } else { step.name.clone() })
+        Some(match self.upgrade {
+            Some(_) => step.word(),
+            None if self.kind.is_carried() => step.program_word(),
+            None => step.name.clone(),
+        })
     }
 }
 

@@ -11,7 +11,8 @@ use handover_api::{
 };
 
 use crate::args::{
-    Action, Cancel, Confirm, Drain, Operate, Reload, Resume, Rollback, Stop, Terms, Upgrade, Validate,
+    Action, Cancel, Confirm, Drain, GoBackTo, Operate, Reload, Resume, Rollback, Stop, Terms, Upgrade,
+    Validate,
 };
 use crate::asking::answered;
 use crate::local;
@@ -25,6 +26,9 @@ const GRACE: Duration = Duration::from_secs(2);
 const MAX_CERTIFICATES_SHOWN: usize = 50;
 
 pub(crate) fn reload(session: &Session, reload: &Reload) -> ExitCode {
+    if let Some(name) = &reload.name {
+        return about_program(session, "reload", name, &reload.operate);
+    }
     let mut call = under(Call::post("/v1/reload"), &reload.terms);
     if reload.dry_run {
         call = call.query("dry_run", "true");
@@ -36,17 +40,32 @@ pub(crate) fn reload(session: &Session, reload: &Reload) -> ExitCode {
 }
 
 pub(crate) fn confirm(session: &Session, confirm: &Confirm) -> ExitCode {
+    if let Some(name) = &confirm.name {
+        return about_program(session, "confirm", name, &confirm.operate);
+    }
     operate(session, "confirm", Call::post("/v1/confirm"), &confirm.operate)
 }
 
 pub(crate) fn cancel(session: &Session, cancel: &Cancel) -> ExitCode {
+    if let Some(name) = &cancel.name {
+        return about_program(session, "cancel", name, &cancel.operate);
+    }
     operate(session, "cancel", Call::post("/v1/cancel"), &cancel.operate)
 }
 
 pub(crate) fn rollback(session: &Session, rollback: &Rollback) -> ExitCode {
     let mut call = under(Call::post("/v1/rollback"), &rollback.terms);
-    if let Some(to) = rollback.to {
-        call = call.query("to", &to.to_string());
+    match &rollback.to {
+        None => {}
+        Some(GoBackTo::Generation(to)) => call = call.query("to", &to.to_string()),
+        Some(GoBackTo::Program(_)) if !rollback.terms.is_none() => {
+            let message =
+                "a program goes back at once: --confirm-within and --guard are for generations and deploys";
+            return session.output().failure(message, Code::Usage);
+        }
+        Some(GoBackTo::Program(name)) => {
+            return about_program(session, "rollback", name, &rollback.operate);
+        }
     }
     if rollback.binary {
         call = call.query("binary", "true");
@@ -95,15 +114,25 @@ pub(crate) fn validate(session: &Session, validate: &Validate) -> ExitCode {
 }
 
 pub(crate) fn drain(session: &Session, drain: &Drain) -> ExitCode {
-    let call = limited(Call::post("/v1/drain"), drain.limit);
-    operate(session, "drain", call, &drain.operate)
+    let (path, what) = match &drain.name {
+        Some(name) => (format!("/v1/endpoints/{}/drain", percent_encoded(name)), format!("drain {name}")),
+        None => ("/v1/drain".to_owned(), "drain".to_owned()),
+    };
+    operate(session, &what, limited(Call::post(path), drain.limit), &drain.operate)
 }
 
 pub(crate) fn resume(session: &Session, resume: &Resume) -> ExitCode {
-    operate(session, "resume", Call::post("/v1/resume"), &resume.operate)
+    let call = Call::post("/v1/resume");
+    match &resume.name {
+        Some(name) => operate(session, &format!("resume {name}"), call.query("name", name), &resume.operate),
+        None => operate(session, "resume", call, &resume.operate),
+    }
 }
 
 pub(crate) fn stop(session: &Session, stop: &Stop) -> ExitCode {
+    if let Some(name) = &stop.name {
+        return about_program(session, "stop", name, &stop.operate);
+    }
     let mut call = limited(Call::post("/v1/stop"), stop.limit);
     if stop.now {
         call = call.query("now", "true");
@@ -123,11 +152,21 @@ fn limited(call: Call, limit: Option<Duration>) -> Call {
     }
 }
 
-fn milliseconds(duration: Duration) -> String {
+pub(crate) fn milliseconds(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }
 
-fn operate(session: &Session, what: &str, call: Call, how: &Operate) -> ExitCode {
+/// One of the verbs that a program takes without more.
+pub(crate) fn about_program(session: &Session, verb: &str, name: &str, how: &Operate) -> ExitCode {
+    operate(session, &format!("{verb} {name}"), program_call(name, verb), how)
+}
+
+/// `POST /v1/programs/NAME/VERB`.
+pub(crate) fn program_call(name: &str, verb: &str) -> Call {
+    Call::post(format!("/v1/programs/{}/{verb}", percent_encoded(name)))
+}
+
+pub(crate) fn operate(session: &Session, what: &str, call: Call, how: &Operate) -> ExitCode {
     operate_then(session, what, call, how, async |_, code| Ok(code.into()))
 }
 

@@ -102,7 +102,7 @@ pub(crate) fn connections(session: &Session) -> ExitCode {
 }
 
 /// Asks, and prints the answer as it is or as `text` says it.
-fn shown<T: serde::de::DeserializeOwned>(
+pub(crate) fn shown<T: serde::de::DeserializeOwned>(
     session: &Session,
     call: Call,
     text: impl FnOnce(T) -> (String, Code),
@@ -210,14 +210,14 @@ fn connections_table(connections: &[serde_json::Value]) -> String {
     trimmed(&table)
 }
 
-fn plain_table() -> Table {
+pub(crate) fn plain_table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table
 }
 
 /// Columns without borders leave blanks at both ends of a line.
-fn trimmed(table: &Table) -> String {
+pub(crate) fn trimmed(table: &Table) -> String {
     let lines: Vec<String> =
         table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
     lines.join("\n")

@@ -5,6 +5,7 @@
 //! | [`args`] | the command line: one block for each verb is its help, its man page and its completions |
 //! | [`serve`] | the server itself |
 //! | [`change`] | verbs that become an operation: reload, confirm, cancel, rollback, upgrade, validate, drain, resume, stop, action |
+//! | [`programs`] | verbs about programs: restart, deploy, start, pause, enable, and what reload, rollback, confirm, cancel, resume, drain and stop do with a name; ps and logs |
 //! | [`look`] | verbs that change nothing: status, history, show, generations, diff, config, certificates, connections, metrics; [`listening`]: events |
 //! | [`archive`] | backup and restore; [`passphrase`] encrypts, [`place`] writes files whole or not at all |
 //! | [`local`] | verbs that need no server: validate FILE, schema, example, completions, man |
@@ -24,6 +25,7 @@ mod look;
 mod output;
 mod passphrase;
 mod place;
+mod programs;
 mod progress;
 mod serve;
 mod session;
@@ -52,7 +54,15 @@ fn main() -> ExitCode {
         Verb::Stop(stop) => change::stop(&session, &stop),
         Verb::Action(action) => change::action(&session, &action),
 
+        Verb::Restart(restart) => programs::restart(&session, &restart),
+        Verb::Deploy(deploy) => programs::deploy(&session, &deploy),
+        Verb::Start(start) => programs::start(&session, &start),
+        Verb::Pause(pause) => programs::pause(&session, &pause),
+        Verb::Enable(enable) => programs::enable(&session, &enable),
+
         Verb::Status => look::status(&session),
+        Verb::Ps => programs::ps(&session),
+        Verb::Logs(logs) => programs::logs(&session, &logs),
         Verb::History(history) => look::history(&session, &history),
         Verb::Show(show) => look::show(&session, &show),
         Verb::Generations(generations) => look::generations(&session, &generations),

@@ -1,8 +1,8 @@
 //! What is said while an operation takes its time: nothing for half a second, then which step it is at.
 //!
-//! On a terminal, one line that changes; otherwise one plain line, so that a log shows what was waited for. An upgrade has
-//! many steps, and each is told when it has ended, with its time: on a terminal all of them, otherwise those of an upgrade
-//! that takes longer than half a second.
+//! On a terminal, one line that changes; otherwise one plain line, so that a log shows what was waited for. An upgrade, and
+//! what is done about a program, has many steps, and each is told when it has ended, with its time: on a terminal all of
+//! them, otherwise those of what takes longer than half a second.
 //!
 //! ```text
 //!   work ──────────────────────────────────────────────▶ answer ─▶ Told::rest: steps that nobody has heard of yet
@@ -72,7 +72,7 @@ pub(crate) struct Told {
     line: Option<ProgressBar>,
     /// Whether steps are worth telling.
     is_shown: bool,
-    /// Steps of an upgrade that were told, those of one name counted once.
+    /// Steps that were told, those of one name counted once.
     steps: usize,
 }
 
@@ -81,9 +81,9 @@ impl Told {
         Self { line, is_shown, steps: 0 }
     }
 
-    /// Tells the steps of an upgrade that have ended and were not told yet.
+    /// Tells the steps that have ended and were not told yet.
     pub(crate) fn rest(&mut self, operation: &Operation) {
-        if !self.is_shown || operation.upgrade.is_none() {
+        if !self.is_shown || !has_told_steps(operation) {
             return;
         }
         for line in ended_steps(operation).iter().skip(self.steps) {
@@ -96,7 +96,12 @@ impl Told {
     }
 }
 
-/// A line for each step of an upgrade that has ended.
+/// Whether each of its steps is told: of what may take long and is watched, so that one sees where it hangs.
+fn has_told_steps(operation: &Operation) -> bool {
+    operation.upgrade.is_some() || operation.kind.is_carried()
+}
+
+/// A line for each step of an upgrade, or of what is done about a program, that has ended.
 fn ended_steps(operation: &Operation) -> Vec<String> {
     let mut steps = operation.steps_in_words();
     if operation.state == OperationState::Running {
@@ -178,8 +183,7 @@ impl At {
                 let past = Duration::try_from_secs_f64(step.ms / 1000.0).unwrap_or_default();
                 Self::Guarded(Instant::now() + Duration::from_millis(ms).saturating_sub(past))
             }
-            None if operation.upgrade.is_some() => Self::Step(step.word()),
-            None => Self::Step(step.name.replace('_', " ")),
+            None => Self::Step(operation.steps_in_words().pop()?.0.replace('_', " ")),
         })
     }
 }
@@ -201,6 +205,18 @@ mod tests {
     use handover_api::{Actor, Binary, Cause, Kind, Outcome, Step, Upgrade};
 
     use super::*;
+
+    #[test]
+    fn each_step_of_a_deploy_is_told_in_words() {
+        let mut operation = Operation::running("d-1", Kind::ProgramDeploy, Actor::signal("USR2"), "");
+        let step = |name: &str, ms| Step { name: name.to_owned(), ms };
+        operation.steps = vec![step("start_program", 3.0), step("ready", 1_200.0), step("quiet", 2.0)];
+        assert_eq!(At::of(&operation).unwrap().to_string(), "in-flight work");
+        assert_eq!(
+            ended_steps(&operation),
+            ["  start                  3.0 ms", "  ready                  1.20 s"]
+        );
+    }
 
     #[test]
     fn each_step_of_an_upgrade_is_told_once_when_it_has_ended_with_what_moved() {

@@ -20,6 +20,7 @@ use handover_api::{
 
 mod archives;
 mod changes;
+mod programs;
 mod upgrades;
 
 /// No test waits longer for anything.
@@ -134,6 +135,7 @@ fn every_outcome_has_its_exit_code_and_its_sentence_on_stdout() {
         (Outcome::NotReady, 11),
         (Outcome::RolledBack, 12),
         (Outcome::AppliedWithLosses, 14),
+        (Outcome::Sent, 15),
         (Outcome::Unknown, 124),
     ] {
         let mut ended = operation(Kind::Reload);

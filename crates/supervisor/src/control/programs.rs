@@ -254,6 +254,10 @@ pub(super) async fn resumed(
 ) -> Result<Answer, Answer> {
     let name = match name {
         Some(name) => name,
+        // Who may not is told so, and nothing else.
+        None if asker.role < Role::Operate => {
+            return perform(app, asker, change, Ask::Resume, Role::Operate).await;
+        }
         None => {
             let status = app.driver.status().await?;
             let is_drained = matches!(status.phase, Phase::Draining | Phase::Drained);

@@ -25,6 +25,7 @@ mod archives;
 mod changes;
 mod crossing;
 mod permissions;
+mod programs;
 mod upgrades;
 
 /// No test waits longer for anything.
@@ -262,6 +263,7 @@ async fn every_outcome_has_its_status() {
         (Outcome::Applied, 200),
         (Outcome::Unchanged, 200),
         (Outcome::AppliedWithLosses, 200),
+        (Outcome::Sent, 200),
         (Outcome::Rejected, 422),
         (Outcome::NotReady, 500),
         (Outcome::RolledBack, 500),
