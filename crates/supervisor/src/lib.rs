@@ -40,6 +40,7 @@ pub mod reexec;
 mod scribe;
 mod signals;
 mod sockets;
+mod sparing;
 mod start;
 mod systemd;
 mod tee;

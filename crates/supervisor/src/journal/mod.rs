@@ -48,6 +48,7 @@ pub use generations::Intent;
 use objects::Objects;
 pub use probation::Unconfirmed;
 use record::{Line, encode, lines};
+pub(crate) use record::written;
 pub use record::{Record, now};
 use store::{DirStore, Store};
 pub use upgrades::{UnconfirmedUpgrade, UpgradeMade};

@@ -264,7 +264,7 @@ pub fn now() -> String {
 }
 
 /// Any time as the journal writes it.
-pub(super) fn written(at: Timestamp) -> String {
+pub(crate) fn written(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 

@@ -11,10 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
-use super::sparing::SparedChild;
 use super::{MAX_ANSWER_BYTES, Stated};
 use crate::protocol::{OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION};
 use crate::reexec::NEWEST_FORMAT;
+use crate::sparing::SparedChild;
 use crate::tee::LastLines;
 
 /// How long the system may take to clear away a process that was killed.
@@ -91,7 +91,7 @@ impl Preflight<'_> {
         if let Some(saved) = &self.saved {
             environment.push((SAVED_VARIABLE.into(), saved.as_raw_fd().to_string().into()));
         }
-        SparedChild::start(&Spawn {
+        let spawn = Spawn {
             executable: self.executable,
             arguments: self.arguments,
             environment: &environment,
@@ -99,7 +99,8 @@ impl Preflight<'_> {
             stdout: Some(writers.stdout.as_fd()),
             stderr: Some(writers.stderr.as_fd()),
             ends_with_thread: true,
-        })
+        };
+        SparedChild::start(|| spawn.start())
     }
 }
 
@@ -154,7 +155,7 @@ impl<'a> Streams<'a> {
     fn wait(&self, started: &SparedChild, within: Duration) -> Result<bool, Errno> {
         let pipes = self.stdout.iter().chain(&self.stderr).map(|pipe| PollFd::new(pipe, PollFlags::IN));
         let mut all: Vec<PollFd<'_>> =
-            std::iter::once(PollFd::new(&started.child, PollFlags::IN)).chain(pipes).collect();
+            std::iter::once(PollFd::new(&*started.child, PollFlags::IN)).chain(pipes).collect();
         match poll(&mut all, Timespec::try_from(within).ok().as_ref()) {
             Ok(_) => Ok(all.first().is_some_and(|process| !process.revents().is_empty())),
             Err(Errno::INTR) => Ok(false),
@@ -206,7 +207,7 @@ fn end(started: &SparedChild, within: Duration) -> Result<Exit, String> {
     let limit = Timespec::try_from(within).ok();
     let cannot = |why: String| format!("it (pid {}) cannot be cleared away: {why}", started.child.pid());
     loop {
-        match poll(&mut [PollFd::new(&started.child, PollFlags::IN)], limit.as_ref()) {
+        match poll(&mut [PollFd::new(&*started.child, PollFlags::IN)], limit.as_ref()) {
             Ok(0) => return Err(cannot(format!("it was killed, and is still there after {within:?}"))),
             Ok(_) => break,
             Err(Errno::INTR) => {}

@@ -13,7 +13,6 @@
 
 mod answering;
 mod asking;
-mod sparing;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +20,6 @@ use serde::{Deserialize, Serialize};
 
 pub use answering::{answer, is_asked};
 pub(crate) use asking::{NotUsable, Preflight};
-pub(crate) use sparing::reap_orphans;
 
 /// The longest answer.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;

@@ -10,17 +10,30 @@
 //! mark in its environment. The first one is not reaped before the last one is gone, so that its ID cannot come to mean
 //! another session.
 
+mod environment;
+mod killing;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use handover_handoff::process::Exit;
+use handover_handoff::launch::{Doing, Identity, Launch, LaunchError};
+use handover_handoff::process::{Child, Exit};
+use handover_handoff::reactor;
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
 
-use super::groups::{Groups, Survey};
+use super::groups::{self, Belonging, Group, Groups, Survey};
 use crate::protocol::{Pass, ResourceLimits, User};
+use crate::sparing::SparedChild;
+
+pub(crate) use killing::Killed;
 
 /// What a copy is started with.
 #[derive(Debug)]
@@ -90,13 +103,70 @@ pub(crate) fn new_mark(program: &str, number: u32) -> io::Result<String> {
 }
 
 /// Starts a copy. Needs a tokio runtime. Takes a millisecond or so; if the directory or the command lies on a disk that
-/// hangs, at most the launch limit of `handoff`.
+/// does not answer, at most [`handover_handoff::launch::LAUNCH_LIMIT`].
 ///
 /// # Errors
-/// What could not be done, and why.
+/// What could not be done, and why. Then no process is left.
 pub(crate) fn start(order: &Order<'_>) -> Result<Started, NotStarted> {
-    let sentence = format!("{} cannot be started", order.program);
-    Err(NotStarted { sentence, source: io::ErrorKind::Unsupported.into() })
+    let failed = |error: LaunchError| NotStarted {
+        sentence: format!("copy {} of {} cannot be started: {error}", order.number, order.program),
+        source: error.source,
+    };
+    let (mut group, mut warnings) = order.groups.make(order.mark, order.limits);
+    let child = match launch(order, group.as_ref()) {
+        Err(error) if error.doing == Doing::ControlGroup => {
+            warnings.push(format!("copy {} of {} runs without limits: {error}", order.number, order.program));
+            group.take().iter().for_each(Group::remove);
+            launch(order, None)
+        }
+        launched => launched,
+    };
+    let child = child.map_err(|error| {
+        group.iter().for_each(Group::remove);
+        failed(error)
+    })?;
+    let pid = child.child.pid();
+    let saved = SavedCopy {
+        pid,
+        // As long as it was not reaped it is there; if it has ended already, nothing of it can be older than now.
+        began: groups::began(pid).unwrap_or_default(),
+        boot: groups::boot(),
+        mark: order.mark.to_owned(),
+        group: group.map(|group| group.path().to_owned()),
+        started_at: crate::journal::now(),
+        exit_code: None,
+        exit_signal: None,
+    };
+    let main = Main::new(child, true).map_err(|source| {
+        let sentence = format!("copy {} of {} cannot be watched: {source}", order.number, order.program);
+        NotStarted { sentence, source }
+    })?;
+    Ok(Started { copy: Copy::new(saved, Some(main)), warnings })
+}
+
+fn launch(order: &Order<'_>, group: Option<&Group>) -> Result<SparedChild, LaunchError> {
+    // If it is not there any more, it cannot be joined: told as such by the launch.
+    let door = group.map(|group| group.door().or_else(|_| std::fs::File::open("/dev/null")));
+    let door = door.transpose().unwrap_or_default();
+    let command: Vec<OsString> = order.command.iter().map(OsString::from).collect();
+    let sockets: Vec<BorrowedFd<'_>> = order.sockets.iter().map(|(_, socket)| *socket).collect();
+    let environment = environment::environment(order);
+    let launch = Launch {
+        command: &command,
+        environment: &environment,
+        pid_variable: environment::pid_variable(order),
+        directory: order.directory,
+        identity: order.user.map(|user| Identity { uid: user.uid, gid: user.gid, groups: &user.groups }),
+        umask: None,
+        open_files: order.limits.nofile,
+        control_group: door.as_ref().map(AsFd::as_fd),
+        stdin: order.stdin,
+        stdout: order.stdout.unwrap_or(order.output),
+        stderr: order.output,
+        sockets: &sockets,
+        first_socket: order.pass.first_fd,
+    };
+    SparedChild::start(|| launch.start())
 }
 
 /// Makes a listening socket wait in `accept`, as programs expect it that know nothing else. The flag belongs to the
@@ -114,6 +184,36 @@ pub(crate) fn make_blocking(socket: impl AsFd) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Copy {
     saved: SavedCopy,
+    /// Its first process. `None` for one of an earlier life, of which nobody has the pidfd.
+    main: Option<Main>,
+    exit: OnceLock<Exit>,
+    /// Processes that were seen to belong to it, and when each began.
+    known: Mutex<BTreeMap<u32, u64>>,
+}
+
+/// The first process.
+#[derive(Debug)]
+struct Main {
+    process: SparedChild,
+    ended: AsyncFd<Arc<Child>>,
+    /// Whether it is a child of this process, so that its ID is its own until it is reaped.
+    is_child: bool,
+}
+
+impl Main {
+    fn new(process: SparedChild, is_child: bool) -> io::Result<Self> {
+        Ok(Main { ended: reactor::register_child(Arc::clone(&process.child))?, process, is_child })
+    }
+
+    /// How it ended, if it did.
+    fn exit(&self) -> Option<Exit> {
+        if self.is_child {
+            return self.process.child.peek().unwrap_or(Some(Exit::Unknown));
+        }
+        let polled = &mut [rustix::event::PollFd::new(&*self.process.child, rustix::event::PollFlags::IN)];
+        let ended = rustix::event::poll(polled, Some(&rustix::event::Timespec::default()));
+        ended.is_ok_and(|count| count > 0).then_some(Exit::Unknown)
+    }
 }
 
 /// What is to be known of a copy to find it again; goes with its pidfd, if there is one.
@@ -138,16 +238,16 @@ pub(crate) struct SavedCopy {
     pub(crate) exit_signal: Option<i32>,
 }
 
-/// What became of a kill.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Killed {
-    /// Processes that had to be killed.
-    pub(crate) killed: u32,
-    /// Processes that could not be (they wait for a device, uninterruptibly), after the time was over.
-    pub(crate) left: u32,
-}
-
 impl Copy {
+    fn new(saved: SavedCopy, main: Option<Main>) -> Self {
+        let exit = match (saved.exit_code, saved.exit_signal) {
+            (Some(code), _) => OnceLock::from(Exit::Code(code)),
+            (None, Some(signal)) => OnceLock::from(Exit::Signal(signal)),
+            (None, None) => OnceLock::new(),
+        };
+        Copy { saved, main, exit, known: Mutex::default() }
+    }
+
     /// Its first process.
     pub(crate) fn pid(&self) -> u32 {
         self.saved.pid
@@ -166,12 +266,31 @@ impl Copy {
     /// Waits until the first process has ended; at once if it has. [`Exit::Unknown`] for one that is not this process's
     /// child. Cancel-safe, and may be called as often as one likes.
     pub(crate) async fn exited(&self) -> Exit {
-        std::future::pending().await
+        loop {
+            if let Some(exit) = self.exit() {
+                return exit;
+            }
+            let Some(main) = &self.main else { return Exit::Unknown };
+            match main.ended.readable().await {
+                // It stays readable.
+                Ok(_) => {}
+                Err(_) => return Exit::Unknown,
+            }
+        }
     }
 
-    /// Waits until nothing of it is left. Cancel-safe.
-    pub(crate) async fn gone(&self) {
-        std::future::pending().await
+    /// How the first process has ended, if it has.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        let found = match &self.main {
+            _ if self.exit.get().is_some() => None,
+            Some(main) => main.exit(),
+            None => Some(Exit::Unknown),
+        };
+        if let Some(found) = found {
+            // Somebody else may have noted the same.
+            let _ = self.exit.set(found);
+        }
+        self.exit.get().copied()
     }
 
     /// Sends a signal to the first process. That it has ended is no error.
@@ -179,23 +298,10 @@ impl Copy {
     /// # Errors
     /// There is no such signal, or it may not be sent.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        let _ = signal;
-        Ok(())
-    }
-
-    /// Sends a signal to all others; says to how many.
-    ///
-    /// # Errors
-    /// There is no such signal.
-    pub(crate) fn signal_rest(&self, signal: i32) -> io::Result<u32> {
-        let _ = signal;
-        Ok(0)
-    }
-
-    /// Kills everything that is left of it, also what is forked meanwhile, and waits until it has ended.
-    pub(crate) async fn kill_all(&self, limit: Duration) -> Killed {
-        let _ = limit;
-        Killed::default()
+        let signal = named(signal)?;
+        // Before it can end: what it leaves behind without a parent is known then.
+        self.members(&Survey::take());
+        self.main.as_ref().map_or(Ok(()), |main| main.process.child.signal(signal))
     }
 
     /// Its processes that live.
@@ -205,24 +311,33 @@ impl Copy {
 
     /// The same, for several copies after one look.
     pub(crate) fn processes_of(&self, survey: &Survey) -> Vec<u32> {
-        let _ = survey;
-        Vec::new()
+        self.members(survey).into_keys().collect()
     }
 
-    /// Whether this process belongs to it.
+    /// Whether this process belongs to it; also one that has just ended and was not reaped by its parent.
     pub(crate) fn owns(&self, pid: u32) -> bool {
-        let _ = pid;
-        false
+        self.belonging().has(pid)
+    }
+
+    /// Its control group, if it has one.
+    pub(crate) fn group(&self) -> Option<Group> {
+        self.saved.group.clone().map(Group::at)
     }
 
     /// What is written down of it.
     pub(crate) fn save(&self) -> SavedCopy {
-        self.saved.clone()
+        let mut saved = self.saved.clone();
+        match self.exit() {
+            Some(Exit::Code(code)) => saved.exit_code = Some(code),
+            Some(Exit::Signal(signal)) => saved.exit_signal = Some(signal),
+            Some(Exit::Unknown) | None => {}
+        }
+        saved
     }
 
-    /// The pidfd that goes with it; none if the first process has ended.
+    /// The pidfd that goes with it; none if nobody has one any more.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.main.as_ref().map(|main| main.process.child.as_fd())
     }
 
     /// A copy that was saved. Without a pidfd, what carries its mark or is in its group is found all the same: that is how
@@ -230,8 +345,59 @@ impl Copy {
     ///
     /// # Errors
     /// The pidfd cannot be watched.
-    pub(crate) fn restore(saved: SavedCopy, pidfd: Option<OwnedFd>) -> io::Result<Copy> {
-        drop(pidfd);
-        Ok(Copy { saved })
+    pub(crate) fn restore(mut saved: SavedCopy, pidfd: Option<OwnedFd>) -> io::Result<Copy> {
+        if saved.boot != groups::boot() {
+            // Nothing of it can be there: its numbers are others' by now.
+            (saved.pid, saved.began, saved.group) = (0, u64::MAX, None);
+            return Ok(Copy::new(saved, None));
+        }
+        let is_it = |child: &Child| groups::began(child.pid()).is_none_or(|began| began == saved.began);
+        let child = match pidfd {
+            Some(pidfd) => Some(Child::from_pidfd(saved.pid, pidfd)),
+            // The number may be another's: looked at again after it is held.
+            None => Child::of(saved.pid).ok().filter(|_| groups::began(saved.pid) == Some(saved.began)),
+        };
+        let main = match child.filter(is_it) {
+            Some(child) => {
+                // ECHILD for one that is not.
+                let is_child = child.peek().is_ok();
+                Some(Main::new(SparedChild::adopt(child), is_child)?)
+            }
+            None => None,
+        };
+        Ok(Copy::new(saved, main))
     }
+
+    /// By what its processes are known now.
+    fn belonging(&self) -> Belonging {
+        let is_held = self.main.as_ref().is_some_and(|main| main.is_child || main.exit().is_none());
+        Belonging {
+            session: is_held.then_some(self.saved.pid),
+            mark: self.saved.mark.clone(),
+            began: self.saved.began,
+            group: self.group(),
+            known: self.known.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// Its processes that live, which are known from now on.
+    fn members(&self, survey: &Survey) -> BTreeMap<u32, u64> {
+        let members = survey.members(&self.belonging());
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&members);
+        members
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if let Some(main) = self.main.as_ref().filter(|main| main.is_child) {
+            // If it has ended. Otherwise it is an orphan from now on.
+            let _ = main.process.child.try_wait();
+        }
+    }
+}
+
+fn named(signal: i32) -> io::Result<Signal> {
+    Signal::from_named_raw(signal)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("there is no signal {signal}")))
 }

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use handover_handoff::process::{self, Child, Exit, Spawn};
+use handover_handoff::process::{self, Child, Exit};
 
 static SPARED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
@@ -15,18 +15,26 @@ fn spared() -> MutexGuard<'static, BTreeSet<u32>> {
     SPARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A child that is not reaped as an orphan as long as this lives.
+/// A child that is not reaped as an orphan as long as this lives. Who has it reaps it ([`Child::try_wait`]); otherwise it is an
+/// orphan from then on.
 #[derive(Debug)]
-pub(super) struct SparedChild {
-    pub(super) child: Child,
+pub(crate) struct SparedChild {
+    pub(crate) child: Arc<Child>,
 }
 
 impl SparedChild {
-    pub(super) fn start(spawn: &Spawn<'_>) -> io::Result<Self> {
+    /// Starts one, by whatever makes one.
+    pub(crate) fn start<E>(start: impl FnOnce() -> Result<Child, E>) -> Result<Self, E> {
         let mut spared = spared();
-        let child = spawn.start()?;
+        let child = start()?;
         spared.insert(child.pid());
-        Ok(Self { child })
+        Ok(Self { child: Arc::new(child) })
+    }
+
+    /// One that was started before: by this process in an earlier life, or by another one.
+    pub(crate) fn adopt(child: Child) -> Self {
+        spared().insert(child.pid());
+        Self { child: Arc::new(child) }
     }
 }
 
@@ -36,7 +44,7 @@ impl Drop for SparedChild {
     }
 }
 
-/// Reaps the children that have ended, except for `workers` and those that a preflight waits for. Says which, and how
+/// Reaps the children that have ended, except for `workers` and those that are spared. Says which, and how
 /// they ended.
 ///
 /// # Errors

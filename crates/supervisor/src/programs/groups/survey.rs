@@ -1,0 +1,240 @@
+//! All processes at one moment, and which of them belong to a copy (proc_pid_stat(5)).
+//!
+//! ```text
+//!   in its group ─┐
+//!   its session ──┼─▶ belongs ─▶ and whatever descends from that
+//!   its mark ─────┤
+//!   known before ─┘
+//! ```
+//!
+//! A process can leave its session (setsid(2)) and lose its parent, and is found by the mark in its environment all the same.
+//! One that also overwrites its environment is found only in a control group.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use super::Group;
+
+/// The variable with the marks of the copies that a process belongs to, one inside the other.
+pub(crate) const MARK_VARIABLE: &str = "HANDOVER_MARK";
+/// Between two marks.
+pub(crate) const MARK_SEPARATOR: char = ';';
+/// Ancestors that are looked at.
+const MAX_ANCESTORS: usize = 64;
+
+/// All processes, as they were at one moment. Taking one reads all of `/proc`: some ten microseconds a process.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    processes: BTreeMap<u32, Process>,
+}
+
+/// One process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Process {
+    lives: bool,
+    parent: u32,
+    session: u32,
+    /// In ticks after boot: with the ID this names one process for ever.
+    began: u64,
+}
+
+/// By what a copy's processes are known.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Belonging {
+    /// The ID of its session, as long as it is certain that no other has it.
+    pub(crate) session: Option<u32>,
+    /// What stands in their environment.
+    pub(crate) mark: String,
+    /// When the first of them began, in ticks after boot.
+    pub(crate) began: u64,
+    /// Their control group.
+    pub(crate) group: Option<Group>,
+    /// Those that were seen before, and when each began.
+    pub(crate) known: BTreeMap<u32, u64>,
+}
+
+impl Survey {
+    /// Looks.
+    pub(crate) fn take() -> Self {
+        let Ok(entries) = fs::read_dir("/proc") else { return Self::default() };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        Survey { processes: pids.filter_map(|pid| Some((pid, Process::of(pid)?))).collect() }
+    }
+
+    /// The processes that live and belong to a copy, and when each began. Never this process.
+    pub(crate) fn members(&self, belonging: &Belonging) -> BTreeMap<u32, u64> {
+        let grouped = belonging.group.as_ref().map(Group::processes).unwrap_or_default();
+        let belongs = |pid: u32, process: &Process| {
+            grouped.contains(&pid)
+                || belonging.session == Some(process.session)
+                || belonging.known.get(&pid) == Some(&process.began)
+                || process.began >= belonging.began && has_mark(pid, &belonging.mark)
+        };
+        let all = self.living().filter(|(pid, process)| belongs(*pid, process));
+        let mut found: BTreeSet<u32> = all.map(|(pid, _)| pid).collect();
+        self.add_descendants(&mut found);
+        found.into_iter().filter_map(|pid| Some((pid, self.processes.get(&pid)?.began))).collect()
+    }
+
+    /// A process and all that descend from it.
+    pub(super) fn descendants(&self, pid: u32) -> BTreeSet<u32> {
+        let mut found = BTreeSet::from([pid]);
+        self.add_descendants(&mut found);
+        found.insert(pid);
+        found
+    }
+
+    /// Those that live, without this process.
+    fn living(&self) -> impl Iterator<Item = (u32, &Process)> {
+        let own = std::process::id();
+        self.processes
+            .iter()
+            .filter(|(_, process)| process.lives)
+            .map(|(pid, process)| (*pid, process))
+            .filter(move |(pid, _)| *pid != own)
+    }
+
+    fn add_descendants(&self, found: &mut BTreeSet<u32>) {
+        // A parent may have a higher ID than its child: until nothing is added any more.
+        loop {
+            let new = self
+                .living()
+                .filter(|(pid, process)| found.contains(&process.parent) && !found.contains(pid));
+            let new: Vec<u32> = new.map(|(pid, _)| pid).collect();
+            if new.is_empty() {
+                return;
+            }
+            found.extend(new);
+        }
+    }
+}
+
+impl Belonging {
+    /// Whether this one process belongs, without a look at all others. One that has ended and was not reaped yet still does.
+    pub(crate) fn has(&self, pid: u32) -> bool {
+        let grouped = self.group.as_ref().map(Group::processes).unwrap_or_default();
+        let mut next = pid;
+        for _ in 0..MAX_ANCESTORS {
+            let Some(process) = Process::of(next).filter(|_| next > 1 && next != std::process::id()) else {
+                return false;
+            };
+            if grouped.contains(&next)
+                || self.session == Some(process.session)
+                || self.known.get(&next) == Some(&process.began)
+                || process.began >= self.began && has_mark(next, &self.mark)
+            {
+                return true;
+            }
+            next = process.parent;
+        }
+        false
+    }
+}
+
+impl Process {
+    fn of(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        // The command's name is in parentheses and may hold anything, parentheses too.
+        let end = line.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(line.get(end + 1..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        let id = |at: usize| u32::try_from(number(at)?).ok();
+        Some(Process {
+            lives: !matches!(*fields.first()?, "Z" | "X" | "x"),
+            parent: id(1)?,
+            session: id(3)?,
+            began: number(19)?,
+        })
+    }
+}
+
+/// When a process began, in ticks after boot; `None` if there is none, or it has ended.
+pub(crate) fn began(pid: u32) -> Option<u64> {
+    Process::of(pid).filter(|process| process.lives).map(|process| process.began)
+}
+
+/// The bytes of memory that a process has resident; shared ones count whole.
+pub(crate) fn resident(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages.saturating_mul(u64::try_from(rustix::param::page_size()).ok()?))
+}
+
+/// Which boot this is.
+pub(crate) fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Whether a process has this mark among its own.
+fn has_mark(pid: u32, mark: &str) -> bool {
+    if mark.is_empty() {
+        return false;
+    }
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let prefix = [MARK_VARIABLE.as_bytes(), b"="].concat();
+    environment
+        .split(|byte| *byte == 0)
+        .filter_map(|variable| variable.strip_prefix(&*prefix))
+        .any(|marks| String::from_utf8_lossy(marks).split(MARK_SEPARATOR).any(|one| one == mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survey(processes: &[(u32, u32, u32, u64)]) -> Survey {
+        let one = |&(pid, parent, session, began): &(u32, u32, u32, u64)| {
+            (pid, Process { lives: true, parent, session, began })
+        };
+        Survey { processes: processes.iter().map(one).collect() }
+    }
+
+    fn ids(members: BTreeMap<u32, u64>) -> Vec<u32> {
+        members.into_keys().collect()
+    }
+
+    #[test]
+    fn a_line_is_read_whatever_the_command_is_called() {
+        let line = b"7 (a) Z (b) S 3 7 5 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1000 10 0";
+        let process = Process::parse(line).unwrap();
+        assert_eq!(process, Process { lives: true, parent: 3, session: 5, began: 98_765 });
+        assert!(!Process::parse(b"7 (a) Z 3 7 5 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 9 1 1 0").unwrap().lives);
+        assert_eq!(Process::parse(b"7 (a"), None);
+    }
+
+    #[test]
+    fn a_session_belongs_and_what_descends_from_it_and_what_was_known() {
+        let all = survey(&[
+            (4_000_010, 1, 4_000_010, 5),
+            (4_000_011, 4_000_010, 4_000_010, 6),
+            // It has a session of its own, and a higher ID than its child.
+            (4_000_030, 4_000_011, 4_000_030, 7),
+            (4_000_020, 4_000_030, 4_000_020, 8),
+            // It was seen before; the next one has the ID of one that was.
+            (4_000_040, 1, 4_000_040, 9),
+            (4_000_050, 1, 4_000_050, 10),
+        ]);
+        let known = BTreeMap::from([(4_000_040, 9), (4_000_050, 3)]);
+        let belonging = Belonging { session: Some(4_000_010), known, ..Belonging::default() };
+        assert_eq!(ids(all.members(&belonging)), [4_000_010, 4_000_011, 4_000_020, 4_000_030, 4_000_040]);
+        let nobody = Belonging { session: None, ..Belonging::default() };
+        assert_eq!(all.members(&nobody).len(), 0);
+    }
+
+    #[test]
+    fn this_process_is_found_with_its_memory_and_belongs_to_nothing() {
+        let own = std::process::id();
+        let all = Survey::take();
+        assert!(all.processes.contains_key(&own));
+        assert!(began(own).is_some() && resident(own).unwrap() > 0);
+        assert!(!boot().is_empty());
+        let session = all.processes[&own].session;
+        let belonging = Belonging { session: Some(session), ..Belonging::default() };
+        assert!(!all.members(&belonging).contains_key(&own));
+        assert!(!belonging.has(own));
+    }
+}
