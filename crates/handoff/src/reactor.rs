@@ -1,8 +1,10 @@
 //! Channels and processes in tokio's event loop (feature `tokio`).
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::channel::Channel;
@@ -36,5 +38,19 @@ pub fn register_child(child: Arc<Child>) -> io::Result<AsyncFd<Arc<Child>>> {
     // to the child, so that the pidfd is not closed before.
     #[allow(unsafe_code, reason = "see above")]
     let registered = unsafe { AsyncFd::register(child) };
+    registered.map_err(io::Error::from)
+}
+
+/// Registers any descriptor, to wait until it can be read from (until it becomes so: what is said once is not said again).
+///
+/// # Errors
+/// As [`register_channel`]; EPERM: it is of a kind that cannot be waited for, as a file.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub fn register_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as for a channel: the `AsyncFd` owns the descriptor, which always has the same number.
+    #[allow(unsafe_code, reason = "see above")]
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
     registered.map_err(io::Error::from)
 }

@@ -167,9 +167,10 @@ fn start(program: &str, spec: &CommandSpec, setting: &Setting) -> Result<(Runnin
         output: writer.as_fd(),
         groups: &setting.groups,
     };
-    let started = copy::start(&order).map_err(|error| match &error.source.raw_os_error() {
-        Some(_) => format!("{error}: {}", error.source),
-        None => error.to_string(),
+    let started = copy::start(&order).map_err(|error| {
+        // It is no copy: what is to be said of it, the caller says.
+        let sentence = error.to_string();
+        sentence.split_once(" cannot be started: ").map_or(sentence.clone(), |(_, why)| why.to_owned())
     })?;
     Ok((Running { copy: Some(started.copy) }, reader))
 }

@@ -7,7 +7,7 @@
 mod diag;
 mod tables;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -139,6 +139,29 @@ pub(crate) async fn established_on(places: Vec<Address>) -> io::Result<u64> {
             count += tables::unix()?.iter().filter(at).count();
         }
         Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    })
+    .await
+}
+
+/// The connections at these addresses that nobody has accepted yet, by their far ends; those over Unix sockets, which have no
+/// names, by numbers from 0.
+///
+/// # Errors
+/// As [`survey`].
+pub(crate) async fn waiting_at(places: Vec<Address>) -> io::Result<BTreeSet<String>> {
+    elsewhere(move || {
+        let mut waiting = BTreeSet::new();
+        for place in &places {
+            if matches!(place, Address::Tcp(_)) {
+                let here = |one: &tables::Tcp| one.inode == 0 && is_tcp_at(place, one.local);
+                waiting.extend(tables::tcp()?.iter().filter(|one| here(one)).map(|one| one.peer.to_string()));
+            } else {
+                let here = |one: &tables::Unix| one.inode == 0 && is_unix_at(place, &one.path);
+                let count = tables::unix()?.iter().filter(|one| here(one)).count();
+                waiting.extend((0..count).map(|number| format!("{place} {number}")));
+            }
+        }
+        Ok(waiting)
     })
     .await
 }

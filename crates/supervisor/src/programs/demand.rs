@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use handover_handoff::reactor;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
@@ -98,7 +98,7 @@ impl Arrivals {
     /// # Errors
     /// The system is out of descriptors or watches.
     pub(crate) fn watch(sockets: &[Arc<OwnedFd>]) -> io::Result<Self> {
-        let watch = |socket: &Arc<OwnedFd>| AsyncFd::with_interest(socket.try_clone()?, Interest::READABLE);
+        let watch = |socket: &Arc<OwnedFd>| reactor::register_readable(socket.try_clone()?);
         Ok(Self { sockets: sockets.iter().map(watch).collect::<io::Result<_>>()? })
     }
 

@@ -1,24 +1,66 @@
 //! A process for each connection.
+//!
+//! ```text
+//!   ┌─▶ is there room? ──yes──▶ accept ──▶ start a process ──┐
+//!   │       │ no: until one ends, or its time comes          │
+//!   └───────┴─────────────────────────────────────────────────┘
+//! ```
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Order, Running, View};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::gate::{Admission, Gate};
+use super::processes::Processes;
+use super::{Order, SavedProcess, View, is_shortage};
+use crate::programs::copy;
+use crate::programs::demand::Arrivals;
+
+/// How long it waits when the system is short of something.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Accepts connections and starts a process for each. Dropped, it accepts nothing more; processes that run go on.
 #[derive(Debug)]
-pub(crate) struct Each;
+pub(crate) struct Each {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    order: Mutex<Arc<Order>>,
+    changed: Notify,
+    processes: Processes,
+}
+
+impl Drop for Each {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 impl Each {
-    /// Begins. `adopted`: processes that an earlier supervisor has started, each held by its pidfd.
+    /// Begins. `adopted`: processes that an earlier supervisor has started. Needs a tokio runtime.
     ///
     /// # Errors
     /// A socket cannot be watched.
-    pub(crate) fn start(order: Order, adopted: Vec<(Running, OwnedFd)>) -> io::Result<Self> {
-        let _ = (order, adopted);
-        Ok(Self)
+    pub(crate) fn start(order: Order, adopted: Vec<(SavedProcess, Option<OwnedFd>)>) -> io::Result<Self> {
+        let arrivals = watch(&order)?;
+        let processes = Processes::default();
+        processes.restore(adopted, &order);
+        let order = Mutex::new(Arc::new(order));
+        let shared = Arc::new(Shared { order, changed: Notify::new(), processes });
+        let task = tokio::spawn(Arc::clone(&shared).run(arrivals)).abort_handle();
+        Ok(Self { shared, task })
     }
 
     /// From the next connection on, this is started. Those that run end as they were started.
@@ -26,24 +68,176 @@ impl Each {
     /// # Errors
     /// A socket cannot be watched; then nothing has changed.
     pub(crate) fn replace(&self, order: Order) -> io::Result<()> {
-        let _ = order;
+        drop(watch(&order)?);
+        *self.shared.order.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(order);
+        // Kept for the task if it does something else at this moment.
+        self.shared.changed.notify_one();
         Ok(())
     }
 
     /// How it stands.
     pub(crate) fn view(&self) -> View {
-        View::default()
+        self.shared.processes.view()
     }
 
     /// What runs, each with its pidfd, for the next supervisor.
-    pub(crate) fn save(&self) -> Vec<(Running, Arc<OwnedFd>)> {
-        Vec::new()
+    pub(crate) fn save(&self) -> Vec<(SavedProcess, Option<Arc<OwnedFd>>)> {
+        self.shared.processes.save()
     }
 
-    /// Accepts nothing more, and waits until all have ended: those that have not within `limit` are killed, with their process
-    /// groups. Says how many that were.
-    pub(crate) async fn stop(self, limit: Duration) -> u64 {
-        let _ = limit;
-        0
+    /// Accepts nothing more, from this moment on, and waits until all have ended: those that have not within `limit` are
+    /// killed, with all that they have started. Says how many of them. What runs is still in [`Each::view`] meanwhile.
+    pub(crate) fn stop(&self, limit: Duration) -> impl Future<Output = u64> + Send + 'static + use<> {
+        self.task.abort();
+        self.shared.processes.clone().end(limit)
     }
+}
+
+/// Sets its sockets to what is needed to accept from them here, and watches them.
+fn watch(order: &Order) -> io::Result<Arrivals> {
+    for socket in &order.sockets {
+        rustix::io::ioctl_fionbio(socket, true)?;
+    }
+    Arrivals::watch(&order.sockets)
+}
+
+impl Shared {
+    fn order(&self) -> Arc<Order> {
+        Arc::clone(&self.order.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn run(self: Arc<Self>, mut arrivals: Arrivals) {
+        let mut order = self.order();
+        let mut gate = Gate::new(order.processes, order.per_second);
+        let epoch = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.changed.notified() => {}
+                () = self.serve(&order, &arrivals, &mut gate, epoch) => {}
+            }
+            order = self.order();
+            gate.change(order.processes, order.per_second);
+            match watch(&order) {
+                Ok(watched) => arrivals = watched,
+                Err(error) => {
+                    self.processes.complain(
+                        &order.program,
+                        "watch",
+                        &format!("its sockets cannot be watched: {error}"),
+                    );
+                    sleep(SHORTAGE_PAUSE).await;
+                    self.changed.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Serves one connection after the other, for ever. Nothing is lost when it is dropped: it waits only while no connection
+    /// was accepted.
+    async fn serve(&self, order: &Order, arrivals: &Arrivals, gate: &mut Gate, epoch: Instant) {
+        let mut was_held = false;
+        loop {
+            let ended = self.processes.one_ended();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            let admission = gate.ask(epoch.elapsed(), self.processes.count());
+            if admission != Admission::Now && !was_held && waits(order) {
+                was_held = true;
+                self.processes.held_back(&order.program, &told(admission, order));
+            }
+            match admission {
+                Admission::Full => {
+                    ended.await;
+                    continue;
+                }
+                Admission::At(at) => {
+                    sleep_until(epoch + at).await;
+                    continue;
+                }
+                Admission::Now => {}
+            }
+            match accept(order) {
+                Ok(Some((connection, peer))) => {
+                    was_held = false;
+                    gate.pass(epoch.elapsed());
+                    self.launch(order, &connection, peer);
+                }
+                Ok(None) => drop(arrivals.next().await),
+                Err(error) => {
+                    let what = format!("a connection cannot be accepted: {error}");
+                    self.processes.complain(&order.program, "accept", &what);
+                    sleep(SHORTAGE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Starts a process for a connection; if that fails, the connection is closed.
+    fn launch(&self, order: &Order, connection: &OwnedFd, peer: Option<SocketAddr>) {
+        let mut more = Vec::new();
+        if let Some(peer) = peer {
+            let host = peer.ip().to_canonical().to_string();
+            more.extend([
+                ("REMOTE_ADDR", host.clone()),
+                ("REMOTE_HOST", host),
+                ("REMOTE_PORT", peer.port().to_string()),
+            ]);
+        }
+        let number = u32::try_from(self.processes.started() + 1).unwrap_or(u32::MAX);
+        let started =
+            copy::new_mark(&order.program, number).map_err(|error| error.to_string()).and_then(|mark| {
+                let both = (connection.as_fd(), Some(connection.as_fd()));
+                order.start(&mark, number, both.0, both.1, &more).map_err(|error| error.to_string())
+            });
+        match started {
+            Ok(started) => {
+                for warning in started.warnings {
+                    self.processes.complain(&order.program, "warning", &warning);
+                }
+                let peer = peer.map_or("a local process".to_owned(), |peer| peer.to_string());
+                drop(self.processes.add(started.copy, Some(peer), order, true));
+            }
+            Err(why) => self.processes.failed(&order.program, "start", why),
+        }
+    }
+}
+
+fn told(admission: Admission, order: &Order) -> String {
+    match admission {
+        Admission::Full => {
+            format!("{} processes run, as many as may: connections wait until one ends", order.processes)
+        }
+        _ => format!(
+            "{} processes were started in a second, as many as may: connections wait",
+            order.per_second
+        ),
+    }
+}
+
+/// Whether a connection waits at any of its sockets.
+fn waits(order: &Order) -> bool {
+    let mut polled: Vec<PollFd<'_>> =
+        order.sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// The next connection of any of its sockets, and who is at the other end (nobody knows, over a Unix socket).
+fn accept(order: &Order) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
+    for socket in &order.sockets {
+        loop {
+            // The connection itself waits for its reader, as such programs expect it.
+            match rustix::net::acceptfrom_with(socket, SocketFlags::CLOEXEC) {
+                Ok((connection, peer)) => {
+                    return Ok(Some((connection, peer.and_then(|peer| SocketAddr::try_from(peer).ok()))));
+                }
+                Err(Errno::AGAIN) => break,
+                Err(errno) if is_shortage(&errno.into()) => return Err(errno.into()),
+                Err(Errno::INVAL | Errno::BADF | Errno::NOTSOCK) => break,
+                // It was gone before it was accepted (accept(2)).
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(None)
 }
