@@ -30,6 +30,8 @@ use crate::protocol::{Settings, ToWorker, Traffic};
 const KEEP_INTERVAL: Duration = Duration::from_millis(50);
 /// Operations of the supervisor's own that may wait for their turn. There is one for each program at most.
 const MAX_OWN: usize = 1024;
+/// Descriptors that a worker is given to keep at most: one message has no room for more than 4096.
+const MAX_KEPT: usize = 4000;
 /// The calls of the driver's own `Traffic` messages are counted from here; those of the programs' are below.
 const OWN_CALLS: u64 = 1 << 63;
 
@@ -145,6 +147,12 @@ impl Driver {
             return;
         }
         self.hosting.kept_last = Some(Instant::now());
+        if kept.descriptors.len() > MAX_KEPT {
+            return tracing::error!(
+                "{} descriptors are more than a worker can keep: if this supervisor dies, its programs are started anew",
+                kept.descriptors.len()
+            );
+        }
         let serving = self.serving.as_ref().map(|serving| serving.worker);
         for (key, worker) in &self.workers {
             if !worker.is_ending && (Some(*key) == serving || self.hosting.told.contains(key)) {

@@ -17,6 +17,7 @@
 mod adoption;
 mod endings;
 mod probation;
+mod programs;
 mod reexec;
 mod reloads;
 mod rollbacks;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         rollbacks::TESTS,
         reexec::TESTS,
         upgrades::TESTS,
+        programs::TESTS,
     ];
     run_tests(&all.concat())
 }

@@ -25,6 +25,9 @@ pub const SHORT_LIMITS: &str = "FAKE_SHORT_LIMITS";
 /// Variable that says which generation of the journal to start from.
 pub const START_FROM: &str = "FAKE_START_FROM";
 
+/// Variable that makes it a server that is there for its programs.
+pub const FOR_PROGRAMS: &str = "FAKE_FOR_PROGRAMS";
+
 /// A tracing subscriber that writes what happens to stderr, where a failing test shows it.
 struct Log;
 
@@ -79,6 +82,7 @@ pub fn supervise() -> ExitCode {
             ..options.limits
         };
     }
+    options.for_programs = std::env::var_os(FOR_PROGRAMS).is_some();
     options.start_from = match std::env::var(START_FROM).as_deref() {
         Ok("last") => Some(StartFrom::Last),
         Ok(number) => Some(StartFrom::Generation(number.parse().unwrap())),

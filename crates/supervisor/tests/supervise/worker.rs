@@ -13,9 +13,12 @@
 //! | `commit orphan-once PATH` | kills the supervisor when told to commit, and then commits; the same condition |
 //! | `drain hang` / `losses N` | never says that it has drained / says that N connections were cut |
 //! | `stop hang` | does not exit |
+//! | `hold NAME ADDRESS` | holds that listener, and accepts nothing from it: it is a program's |
+//! | `program JSON` | has that program |
+//! | `quiet hang` | never says that nothing is in flight |
 //!
 //! Actions: `echo`, `fail`, `die`, `orphan`; `carry TEXT` hands TEXT over as carried state, `carried` says what it has of
-//! that; `asked` says what came of the reload that it asks for when told to open log files again; `held` says how many
+//! that; `traffic` says where requests to programs go, `kept` how many descriptors it keeps for them; `asked` says what came of the reload that it asks for when told to open log files again; `held` says how many
 //! sockets it holds.
 
 use std::io::Write;
@@ -35,7 +38,7 @@ use handover_handoff::succession::Door;
 use handover_handoff::{Bundle, ChannelError, memfd};
 use handover_supervisor::protocol::{
     Address, BindResult, GuardFigures, GuardLimits, ListenerSpec, PROTOCOL_VERSION, Report, Serving,
-    Settings, Source, ToSupervisor, ToWorker, WorkerChannel,
+    Settings, Source, ToSupervisor, ToWorker, Traffic, WorkerChannel,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -72,6 +75,8 @@ struct Worker {
     carried: Option<OwnedFd>,
     held: Vec<(ListenerSpec, OwnedFd)>,
     asked: Option<(bool, String)>,
+    traffic: Traffic,
+    kept: Option<(String, Vec<OwnedFd>)>,
     mark: String,
     role: Role,
 }
@@ -89,6 +94,8 @@ pub fn run() -> ExitCode {
         carried: None,
         held: Vec::new(),
         asked: None,
+        traffic: Traffic::default(),
+        kept: None,
         mark: upgrading::mark(),
         role: Role::Serves,
     };
@@ -154,7 +161,15 @@ impl Worker {
                 self.accept();
                 self.say(&ToSupervisor::Resumed { call }, &[]);
             }
-            ToWorker::Traffic { .. } | ToWorker::AwaitQuiet { .. } | ToWorker::Keep { .. } => {}
+            ToWorker::Traffic { call, traffic } => {
+                self.traffic = *traffic;
+                self.say(&ToSupervisor::TrafficSet { call }, &[]);
+            }
+            ToWorker::AwaitQuiet { .. } if self.says("quiet hang") => {}
+            ToWorker::AwaitQuiet { call, .. } => {
+                self.say(&ToSupervisor::Quiet { call, left: 0, held: 0 }, &[]);
+            }
+            ToWorker::Keep { programs } => self.kept = Some((programs, fds)),
             ToWorker::Action { call, name, body } => self.act(call, &name, &body),
             ToWorker::Report { call, what } => {
                 let body = match what {
@@ -217,7 +232,7 @@ impl Worker {
                 held: self.held.iter().map(|(spec, _)| spec.clone()).collect(),
                 carried: self.carried.is_some(),
                 executable: true,
-                programs: None,
+                programs: self.kept.as_ref().map(|(programs, _)| programs.clone()),
             })
         });
         if serving.is_none() {
@@ -231,7 +246,10 @@ impl Worker {
         let mut fds: Vec<_> =
             bundle.iter().chain(sockets).chain(held).chain(carried).map(AsFd::as_fd).collect();
         fds.extend(serving.is_some().then_some(executable.as_fd()));
-        let actions = ["echo", "fail", "die", "orphan", "carry", "carried", "asked", "held"];
+        let kept = self.kept.iter().filter(|_| serving.is_some()).flat_map(|(_, kept)| kept);
+        fds.extend(kept.map(AsFd::as_fd));
+        let actions =
+            ["echo", "fail", "die", "orphan", "carry", "carried", "asked", "held", "traffic", "kept"];
         let actions = actions.map(str::to_owned).to_vec();
         let version = upgrading::version();
         let is_old = self.role == Role::Candidate && self.mark.contains("hello-old");
@@ -284,7 +302,8 @@ impl Worker {
         if !problems.is_empty() {
             return self.say(&ToSupervisor::Rejected { candidate: number, problems, unreachable }, &[]);
         }
-        let specs: Vec<ListenerSpec> = values(&text, "listen").map(|listen| spec(&listen)).collect();
+        let listeners = values(&text, "listen").chain(values(&text, "hold"));
+        let specs: Vec<ListenerSpec> = listeners.map(|listen| spec(&listen)).collect();
         self.say(&ToSupervisor::Need { candidate: number, listeners: specs.clone() }, &[]);
         let sockets = Vec::new();
         let carried = None;
@@ -388,6 +407,9 @@ impl Worker {
             .specs
             .iter()
             .zip(&serving.sockets)
+            .filter(|(spec, _)| {
+                !values(&serving.text, "hold").any(|held| held.starts_with(&format!("{} ", spec.name)))
+            })
             .map(|(spec, socket)| (matches!(spec.address, Address::Tcp(_)), socket.try_clone().unwrap()))
             .collect();
         self.acceptor = Some(Acceptor::start(listeners, line));
@@ -419,6 +441,8 @@ impl Worker {
             }
             "asked" => (true, format!("{:?}", self.asked)),
             "held" => (true, self.held.len().to_string()),
+            "traffic" => (true, serde_json::to_string(&self.traffic).unwrap()),
+            "kept" => (true, self.kept.as_ref().map_or(0, |(_, kept)| kept.len()).to_string()),
             "echo" => (true, body.to_owned()),
             "die" => std::process::exit(9),
             "orphan" => {
@@ -487,6 +511,7 @@ fn settings(text: &str) -> Settings {
         control_mode: Some(0o640),
         drain_limit: Some(Duration::from_secs(10)),
         guard: guarded.then_some(GuardLimits::DEFAULT),
+        programs: values(text, "program").map(|json| serde_json::from_str(&json).unwrap()).collect(),
         ..Settings::default()
     }
 }
