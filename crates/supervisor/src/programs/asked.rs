@@ -30,6 +30,13 @@ pub(crate) struct Asker {
     pub(crate) comment: Option<String>,
 }
 
+impl Asker {
+    /// The supervisor, for what nobody remembers who has asked for it.
+    pub(crate) fn supervisor() -> Self {
+        Asker { id: String::new(), actor: Actor::supervisor(), comment: None }
+    }
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {

@@ -13,35 +13,50 @@
 mod asked;
 mod checks;
 mod commands;
+mod common;
 mod connections;
 mod copy;
 mod demand;
 mod editions;
+mod flows;
 mod groups;
+mod happened;
+mod hosted;
 mod inetd;
+mod leftovers;
+mod looking;
 mod memory;
 mod names;
 mod notify;
+mod order;
 mod out;
 mod output;
 mod private;
 mod reloading;
+mod saving;
 mod state;
+mod traffic;
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use handover_api::{LogLine, PauseStatus, ProgramStatus, Refused};
 use handover_lifecycle::OperationKey;
-use tokio::sync::broadcast;
+use tokio::sync::mpsc;
 
 use crate::protocol::{Address, Names, ProgramSpec, Traffic};
+use common::Common;
+use editions::Edition;
+use flows::{Flows, Scene};
+use happened::Inner;
+use hosted::Hosted;
+use order::{All, Ending, Exam};
+use traffic::{PausedBy, Quiet, Waiter};
 
 pub(crate) use asked::Asker;
 pub use asked::{Asked, GUARD_TIME, What};
+pub(crate) use happened::Happened;
 pub(crate) use out::{Ended, Kept, Out, Said};
 
 /// What programs need to know of their server.
@@ -71,74 +86,287 @@ pub(crate) struct SharedSocket {
 /// All sockets of a generation; those that no program names do no harm.
 pub(crate) type Sockets = Vec<SharedSocket>;
 
-/// Something that came of a task of [`Programs`]. Opaque: it goes back to [`Programs::take`].
-#[derive(Debug)]
-pub(crate) struct Happened;
+/// Where a shared socket really listens, as an address.
+fn actual_address(shared: &SharedSocket) -> Address {
+    match shared.actual.parse() {
+        Ok(address) => Address::Tcp(address),
+        Err(_) => shared.address.clone(),
+    }
+}
 
 /// All programs.
 #[derive(Debug)]
 pub(crate) struct Programs {
     setup: Setup,
-    out: Vec<Out>,
+    common: Common,
+    all: All,
+    names: Names,
+    flows: Flows,
+    happened: mpsc::UnboundedReceiver<Happened>,
+    exam: Option<Exam>,
+    /// Everything ends.
+    ending: Option<Ending>,
+    /// Nothing new is begun: this process is about to become another program.
+    resting: bool,
+    /// What was said once.
+    said: Told,
+}
+
+/// What the driver was told, and need not be told again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    settled: bool,
+    all_ended: bool,
+    stopped: bool,
 }
 
 impl Programs {
-    /// None yet.
+    /// None yet. What an earlier life has left on the disk is read.
     pub(crate) fn new(setup: Setup) -> Self {
-        Programs { setup, out: Vec::new() }
+        let mut programs = Self::empty(setup);
+        // Their processes were ended by `end_leftovers`, before anything was bound.
+        let _ = programs.common.read_state();
+        programs
+    }
+
+    fn empty(setup: Setup) -> Self {
+        let (sender, happened) = mpsc::unbounded_channel();
+        Programs {
+            common: Common::new(&setup, sender),
+            setup,
+            all: All::new(),
+            names: Names::default(),
+            flows: Flows::default(),
+            happened,
+            exam: None,
+            ending: None,
+            resting: false,
+            said: Told::default(),
+        }
+    }
+
+    /// Ends the processes of an earlier life that still run, and says which: before anything is bound, and only at a start that
+    /// takes over from nobody. Bounded.
+    pub(crate) async fn end_leftovers(setup: &Setup) -> Vec<String> {
+        leftovers::end(setup).await
     }
 
     /// The next thing that happened, a deadline included. Cancel-safe. Never ready as long as there is nothing to wait for.
     pub(crate) async fn next(&mut self) -> Happened {
-        std::future::pending().await
+        let deadline = self.deadline().map(tokio::time::Instant::from_std);
+        let time = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(happened) = self.happened.recv() => happened,
+            () = time => Happened(Inner::Deadline),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.resting {
+            return None;
+        }
+        let machines = self.all.values().filter_map(Hosted::deadline).min();
+        let machines = machines.and_then(|at| self.common.moment(at));
+        let ending = self.ending.as_ref().filter(|_| !self.said.stopped).map(Ending::deadline);
+        machines.into_iter().chain(self.common.board.deadline()).chain(ending).min()
     }
 
     /// Takes in what happened.
-    pub(crate) fn take(&mut self, _happened: Happened) {}
+    pub(crate) fn take(&mut self, happened: Happened) {
+        match happened.0 {
+            Inner::Deadline => {}
+            Inner::Of(program, what) => {
+                if let Some(hosted) = self.all.get_mut(&program) {
+                    hosted.happened(&mut self.common, what);
+                }
+            }
+            Inner::Written(result) => {
+                if let Err(why) = &result {
+                    tracing::error!("{why}; a start after a crash would not know which slots serve");
+                }
+                for (program, call) in self.common.written(result.is_ok()) {
+                    if let Some(hosted) = self.all.get_mut(&program) {
+                        hosted.saved(&mut self.common, call, result.is_ok());
+                    }
+                }
+            }
+        }
+        self.go_on();
+    }
 
-    /// Why this cannot even become an operation: what it is about is not there. Everything else is found out by
-    /// [`Programs::ask`].
-    pub(crate) fn refusal(&self, asked: &Asked) -> Option<Refused> {
-        let names_a_program = !matches!(
-            asked.what,
-            What::Pause { .. } | What::Resume | What::DrainEndpoint { .. } | What::EnableEndpoint
-        );
-        let name = asked.target.as_ref().filter(|_| names_a_program)?;
-        let known: Vec<String> = self.status().into_iter().map(|program| program.name).collect();
-        (!known.contains(name)).then(|| Refused::NoSuchProgram { name: name.clone(), known })
+    /// What follows from all that has happened until now.
+    fn go_on(&mut self) {
+        if self.resting {
+            return;
+        }
+        for hosted in self.all.values_mut() {
+            hosted.time(&mut self.common);
+        }
+        self.end_pauses();
+        if let Some(exam) = &mut self.exam {
+            exam.go_on(&mut self.common, &mut self.all);
+        }
+        self.remove_those_that_left();
+        if let Some(ending) = &mut self.ending {
+            if !self.said.stopped && ending.go_on(&mut self.common, &mut self.all) {
+                self.said.stopped = true;
+                let clean = self.all.values().all(Hosted::is_over);
+                self.common.place.remove();
+                self.common.out.push(Out::Stopped { clean });
+            }
+            return;
+        }
+        loop {
+            let ready = order::ready_to_begin(&self.all);
+            if ready.is_empty() {
+                break;
+            }
+            for name in ready {
+                if let Some(hosted) = self.all.get_mut(&name) {
+                    hosted.begin(&mut self.common);
+                }
+            }
+        }
+        self.tell_whole();
+    }
+
+    /// What is true of all programs together.
+    fn tell_whole(&mut self) {
+        if !self.said.settled && !self.all.is_empty() && self.is_settled() {
+            self.said.settled = true;
+            self.common.out.push(Out::Settled);
+        }
+        let all_ended =
+            !self.all.is_empty() && self.all.values().all(|hosted| hosted.has_ended() && hosted.is_over());
+        if all_ended && !self.said.all_ended {
+            let mut codes = self.all.values().map(Hosted::code);
+            let code = match self.all.len() {
+                1 => codes.next().unwrap_or(0),
+                _ => u8::from(codes.any(|code| code != 0)),
+            };
+            self.common.out.push(Out::AllEnded { code });
+        }
+        self.said.all_ended = all_ended;
+    }
+
+    fn end_pauses(&mut self) {
+        let now = Instant::now();
+        let over = self.common.board.resume(|paused| paused.until <= now);
+        if over.is_empty() {
+            return;
+        }
+        for paused in &over {
+            if matches!(paused.by, PausedBy::Operator(_)) {
+                let notice = format!("the pause of {} is over: nobody resumed it in time", paused.target);
+                self.common.out.push(Out::Notice(notice));
+            }
+        }
+        self.common.say_traffic(None);
+    }
+
+    fn remove_those_that_left(&mut self) {
+        let in_exam = |hosted: &Hosted| hosted.is_nothing() && self.exam.is_none();
+        let left: Vec<String> = self
+            .all
+            .values()
+            .filter(|hosted| hosted.has_left() || in_exam(hosted))
+            .map(|hosted| hosted.name.clone())
+            .collect();
+        for name in left {
+            let Some(mut hosted) = self.all.remove(&name) else { continue };
+            let again = hosted.take_again();
+            self.common.forget_program(&name);
+            if let Some((edition, keys)) = again {
+                let mut hosted = Hosted::new(&name, keys);
+                hosted.apply(&mut self.common, edition, false);
+                self.all.insert(name, hosted);
+            } else {
+                self.common.say_traffic(None);
+            }
+        }
     }
 
     /// A carried operation begins. It ends with [`Out::Ended`], at once or within [`Programs::limit`].
     pub(crate) fn ask(&mut self, operation: OperationKey, asked: &Asked, asker: Asker) {
-        let _ = (operation, asked, asker);
+        if asked.what.is_about_traffic() {
+            let mut scene = Scene { common: &mut self.common, hosted: &self.all, names: &self.names };
+            self.flows.ask(&mut scene, operation, asked, &asker);
+            return self.go_on();
+        }
+        let name = program_name(asked).unwrap_or_default();
+        match self.all.get_mut(name).filter(|hosted| !hosted.is_leaving()) {
+            Some(hosted) => hosted.ask(&mut self.common, operation, &asked.what, asker),
+            None => {
+                let why = format!("there is no program {name:?} any more");
+                flows::refuse(&mut self.common, operation, why);
+            }
+        }
+        self.go_on();
     }
 
     /// The longest time that it may take.
     pub(crate) fn limit(&self, asked: &Asked) -> Duration {
-        let _ = asked;
-        Duration::from_secs(60)
+        if asked.what.is_about_traffic() {
+            return flows::longest(&asked.what);
+        }
+        let hosted = program_name(asked).and_then(|name| self.all.get(name));
+        hosted.map_or(Duration::from_secs(5), |hosted| hosted.longest(&asked.what))
     }
 
     /// It is to end as soon as possible, with what served before serving on; [`Out::Ended`] follows.
     pub(crate) fn call_off(&mut self, operation: OperationKey) {
-        let _ = operation;
+        if !self.flows.call_off(&mut self.common, operation) {
+            let common = &mut self.common;
+            let _ = self.all.values_mut().any(|hosted| hosted.call_off(common, operation));
+        }
+        self.go_on();
     }
 
     /// Whether a reload to these needs an exam, and the longest time that it may take.
     pub(crate) fn differs(&self, specs: &[ProgramSpec]) -> Option<Duration> {
-        let _ = specs;
-        None
+        let limits: Vec<_> = specs.iter().filter_map(|spec| self.exam_limit(spec)).collect();
+        // Those that come after others are examined after them.
+        (!limits.is_empty()).then(|| limits.iter().sum())
+    }
+
+    /// The longest time that the exam of this definition may take; `None` if it needs none, or cannot have one.
+    fn exam_limit(&self, spec: &ProgramSpec) -> Option<Duration> {
+        if spec.accept != crate::protocol::Accept::Program
+            || self.common.sockets.is_empty() && self.all.is_empty() && !self.said.settled
+        {
+            return None;
+        }
+        match self.all.get(&spec.name) {
+            Some(hosted) if hosted.is_leaving() => None,
+            Some(hosted) if !hosted.starts_otherwise(spec) => None,
+            Some(hosted) => hosted.longest_exam(spec),
+            None => Hosted::new(&spec.name, 1).longest_exam(spec),
+        }
     }
 
     /// Starts what is new beside what runs, and proves it; [`Out::Examined`] follows. Then [`Programs::apply`] with the same
     /// operation, or [`Programs::abort`].
     pub(crate) fn examine(&mut self, operation: OperationKey, specs: &[ProgramSpec], sockets: Sockets) {
-        let _ = (operation, specs, sockets);
+        let examined = specs.iter().filter(|spec| self.exam_limit(spec).is_some());
+        let examined = examined.cloned().map(Arc::new).collect();
+        self.exam = Some(Exam::new(operation, examined, sockets));
+        self.go_on();
     }
 
     /// What was started for this exam is killed.
     pub(crate) fn abort(&mut self, operation: OperationKey) {
-        let _ = operation;
+        if self.exam.take_if(|exam| exam.operation == operation).is_some() {
+            for hosted in self.all.values_mut() {
+                hosted.abort(&mut self.common);
+            }
+        }
+        self.go_on();
     }
 
     /// These are to run from now on. With an exam, what it has started serves; otherwise each program that differs is
@@ -150,128 +378,138 @@ impl Programs {
         sockets: Sockets,
         examined: Option<OperationKey>,
     ) {
-        let _ = (specs, names, sockets, examined);
+        self.names = names.clone();
+        self.common.sockets = sockets;
+        let exam = self.exam.take();
+        let passed = exam.is_some_and(|exam| Some(exam.operation) == examined);
+        for spec in specs.iter().cloned().map(Arc::new) {
+            let hosted = self.all.entry(spec.name.clone()).or_insert_with(|| Hosted::new(&spec.name, 1));
+            let edition: Edition = hosted.next_edition(&spec, &self.common.sockets);
+            hosted.resume(&mut self.common);
+            hosted.apply(&mut self.common, edition, passed);
+        }
+        let is_wanted = |name: &str| specs.iter().any(|spec| spec.name == name);
+        for hosted in self.all.values_mut().filter(|hosted| !is_wanted(&hosted.name)) {
+            hosted.resume(&mut self.common);
+            hosted.leave(&mut self.common);
+        }
+        self.go_on();
     }
 
     /// For a new worker, before its `Commit`. Its call is never that of a message of [`Out::ToWorker`]'s.
     pub(crate) fn traffic(&self) -> Traffic {
-        Traffic::default()
+        self.common.board.traffic(Instant::now())
     }
 
     /// The worker that serves has answered.
     pub(crate) fn worker_said(&mut self, said: Said) {
-        let _ = said;
+        match said {
+            Said::TrafficSet { call } => {
+                for waiter in self.common.board.set(call) {
+                    match waiter {
+                        Waiter::Machine(program, call) => {
+                            if let Some(hosted) = self.all.get_mut(&program) {
+                                hosted.traffic_set(&mut self.common, call);
+                            }
+                        }
+                        Waiter::Flow(operation) => self.flows.set(&mut self.common, operation),
+                        Waiter::Figures(_) => {}
+                    }
+                }
+            }
+            Said::Quiet { call, left, held } => self.quiet(call, Quiet { left, held }),
+        }
+        self.go_on();
+    }
+
+    fn quiet(&mut self, call: u64, said: Quiet) {
+        match self.common.board.quiet(call, said) {
+            Some((Waiter::Machine(program, call), quiet)) => {
+                if let Some(hosted) = self.all.get_mut(&program) {
+                    hosted.quiet(&mut self.common, call, quiet);
+                }
+            }
+            Some((Waiter::Flow(operation), quiet)) => self.flows.quiet(&mut self.common, operation, quiet),
+            Some((Waiter::Figures(program), quiet)) => {
+                if let Some(hosted) = self.all.get_mut(&program) {
+                    hosted.held(quiet.held);
+                }
+            }
+            None => {}
+        }
     }
 
     /// Another worker serves: what waits for an answer is asked again.
-    pub(crate) fn worker_changed(&mut self) {}
+    pub(crate) fn worker_changed(&mut self) {
+        let messages = self.common.board.again(Instant::now());
+        self.common.send(messages);
+        self.go_on();
+    }
 
     /// The server is about to drain and stop: what is held goes on, nothing is held any more.
-    pub(crate) fn ending(&mut self) {}
+    pub(crate) fn ending(&mut self) {
+        self.common.board.end();
+        self.common.say_traffic(None);
+    }
 
     /// Everything ends, in reverse order of `after`; [`Out::Stopped`] follows, at the latest after `limit` and the kill.
     pub(crate) fn stop(&mut self, limit: Duration) {
-        let _ = limit;
-        self.out.push(Out::Stopped { clean: true });
+        self.ending = Some(Ending::new(limit));
+        self.go_on();
     }
 
     /// How long it may take until all have ended once [`Programs::stop`] is called without a hurry; `None` if there are no
     /// programs.
     pub(crate) fn longest_stop(&self) -> Option<Duration> {
-        None
+        // One after the other, in the worst case.
+        (!self.all.is_empty()).then(|| self.all.values().map(Hosted::longest_stop).sum())
     }
 
     /// What the driver is to do, oldest first.
     pub(crate) fn out(&mut self) -> Vec<Out> {
-        std::mem::take(&mut self.out)
-    }
-
-    /// All programs, by name, for `status`. Asks nobody and reads little: memory and connections are those that
-    /// [`Programs::measure`] found.
-    pub(crate) fn status(&self) -> Vec<ProgramStatus> {
-        Vec::new()
-    }
-
-    /// The same with memory and connections as they are now: to be awaited in a task of its own.
-    pub(crate) fn measure(&self) -> impl Future<Output = Vec<ProgramStatus>> + Send + 'static + use<> {
-        let status = self.status();
-        async move { status }
-    }
-
-    /// Whether what is asked for is about something that there is; asked before an operation is begun.
-    ///
-    /// # Errors
-    /// [`Refused::NoSuchProgram`], [`Refused::NoSuchTarget`].
-    pub(crate) fn knows(&self, asked: &Asked) -> Result<(), Refused> {
-        let _ = asked;
-        Ok(())
+        let mut out = std::mem::take(&mut self.common.out);
+        // However often it has changed: once is enough.
+        let mut keeps = out.iter().filter(|out| matches!(out, Out::Keep)).count();
+        out.retain(|out| {
+            !matches!(out, Out::Keep) || {
+                keeps -= 1;
+                keeps == 0
+            }
+        });
+        out
     }
 
     /// Whether every program has been ready, or has failed, since it was first applied; see [`Out::Settled`].
     pub(crate) fn is_settled(&self) -> bool {
-        true
-    }
-
-    /// Everything that is paused.
-    pub(crate) fn paused(&self) -> Vec<PauseStatus> {
-        Vec::new()
-    }
-
-    /// Endpoints that get nothing new because an operator said so.
-    pub(crate) fn endpoints_off(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// The last lines that the program has written, oldest first; `None` if there is no such program.
-    pub(crate) fn logs(&self, name: &str, lines: usize) -> Option<Vec<LogLine>> {
-        let _ = (name, lines);
-        None
-    }
-
-    /// All lines that programs write from now on.
-    pub(crate) fn follow(&self) -> broadcast::Receiver<LogLine> {
-        broadcast::channel(1).1
-    }
-
-    /// All of this, for the supervisor's next life: by `execve`, or kept by the worker (`Keep`). The same bytes.
-    pub(crate) fn save(&self) -> Kept {
-        Kept { json: String::new(), descriptors: Vec::new() }
+        self.all.values().all(|hosted| hosted.settled)
     }
 
     /// This process is about to become another program (or, if `false`, goes on after all): nothing new is begun meanwhile, and
     /// every deadline waits. What was said in [`Programs::out`] and not taken is lost if it does.
     pub(crate) fn rest(&mut self, resting: bool) {
-        let _ = resting;
+        self.resting = resting;
+        if let Some(outputs) = self.common.outputs_if_any() {
+            if resting { outputs.hold() } else { outputs.release() }
+        }
+        self.go_on();
     }
 
     /// While it rests: whether nothing is on its way any more of which [`Programs::save`] knows nothing (a copy that is being
     /// started). Looked at often.
     pub(crate) fn is_still(&self) -> bool {
-        true
+        self.all.values().all(Hosted::is_still)
     }
+}
 
-    /// Whether [`Programs::restore`] could read this: for a rehearsal, which touches nothing.
-    ///
-    /// # Errors
-    /// One sentence.
-    pub(crate) fn readable(kept: &str) -> Result<(), String> {
-        let _ = kept;
-        Ok(())
+impl What {
+    /// Whether it is about traffic only, and no copy comes or goes.
+    fn is_about_traffic(&self) -> bool {
+        matches!(self, What::Pause { .. } | What::Resume | What::DrainEndpoint { .. } | What::EnableEndpoint)
     }
+}
 
-    /// Goes on where an earlier supervisor, or an earlier life of this process, has left. [`Programs::apply`] with the same
-    /// programs follows, with their sockets; then [`Programs::worker_changed`]. What has to be asked for by [`Out::Own`], and
-    /// [`Out::AllEnded`], is said again. Dropping the result ends nothing and unlinks nothing.
-    ///
-    /// # Errors
-    /// One sentence, if it cannot be read: then nothing is known of the programs that run.
-    pub(crate) fn restore(setup: Setup, kept: &str, descriptors: Vec<OwnedFd>) -> Result<Self, String> {
-        let _ = (kept, descriptors);
-        Ok(Self::new(setup))
-    }
-
-    #[allow(dead_code, reason = "filled in with the first program")]
-    fn environment(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("HANDOVER_NAME".to_owned(), self.setup.name.clone())])
-    }
+/// The program that is meant: `web`, or `program:web`.
+fn program_name(asked: &Asked) -> Option<&str> {
+    let name = asked.target.as_deref()?;
+    Some(name.strip_prefix("program:").unwrap_or(name))
 }

@@ -37,7 +37,7 @@ pub(super) struct StateError {
 #[serde(default)]
 pub(super) struct Durable {
     /// [`FORMAT`].
-    format: u32,
+    pub(super) format: u32,
     /// By name.
     pub(super) programs: BTreeMap<String, DurableProgram>,
     /// Copies that run, or may.
@@ -52,8 +52,10 @@ pub(super) struct DurableProgram {
     pub(super) place: Option<Place>,
     /// Where the one lies that served before it.
     pub(super) before: Option<Place>,
-    /// It goes back to `before` unless it is confirmed: a start that finds this serves `before`.
-    pub(super) unconfirmed: bool,
+    /// It goes back to `before` unless it is confirmed by then, in milliseconds since 1970.
+    pub(super) pending_until: Option<u64>,
+    /// Whether an operator has stopped it.
+    pub(super) stopped: bool,
 }
 
 /// The file.
