@@ -22,7 +22,7 @@ async fn idle_connections_and_streams_end_and_whoever_waits_for_an_operation_sta
     let mut server = server();
     let (answer, operation, done) = waiting(&mut server).await;
     let mut idle = UnixStream::connect(&server.path).await.unwrap();
-    idle.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut stream = UnixStream::connect(&server.path).await.unwrap();
     stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut first = [0; 16];

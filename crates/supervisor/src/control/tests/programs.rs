@@ -2,6 +2,7 @@
 
 use handover_api::{CopyState, CopyStatus, LogLine, PauseStatus, ProgramResult, ProgramState, ProgramStatus};
 
+use super::super::events::MAX_STREAMS;
 use super::*;
 use crate::handle::{ProgramAsked, ProgramLogs, ProgramWhat};
 
@@ -258,7 +259,7 @@ async fn a_reader_of_logs_that_is_too_slow_is_told_how_much_it_missed() {
 async fn a_reader_of_logs_that_goes_away_is_noticed_even_if_nothing_is_written() {
     let mut server = server();
     let (written, _) = broadcast::channel::<LogLine>(4);
-    for _ in 0..2 * super::super::events::MAX_STREAMS {
+    for _ in 0..2 * MAX_STREAMS {
         let client = Client::new(&server.path);
         let opening =
             tokio::spawn(
