@@ -152,7 +152,8 @@ impl JsonSchema for Cpu {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "title": "a share of a processor", "pattern": r"^\s*[0-9]+\s*%\s*$" })
+        let title = format!("a share of a processor, from {LEAST_PERCENT}% to {MOST_PERCENT}%");
+        json_schema!({ "type": "string", "title": title, "pattern": r"^\s*[0-9]+\s*%\s*$" })
     }
 }
 

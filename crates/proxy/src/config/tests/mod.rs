@@ -8,12 +8,14 @@ mod arbitrary;
 mod changes;
 mod documents;
 mod pki;
+mod programs;
 mod refused;
 mod tls;
 mod upgrade;
 mod values;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use std::sync::Arc;
 
 use handover_api::Problem;
 
-use super::{Checked, Config, Files, Moment, Resolve};
+use super::{Account, Checked, Config, Files, Moment, Resolve, Standing, Whom};
 
 /// What relative paths are relative to in these tests. Nothing is there: nothing may be read from disk.
 const BASE: &str = "/etc/handover";
@@ -33,6 +35,8 @@ struct World {
     /// Every file and every host exists.
     generous: bool,
     reads: Vec<PathBuf>,
+    /// What stands on the disk, if anybody is to look there; what is not named here does not.
+    disk: Option<BTreeMap<PathBuf, Standing>>,
     /// Paths of certificates at which there is now another file of [`pki`].
     certificates: BTreeMap<PathBuf, &'static str>,
 }
@@ -71,6 +75,11 @@ impl Files for World {
         }
         .ok_or_else(|| io::Error::from_raw_os_error(2))
     }
+
+    fn stands(&mut self, path: &Path) -> Option<Standing> {
+        let disk = self.disk.as_ref()?;
+        Some(disk.get(path).copied().unwrap_or(Standing::Nothing))
+    }
 }
 
 struct Names {
@@ -94,6 +103,24 @@ impl Resolve for Names {
 
     fn user(&mut self, name: &str) -> io::Result<Option<u32>> {
         Ok(if self.generous || name == "alice" { Some(1000) } else { None })
+    }
+
+    fn account(&mut self, user: Whom<'_>) -> io::Result<Option<Account>> {
+        let (name, uid) = match user {
+            Whom::Name(name) => (Some(name.to_owned()), self.user(name)?),
+            Whom::Number(uid) => (None, Some(uid)),
+        };
+        let gid = (uid == Some(1000)).then_some(3000);
+        let home = gid.map(|_| PathBuf::from("/home/alice"));
+        Ok(uid.map(|uid| Account { name, uid, gid, groups: gid.into_iter().collect(), home }))
+    }
+
+    fn may_become(&mut self, uid: u32) -> bool {
+        uid != 0
+    }
+
+    fn search_path(&mut self) -> Option<OsString> {
+        Some("/usr/bin:/bin".into())
     }
 
     fn group(&mut self, name: &str) -> io::Result<Option<u32>> {

@@ -32,14 +32,67 @@ const BOUNDED: &[(&str, &str, &str, &str, &str)] = &[
     ("guard.connect_failures", "\"0%\"", "\"0.01%\"", "\"100%\"", "\"101%\""),
     ("guard.handshake_failures", "\"0%\"", "\"0.01%\"", "\"100%\"", "\"101%\""),
     ("drain.timeout", "\"-1s\"", "\"0s\"", "\"1d\"", "\"1441m\""),
+    ("program.job.backlog", "0", "1", "65535", "65536"),
+    ("program.job.fd", "2", "3", "1000", "1001"),
+    ("program.job.copies", "0", "1", "1000", "1001"),
+    ("program.job.ready_timeout", "\"99ms\"", "\"100ms\"", "\"1h\"", "\"61m\""),
+    ("program.job.settle", "\"-1s\"", "\"0s\"", "\"1h\"", "\"61m\""),
+    ("program.job.warm", "\"-1s\"", "\"0s\"", "\"30d\"", "\"31d\""),
+    ("program.job.batch", "0", "1", "1000", "1001"),
+    ("program.job.max_unhealthy", "-1", "0", "999", "1001"),
+    ("program.job.max_held", "0", "1", "10_000_000", "10_000_001"),
+    ("program.job.pause_timeout", "\"99ms\"", "\"100ms\"", "\"1h\"", "\"61m\""),
+    ("program.job.idle", "\"999ms\"", "\"1s\"", "\"30d\"", "\"31d\""),
+    ("program.job.max_processes", "0", "1", "100_000", "100_001"),
+    ("program.job.max_per_second", "0", "1", "100_000", "100_001"),
+    ("program.job.limits.nofile", "15", "16", "1_073_741_816", "1_073_741_817"),
+    ("program.job.limits.memory", "1_048_575", "\"1 MiB\"", "\"1024 TiB\"", "\"1025 TiB\""),
+    ("program.job.limits.cpu", "\"0%\"", "\"1%\"", "\"1000000%\"", "\"1000001%\""),
+    ("program.job.limits.processes", "0", "1", "4_194_304", "4_194_305"),
+    ("program.job.hook.timeout", "\"99ms\"", "\"100ms\"", "\"1h\"", "\"61m\""),
+    ("program.job.ready.status", "99", "100", "599", "600"),
+    ("program.job.ready.timeout", "\"99ms\"", "\"100ms\"", "\"1h\"", "\"61m\""),
+    ("program.job.ready.after", "\"-1s\"", "\"0s\"", "\"1h\"", "\"61m\""),
+    ("program.job.reload.timeout", "\"99ms\"", "\"100ms\"", "\"1h\"", "\"61m\""),
+    ("program.job.stop.timeout", "\"-1s\"", "\"0s\"", "\"1d\"", "\"25h\""),
+    ("program.job.restart.first", "\"9ms\"", "\"10ms\"", "\"1h\"", "\"61m\""),
+    ("program.job.restart.longest", "\"9ms\"", "\"10ms\"", "\"1d\"", "\"25h\""),
+    ("program.job.restart.reset", "\"99ms\"", "\"100ms\"", "\"1d\"", "\"25h\""),
 ];
 
 fn text(key: &str, value: &str) -> String {
     let mut text = format!(
         "{key} = {value}\nlisteners.web.address = \"127.0.0.1:1\"\nservices.app.endpoints = \"127.0.0.1:2\"\n"
     );
+    if let Some(key) = key.strip_prefix("program.job.") {
+        for line in beside(key) {
+            text.push_str(&format!("program.job.{line}\n"));
+        }
+        text.push_str("program.job.command = \"true\"\n");
+    }
     text.push_str("[[routes]]\nservice = \"app\"\n");
+    if key == "program.job.warm" {
+        text.push_str("[[routes]]\npath = \"/job\"\nprogram = \"job\"\n");
+    }
     text
+}
+
+/// What a key of a program needs beside it to have an effect.
+fn beside(key: &str) -> &'static [&'static str] {
+    match key {
+        "backlog" | "fd" => &["listen = \"127.0.0.1:9\""],
+        "ready.status" => &["listen = \"127.0.0.1:9\"", "ready.http = \"/\""],
+        "idle" => &["listen = \"127.0.0.1:9\"", "on_demand = true"],
+        "max_processes" | "max_per_second" => &["listen = \"127.0.0.1:9\"", "accept = \"each\""],
+        "batch" | "max_unhealthy" => &["copies = 1000"],
+        "pause_timeout" => &["swap = \"stop-first\""],
+        "hook.timeout" => &["hook.command = \"true\""],
+        "ready.timeout" => &["ready.command = \"true\""],
+        "reload.timeout" => &["reload.command = \"true\""],
+        "restart.first" => &["restart.longest = \"1d\""],
+        "restart.longest" => &["restart.first = \"10ms\""],
+        _ => &[],
+    }
 }
 
 #[test]
@@ -73,6 +126,7 @@ fn every_bounded_key_of_the_schema_is_tested_here() {
                 || text.contains("a time, ")
                 || text.contains("a size, ")
                 || text.contains("a share, ")
+                || text.contains("a share of a processor, ")
             {
                 bounded.push(format!("{name}.{key}"));
             }
@@ -88,6 +142,9 @@ fn every_bounded_key_of_the_schema_is_tested_here() {
         "Grant.users",
         "Grant.groups",
         "Upgrade.owner",
+        "Program.mode",
+        "Program.user",
+        "Program.group",
     ];
     bounded.retain(|key| !tested_elsewhere.contains(&key.as_str()));
     for key in &bounded {

@@ -21,7 +21,9 @@ pub(super) fn check(
     cx: &mut Cx<'_>,
 ) -> Life {
     let raw = subject.raw;
-    copies(raw, cx);
+    if subject.accepts() == Accepts::Program {
+        copies(raw, cx);
+    }
     demand(subject, sockets, cx);
     accepting(subject, sockets, cx);
     if let Some(warm) = raw.warm.get()
