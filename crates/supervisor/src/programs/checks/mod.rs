@@ -47,6 +47,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// Connections made at most in one try, where several copies accept.
 const MAX_CROWD: usize = 8;
+/// How much later than the deadline a command may be cleared away that was killed at it.
+const KILL_GRACE: Duration = Duration::from_secs(1);
 /// Less time than this is no time for another try.
 const LAST_TRY: Duration = Duration::from_millis(20);
 
@@ -179,11 +181,14 @@ async fn again(
                     ask(subject, place, &question, *status, number).await
                 }
                 (_, Some(place)) => accepts(subject, place, number).await,
-                (Ready::Command(spec), None) => command(subject, spec, left).await,
+                (Ready::Command(spec), None) => {
+                    command(subject, spec, left.saturating_sub(LAST_TRY / 2)).await
+                }
                 _ => Err(Finding::Impossible("it has no address at which it could be asked")),
             }
         };
-        match timeout_at(deadline, one).await {
+        let cut = if place.is_none() { deadline + KILL_GRACE } else { deadline };
+        match timeout_at(cut, one).await {
             Ok(Ok(how)) => return Ok(how),
             Ok(Err(found)) => finding = found,
             Err(_) => break,

@@ -69,7 +69,7 @@ async fn what_cannot_be_started_is_said_with_its_name() {
     let failed = run("web", &spec, &Setting::default()).await.unwrap_err();
     let Failed::NotStarted { command, why } = &failed else { panic!("{failed}") };
     assert_eq!(command, "/nonexistent/check");
-    assert!(why.contains("No such file"), "{why}");
+    assert!(why.contains("there is no file"), "{why}");
     let nothing = CommandSpec { command: Vec::new(), limit: LIMIT };
     assert!(matches!(run("web", &nothing, &Setting::default()).await, Err(Failed::NotStarted { .. })));
 }
