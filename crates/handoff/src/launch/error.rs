@@ -98,9 +98,9 @@ impl LaunchError {
                 "{path} is there, but not what it needs to run: the interpreter of its first line, or its loader ({why})"
             ),
             (Some(libc::ENOENT), Some(searched)) => {
-                write!(f, "there is no command {path} in PATH ({})", searched.display())
+                write!(f, "there is no command {path} in PATH ({}): {why}", searched.display())
             }
-            (Some(libc::ENOENT), None) => write!(f, "there is no file {path} to execute"),
+            (Some(libc::ENOENT), None) => write!(f, "there is no file {path} to execute: {why}"),
             (Some(libc::EACCES), _) => {
                 write!(f, "{path} may not be executed by the user it is to run as: {why}")
             }

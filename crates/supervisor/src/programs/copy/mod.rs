@@ -75,9 +75,12 @@ pub(crate) struct Order<'a> {
 
 /// Why a copy was not started.
 #[derive(Debug, thiserror::Error)]
-#[error("{sentence}")]
+#[error("copy {number} of {program} cannot be started: {why}")]
 pub(crate) struct NotStarted {
-    sentence: String,
+    program: String,
+    number: u32,
+    /// What could not be done, and why.
+    pub(crate) why: String,
     /// The kernel's reason.
     #[source]
     pub(crate) source: io::Error,
@@ -108,9 +111,11 @@ pub(crate) fn new_mark(program: &str, number: u32) -> io::Result<String> {
 /// # Errors
 /// What could not be done, and why. Then no process is left.
 pub(crate) fn start(order: &Order<'_>) -> Result<Started, NotStarted> {
-    let failed = |error: LaunchError| NotStarted {
-        sentence: format!("copy {} of {} cannot be started: {error}", order.number, order.program),
-        source: error.source,
+    let failed = |why: String, source: io::Error| NotStarted {
+        program: order.program.to_owned(),
+        number: order.number,
+        why,
+        source,
     };
     let (mut group, mut warnings) = order.groups.make(order.mark, order.limits);
     let child = match launch(order, group.as_ref()) {
@@ -123,7 +128,7 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started, NotStarted> {
     };
     let child = child.map_err(|error| {
         group.iter().for_each(Group::remove);
-        failed(error)
+        failed(error.to_string(), error.source)
     })?;
     let pid = child.child.pid();
     let saved = SavedCopy {
@@ -137,10 +142,8 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started, NotStarted> {
         exit_code: None,
         exit_signal: None,
     };
-    let main = Main::new(child, true).map_err(|source| {
-        let sentence = format!("copy {} of {} cannot be watched: {source}", order.number, order.program);
-        NotStarted { sentence, source }
-    })?;
+    let main = Main::new(child, true);
+    let main = main.map_err(|source| failed(format!("it cannot be watched: {source}"), source))?;
     Ok(Started { copy: Copy::new(saved, Some(main)), warnings })
 }
 
