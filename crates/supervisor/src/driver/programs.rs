@@ -86,7 +86,6 @@ impl Driver {
                     let now = Instant::now();
                     self.hosting.keep_at.get_or_insert(soonest.map_or(now, |soonest| soonest.max(now)));
                 }
-                Out::Settled => {}
                 Out::Settled => self.programs_settled(),
                 Out::Notice(what) => {
                     tracing::info!("{what}");

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use handover_api::Actor;
+use serde::{Deserialize, Serialize};
 
 /// One request about a program, an endpoint, or what can be paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct Asked {
 }
 
 /// Who asks, for what has to be told later: a deploy that awaits confirmation, a pause.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Asker {
     /// The operation's public ID.
     pub(crate) id: String,

@@ -1,13 +1,121 @@
 //! All programs, for the supervisor's next life: by `execve`, or kept by the worker.
+//!
+//! ```text
+//!   save ─▶ JSON, in which descriptors are numbers, + descriptors ─▶ restore
+//! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::{Kept, Programs, Setup};
+use serde::{Deserialize, Serialize};
+
+use super::hosted::{Hosted, SavedHosted};
+use super::output::SavedOutput;
+use super::state::DurableProgram;
+use super::traffic::{Board, Paused, PausedBy, Placed};
+use super::{Kept, Out, Programs, Setup, Told};
+use crate::protocol::Target;
+
+/// The format of the JSON; one that is newer is not read.
+const FORMAT: u32 = 1;
+
+/// Everything. Every field may be missing: another version has written it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Saved {
+    format: u32,
+    /// The last call to the worker.
+    calls: u64,
+    /// The last operation as machines know them.
+    operations: u64,
+    programs: Vec<SavedHosted>,
+    endpoints: BTreeMap<String, Vec<Placed>>,
+    off: BTreeSet<String>,
+    paused: Vec<SavedPause>,
+    outputs: Vec<(SavedOutput, Option<usize>)>,
+    durable: BTreeMap<String, DurableProgram>,
+    settled: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedPause {
+    target: Target,
+    by: PausedBy,
+    left: Duration,
+    since: String,
+    max_held: u32,
+}
+
+/// Descriptors on their way out, by number.
+#[derive(Debug, Default)]
+pub(super) struct Packing {
+    descriptors: Vec<Arc<OwnedFd>>,
+}
+
+impl Packing {
+    pub(super) fn add(&mut self, descriptor: &Arc<OwnedFd>) -> usize {
+        self.descriptors.push(Arc::clone(descriptor));
+        self.descriptors.len() - 1
+    }
+}
+
+/// Descriptors on their way in, by number; each is taken once.
+#[derive(Debug)]
+pub(super) struct Unpacking {
+    descriptors: Vec<Option<OwnedFd>>,
+}
+
+impl Unpacking {
+    pub(super) fn take(&mut self, at: usize) -> Option<OwnedFd> {
+        self.descriptors.get_mut(at)?.take()
+    }
+}
 
 impl Programs {
-    /// All of this, for the supervisor's next life: by `execve`, or kept by the worker (`Keep`). The same bytes.
+    /// All of this, for the supervisor's next life: by `execve`, or kept by the worker (`Keep`). The same bytes. Nothing at all if
+    /// there are no programs and nothing is paused or off.
     pub(crate) fn save(&self) -> Kept {
-        Kept { json: String::new(), descriptors: Vec::new() }
+        let board = &self.common.board;
+        if self.all.is_empty() && board.paused.is_empty() && board.off.is_empty() {
+            return Kept { json: String::new(), descriptors: Vec::new() };
+        }
+        let mut packing = Packing::default();
+        let (moment, now) = (Instant::now(), self.common.now());
+        let programs = self.all.values().map(|hosted| hosted.save(now, &mut packing)).collect();
+        let placed = |name: &String| (name.clone(), board.placed(name).to_vec());
+        let pause = |paused: &Paused| SavedPause {
+            target: paused.target.clone(),
+            by: paused.by.clone(),
+            left: paused.until.saturating_duration_since(moment),
+            since: paused.since.clone(),
+            max_held: paused.max_held,
+        };
+        let outputs = self.common.outputs_if_any().map(|outputs| outputs.save()).unwrap_or_default();
+        let outputs = outputs
+            .into_iter()
+            .map(|(output, descriptor)| (output, descriptor.map(|descriptor| packing.add(&descriptor))))
+            .collect();
+        let saved = Saved {
+            format: FORMAT,
+            calls: board.calls(),
+            operations: self.common.operations,
+            programs,
+            endpoints: self.all.keys().map(placed).filter(|(_, placed)| !placed.is_empty()).collect(),
+            off: board.off.clone(),
+            paused: board.paused.iter().map(pause).collect(),
+            outputs,
+            durable: self.common.programs_state().clone(),
+            settled: self.said.settled,
+        };
+        match serde_json::to_string(&saved) {
+            Ok(json) => Kept { json, descriptors: packing.descriptors },
+            Err(error) => {
+                tracing::error!("what is to be known of programs cannot be written down: {error}");
+                Kept { json: String::new(), descriptors: Vec::new() }
+            }
+        }
     }
 
     /// Whether [`Programs::restore`] could read this: for a rehearsal, which touches nothing.
@@ -15,8 +123,7 @@ impl Programs {
     /// # Errors
     /// One sentence.
     pub(crate) fn readable(kept: &str) -> Result<(), String> {
-        let _ = kept;
-        Ok(())
+        read(kept).map(|_| ())
     }
 
     /// Goes on where an earlier supervisor, or an earlier life of this process, has left. [`Programs::apply`] with the same
@@ -26,7 +133,54 @@ impl Programs {
     /// # Errors
     /// One sentence, if it cannot be read: then nothing is known of the programs that run.
     pub(crate) fn restore(setup: Setup, kept: &str, descriptors: Vec<OwnedFd>) -> Result<Self, String> {
-        let _ = (kept, descriptors);
-        Ok(Self::new(setup))
+        let saved = read(kept)?;
+        let mut programs = Self::empty(setup);
+        let mut unpacking = Unpacking { descriptors: descriptors.into_iter().map(Some).collect() };
+        let moment = Instant::now();
+        let common = &mut programs.common;
+        common.board = Board::after(saved.calls);
+        common.operations = saved.operations;
+        common.known_state(saved.durable);
+        common.board.off = saved.off;
+        for (program, placed) in saved.endpoints {
+            common.board.restore(&program, placed);
+        }
+        for SavedPause { target, by, left, since, max_held } in saved.paused {
+            let until = moment.checked_add(left).unwrap_or(moment);
+            common.board.pause(Paused { target, by, until, since, max_held, held: None });
+        }
+        if !saved.programs.is_empty() {
+            let outputs = common.outputs()?;
+            for (output, at) in saved.outputs {
+                let descriptor = at.and_then(|at| unpacking.take(at));
+                let name = output.program.clone();
+                if let Err(error) = outputs.restore(output, descriptor) {
+                    tracing::warn!("what a copy of {name} writes is lost: {error}");
+                }
+            }
+        }
+        let now = common.now();
+        for hosted in saved.programs {
+            let hosted = Hosted::restore(hosted, now, &mut unpacking)?;
+            programs.all.insert(hosted.name.clone(), hosted);
+        }
+        programs.said = Told { settled: saved.settled, ..Told::default() };
+        programs.common.out.push(Out::Keep);
+        Ok(programs)
     }
+}
+
+fn read(kept: &str) -> Result<Saved, String> {
+    if kept.is_empty() {
+        return Ok(Saved::default());
+    }
+    let saved: Saved = serde_json::from_str(kept)
+        .map_err(|error| format!("what was written down about programs cannot be read: {error}"))?;
+    if saved.format > FORMAT {
+        return Err(format!(
+            "what was written down about programs has format {}, and this version reads up to {FORMAT}",
+            saved.format
+        ));
+    }
+    Ok(saved)
 }

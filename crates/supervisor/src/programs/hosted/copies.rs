@@ -46,6 +46,8 @@ pub(in super::super) struct Entry {
     pub(super) check: Option<AbortHandle>,
     pub(super) spoken: Option<watch::Sender<Spoken>>,
     pub(super) proof: Option<Proof>,
+    /// Whether it has said so in another life of the supervisor.
+    pub(super) said_ready: bool,
     pub(super) exit: Option<Exit>,
     /// Whether it was asked to stop, or killed: then its end is no surprise.
     pub(super) asked: bool,
@@ -75,6 +77,7 @@ impl Entry {
             check: None,
             spoken: None,
             proof: None,
+            said_ready: false,
             exit: None,
             asked: false,
             accepted: None,

@@ -85,6 +85,8 @@ pub(super) struct Hosted {
     held_since: Option<Duration>,
     /// The highest key of a copy.
     last_key: u64,
+    /// It comes from another life, and was not resumed yet.
+    restored: bool,
 }
 
 /// An operation that runs.
@@ -146,6 +148,7 @@ impl Hosted {
             settled: false,
             held_since: None,
             last_key: keys_from,
+            restored: false,
         }
     }
 
@@ -352,11 +355,6 @@ impl Hosted {
             self.end(common, None, true);
         }
         self.again = None;
-    }
-
-    /// Goes on after another life, once: its sockets are there now.
-    pub(super) fn resume(&mut self, common: &mut Common) {
-        let _ = common;
     }
 
     /// Whether this definition would start something else than what runs.
