@@ -2,6 +2,7 @@
 
 mod options;
 mod programs;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ pub(crate) use options::{
     Restore, Resume, Rollback, Serve, Show, Stop, Terms, Upgrade, Validate,
 };
 pub(crate) use programs::{Deploy, Enable, GoBackTo, Logs, Pause, Restart, Start};
+pub(crate) use run::Run;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -85,6 +87,19 @@ Examples:
 Signals: HUP reloads, USR2 upgrades, TERM, INT and QUIT drain and exit (again: at once), USR1 reopens log files.
 Exits with 0 after a stop, 10 if the configuration is wrong, 13 if another server has the control socket.")]
     Serve(Serve),
+    /// Run a program, with sockets that are held while it is restarted, replaced, or has crashed.
+    #[command(after_help = "\
+Examples:
+  handover run --listen 8080 -- gunicorn app:app
+  handover run --listen 8080 -- node server.js {port}        for programs that bind a port themselves
+  handover run --listen 8080 -- uvicorn --fd {fd} app:app    by the number of the descriptor
+  handover run --listen 8080 --ready /health --copies 2 -- ./server
+  handover restart gunicorn          in another terminal: the next copy takes over when it is ready
+  handover config                    what was made of the command line, to go on with in a file
+
+What the program writes goes to the log. Exits as the program did, when it has ended and is not to be started
+again; else as 'handover serve' does. Signals: as for that one.")]
+    Run(Box<Run>),
 
     /// Serve what the files on disk say now.
     #[command(after_help = "\

@@ -29,7 +29,7 @@ pub(crate) fn validate(file: &Path, output: Output) -> ExitCode {
                 .ok()
                 .and_then(|path| path.parent().map(Path::to_owned))
                 .unwrap_or_default();
-            config::parse(&name, &base, &text, &mut |path: &Path| read(path), &mut SystemResolver::default())
+            config::parse(&name, &base, &text, &mut Disk, &mut SystemResolver::default())
         }
         Err(error) => Err(vec![Problem::new(format!("cannot be read: {error}")).in_file(&name)]),
     };
@@ -58,12 +58,29 @@ pub(crate) fn validate(file: &Path, output: Output) -> ExitCode {
 fn valid(name: &str, checked: &Checked) -> String {
     let count = |n: usize, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
     let config = &checked.config;
-    format!(
-        "valid: {name} has {}, {} and {}",
+    let mut has = vec![
         count(config.listeners.len(), "listener"),
         count(config.routes.len(), "route"),
         count(config.services.len(), "service"),
-    )
+    ];
+    if !config.programs.is_empty() {
+        has.push(count(config.programs.len(), "program"));
+    }
+    let last = has.pop().unwrap_or_default();
+    format!("valid: {name} has {} and {last}", has.join(", "))
+}
+
+/// The files that a configuration names.
+struct Disk;
+
+impl config::Files for Disk {
+    fn read(&mut self, path: &Path) -> io::Result<Arc<[u8]>> {
+        read(path)
+    }
+
+    fn stands(&mut self, path: &Path) -> Option<config::Standing> {
+        Some(config::Standing::on_disk(path))
+    }
 }
 
 fn read(path: &Path) -> io::Result<Arc<[u8]>> {

@@ -3,7 +3,7 @@
 //! | module | what for |
 //! |---|---|
 //! | [`args`] | the command line: one block for each verb is its help, its man page and its completions |
-//! | [`serve`] | the server itself |
+//! | [`serve`] | the server itself; [`run`]: the same, with a configuration made of the command line |
 //! | [`change`] | verbs that become an operation: reload, confirm, cancel, rollback, upgrade, validate, drain, resume, stop, action |
 //! | [`programs`] | verbs about programs: restart, deploy, start, pause, enable, and what reload, rollback, confirm, cancel, resume, drain and stop do with a name; ps and logs |
 //! | [`look`] | verbs that change nothing: status, history, show, generations, diff, config, certificates, connections, metrics; [`listening`]: events |
@@ -27,6 +27,7 @@ mod passphrase;
 mod place;
 mod programs;
 mod progress;
+mod run;
 mod serve;
 mod session;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let session = Session::new(&common);
     match verb {
         Verb::Serve(serve) => serve::run(&common, serve),
+        Verb::Run(program) => run::run(&common, &program),
 
         Verb::Reload(reload) => change::reload(&session, &reload),
         Verb::Confirm(confirm) => change::confirm(&session, &confirm),

@@ -13,7 +13,7 @@ use crate::output::Output;
 use crate::session::{control_socket, default_control_socket};
 
 /// What this server calls itself.
-const NAME: &str = "handover";
+pub(crate) const NAME: &str = "handover";
 
 /// Serves until it is told to stop. Worker and supervisor come here with the same command line.
 pub(crate) fn run(common: &Common, serve: Serve) -> ExitCode {
@@ -27,7 +27,7 @@ pub(crate) fn run(common: &Common, serve: Serve) -> ExitCode {
     }
     let configured = match &source {
         ConfigSource::File(file) => control_table(file),
-        ConfigSource::Store(_) | ConfigSource::BuiltIn => ControlTable::default(),
+        _ => ControlTable::default(),
     };
     let control = match (&common.control, configured.socket) {
         (None, Some(socket)) => socket,
@@ -39,7 +39,8 @@ pub(crate) fn run(common: &Common, serve: Serve) -> ExitCode {
         .map(|state| std::path::absolute(&state).unwrap_or(state))
         .or(configured.state)
         .unwrap_or_else(|| handover_supervisor::paths::state_directory(&control));
-    options.next_command = next_command(&control, source != ConfigSource::BuiltIn);
+    let verb = if source == ConfigSource::BuiltIn { "status" } else { "reload" };
+    options.next_command = command_for(&control, verb);
     options.control = control;
     options.config = (source != ConfigSource::BuiltIn).then(|| PathBuf::from(source.name()));
     options.start_from = serve.generation;
@@ -86,14 +87,13 @@ fn control_table(file: &Path) -> ControlTable {
 }
 
 /// The command that is worth trying next, such that it can be copied as it is.
-fn next_command(control: &Path, has_file: bool) -> String {
+pub(crate) fn command_for(control: &Path, verb: &str) -> String {
     let program = std::env::args().next().unwrap_or_else(|| NAME.to_owned());
     let mut command = program;
     if control != default_control_socket() {
         command.push_str(&format!(" --control {}", control.display()));
     }
-    command.push_str(if has_file { " reload" } else { " status" });
-    command
+    command + " " + verb
 }
 
 #[cfg(test)]
