@@ -15,11 +15,12 @@ use crate::protocol::{Grant, Settings};
 pub enum Role {
     /// Nothing.
     None,
-    /// Look: status, history, operations, generations, events, metrics.
+    /// Look: status, history, operations, generations, programs and what they write, events, metrics.
     Read,
-    /// See the configuration, reload, confirm, cancel, roll back, validate, drain, resume, run actions.
+    /// See the configuration, reload, confirm, cancel, roll back, validate, drain, resume, run actions; the same of programs, and
+    /// start, stop, restart, deploy and pause them.
     Operate,
-    /// Upgrade and stop the server, and take or restore a backup, which has its private keys.
+    /// Upgrade and stop the server, deploy any directory, and take or restore a backup, which has its private keys.
     Admin,
 }
 
