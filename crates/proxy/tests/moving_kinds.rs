@@ -59,7 +59,7 @@ fn what_waits_in_the_queue_while_nobody_accepts_is_served_by_the_next() {
     let frozen = going.freeze();
     let mut waiting = scene.plain("web");
     waiting.send(request_bytes("GET", "/", &[], b""));
-    second.service.adopt(2, FrozenView::from(frozen)).unwrap();
+    second.service.adopt(3, FrozenView::from(frozen)).unwrap();
     second.service.serve();
     assert_eq!(waiting.response("GET").expect(200).text(), "one\n");
     first.service.release();
@@ -131,7 +131,7 @@ fn kept_connections_to_endpoints_move_and_are_used_again() {
     let going = Move::begin(first, second);
     let frozen = going.freeze();
     scene.origin.cut();
-    second.service.adopt(2, FrozenView::from(frozen)).unwrap();
+    second.service.adopt(3, FrozenView::from(frozen)).unwrap();
     second.service.serve();
     first.service.release();
     ok(&connection.get("/"));
@@ -265,7 +265,7 @@ fn who_leaves_in_the_middle_of_a_move_is_noticed_by_whoever_serves() {
     until("its end", || (first.metric(OPEN_HTTP) == 2).then_some(()));
     let frozen = going.freeze();
     drop(still);
-    second.service.adopt(2, FrozenView::from(frozen)).unwrap();
+    second.service.adopt(3, FrozenView::from(frozen)).unwrap();
     second.service.serve();
     first.service.release();
     until("its end", || (second.metric(OPEN_HTTP) == 1).then_some(()));

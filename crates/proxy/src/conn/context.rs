@@ -114,6 +114,8 @@ pub(crate) struct Cx {
     pub(crate) facts: Arc<ArcSwap<String>>,
     /// The server drains: every response is the last on its connection.
     pub(crate) draining: bool,
+    /// Whoever takes connections over understands those that wait for an endpoint.
+    pub(crate) gives_waiting: bool,
     /// Everything is cut now: nothing begins any more.
     pub(crate) closing: bool,
     /// The tick in which log lines were handed on last.
@@ -151,6 +153,7 @@ impl Cx {
             metrics,
             facts,
             draining: false,
+            gives_waiting: false,
             closing: false,
             log_tick: 0,
             may_step: false,

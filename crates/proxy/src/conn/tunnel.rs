@@ -177,6 +177,11 @@ impl Tunnel {
         self.kind
     }
 
+    /// It is connected to its endpoint.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
     pub(super) fn route(&self) -> Option<usize> {
         self.route
     }

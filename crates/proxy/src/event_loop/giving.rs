@@ -22,7 +22,7 @@ use std::sync::mpsc::Receiver;
 use handover::moving::{Lost, Outlet, Piece, Section};
 
 use super::*;
-use crate::conn::state::Sheet;
+use crate::conn::state::{self, Sheet};
 use crate::reactor::Io;
 
 /// So many places are looked at in one turn, so that requests get theirs.
@@ -121,6 +121,7 @@ impl EventLoop {
     /// From now on sockets go ahead of their connections.
     pub(super) fn begin_giving(&mut self, outlet: Arc<Outlet>, format: u16, done: Sender<()>) {
         self.cx.reactor.begin_numbers();
+        self.cx.gives_waiting = state::has_waiting(format);
         let (next, sent, rounds) = (0, 0, 0);
         self.giving = Giving::Ahead(Ahead { outlet, format, next, sent, rounds, done: Some(done) });
     }

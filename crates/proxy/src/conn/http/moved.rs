@@ -6,8 +6,8 @@ use handover_http1::{ClientLabel, Version};
 
 use super::{Client, Cx, HttpConn, Line, NO_ROUTE, Phase, Proxy, Request, SAY_AFTER, Side, Waits};
 use crate::conn::state::{
-    ClientState, Giver, HttpState, KeptState, ListenerPlace, MAX_BUFFER_BYTES, PhaseState, ProxyState,
-    StateError, Taker, WaitingState,
+    ClientState, Giver, GoalState, HttpState, KeptState, ListenerPlace, MAX_BUFFER_BYTES, PhaseState,
+    ProxyState, StateError, Taker, WaitingState,
 };
 use crate::reactor::Io;
 
@@ -34,6 +34,10 @@ impl HttpConn {
                 peer: client.peer,
                 socket: giver.socket(&client.side.io),
                 age_us: giver.since_us(client.since_us),
+                route: match self.phase {
+                    Phase::Proxy(_) => giver.route(&client.request.local.generation, client.request.route()),
+                    _ => None,
+                },
             },
             unsaid: self.unsaid,
             placed: self.placed,
@@ -100,7 +104,13 @@ impl HttpConn {
     ) -> Result<Self, StateError> {
         let place = taker.places.listener(kept.client.listener)?;
         let endpoint = taker.places.endpoint(state.dial.endpoint)?;
-        let (io, endpoint_io) = taker.both(&mut kept.client.socket, &mut state.dial.socket)?;
+        let (io, endpoint_io) = match &mut state.dial.goal {
+            GoalState::Reached(socket) => {
+                let (io, endpoint) = taker.both(&mut kept.client.socket, socket)?;
+                (io, Some(endpoint))
+            }
+            GoalState::Awaited(_) => (taker.io(&mut kept.client.socket)?, None),
+        };
         let mut conn = Self::rebuilt(&kept, place, io, taker);
         let Client { side, request, bytes_in, bytes_out, .. } = &mut conn.client;
         (*bytes_in, *bytes_out) = (state.bytes_in, state.bytes_out);
@@ -121,6 +131,7 @@ impl HttpConn {
     /// What a connection is apart from what it does.
     fn rebuilt(kept: &KeptState<'_>, place: &ListenerPlace, io: Io, taker: &Taker<'_>) -> Self {
         let tls = taker.cx.reactor.secure(&io).map(|secure| Arc::clone(secure.facts()));
+        let route = taker.places.route(kept.client.route);
         let request = Request {
             local: place.local.clone(),
             position: place.position,
@@ -131,7 +142,7 @@ impl HttpConn {
             status: 0,
             line: Line::none(),
             tried: None,
-            route: NO_ROUTE,
+            route: route.and_then(|route| u32::try_from(route).ok()).unwrap_or(NO_ROUTE),
             waits: Waits::default(),
         };
         let client = Client {

@@ -11,7 +11,10 @@ impl Proxy {
     /// See [`crate::conn::Conn::is_movable`].
     pub(in crate::conn) fn is_movable(&self, cx: &Cx) -> bool {
         let fits = |buf: &Buf| buf.whole().0.len() <= MAX_BUFFER_BYTES;
-        self.stage != Stage::Connect && self.dial.is_movable(cx) && fits(&self.inbuf) && fits(&self.out)
+        (self.stage != Stage::Connect || self.dial.is_waiting())
+            && self.dial.is_movable(cx)
+            && fits(&self.inbuf)
+            && fits(&self.out)
     }
 
     /// What is written down of it; `None` if it is not movable.
@@ -63,7 +66,7 @@ impl Proxy {
     pub(in crate::conn) fn from_state(
         state: &ProxyState<'_>,
         place: &EndpointPlace,
-        io: Io,
+        io: Option<Io>,
         taker: &mut Taker<'_>,
     ) -> Self {
         let (receiving, seen) = match state.receiving {
@@ -97,7 +100,9 @@ impl Proxy {
             until: taker.tick_in(state.left).max(1),
             patience: Patience::from_state(state.patience, taker.cx.clock.tick()),
         };
-        proxy.stage = proxy.present_stage();
+        if proxy.dial.io().is_some() {
+            proxy.stage = proxy.present_stage();
+        }
         proxy
     }
 

@@ -22,6 +22,9 @@ pub(super) const MAX_AMOUNT: u64 = 1 << 62;
 /// The first format that has everything: the one before leaves out what [`Encoder::is_full`] guards.
 const FULL_FORMAT: u16 = 2;
 
+/// The first format that has what waits for an endpoint, and the routes of what is in flight.
+pub(super) const WAITING_FORMAT: u16 = 3;
+
 /// Room that is made for a state before it is written, besides that for its buffers: two TLS sessions and all numbers.
 const ITEM_BYTES: usize = 1024;
 
@@ -41,6 +44,11 @@ impl Encoder {
     /// Whether what the older format leaves out is written.
     pub(super) fn is_full(&self) -> bool {
         self.format >= FULL_FORMAT
+    }
+
+    /// Whether routes are written, and what waits for an endpoint can be.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.format >= WAITING_FORMAT
     }
 
     /// Makes room for a state whose buffers hold so many bytes. A vector that grows by itself would leave secrets in the memory that it
@@ -131,6 +139,11 @@ impl<'a, 'f> Decoder<'a, 'f> {
     /// Whether there is what the older format leaves out.
     pub(super) fn is_full(&self) -> bool {
         self.format >= FULL_FORMAT
+    }
+
+    /// Whether there are routes, and there can be what waits for an endpoint.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.format >= WAITING_FORMAT
     }
 
     pub(super) fn is_at_end(&self) -> bool {

@@ -21,7 +21,9 @@
 //! the reason is forgotten.
 //!
 //! Format 1 leaves out how old connections are, and what is known of peers that take things slowly; format 2 has everything. Both
-//! must stay as they are, byte by byte, for as long as they are read (`fixtures/connections-1.bin`).
+//! must stay as they are, byte by byte, for as long as they are read (`fixtures/connections-1.bin`, `-2.bin`). Format 3 knows what waits
+//! for an endpoint, a held TCP connection too, and by which route something was begun. (A request that is held is written down like one
+//! whose head is not whole yet, in any format.)
 
 mod codec;
 mod error;
@@ -41,7 +43,7 @@ use super::context::Cx;
 use super::{Conn, HttpConn, Tunnel, TunnelKind};
 use crate::buffers::Buf;
 use crate::clock::Ticks;
-use crate::generation::EndpointPlan;
+use crate::generation::{EndpointPlan, Generation};
 use crate::moving::bytes::Input;
 use crate::moving::facts::FactsIn;
 use crate::reactor::{ConnKey, Io, Owner};
@@ -56,17 +58,23 @@ pub(super) use http::{HttpState, KeptState, PhaseState, WaitingState};
 pub(crate) use names::Places;
 pub(super) use names::{EndpointPlace, ListenerPlace};
 pub(super) use proxy::{PatienceState, ProxyState, ReceivingState, SendingState};
-pub(super) use socket::{ClientState, DialState, MAX_BUFFER_BYTES, SocketState};
+pub(super) use socket::{ClientState, DialState, GoalState, MAX_BUFFER_BYTES, SocketState};
 pub(super) use tunnel::{HalfState, TunnelState};
 
 /// The formats that are written and read here.
-pub(crate) const FORMATS: RangeInclusive<u16> = 1..=2;
+pub(crate) const FORMATS: RangeInclusive<u16> = 1..=3;
+
+/// Whether what waits for an endpoint can be written down in this format.
+pub(crate) fn has_waiting(format: u16) -> bool {
+    format >= codec::WAITING_FORMAT
+}
 
 const WAITING: u8 = 0;
 const PASSING: u8 = 1;
 const TCP: u8 = 2;
 const WEBSOCKET: u8 = 3;
 const IDLE: u8 = 4;
+const HELD: u8 = 5;
 
 /// Where the tables begin.
 const HEADER_BYTES: usize = 8;
@@ -89,7 +97,10 @@ impl Sheet {
         let mut giver = Giver { cx, book: &mut self.book, sockets };
         let item = match conn {
             Conn::Http(http) => http.to_state(&mut giver).map(Item::Http),
-            Conn::Tunnel(tunnel) => tunnel.to_state(&mut giver).map(|tunnel| Item::Tunnel(Box::new(tunnel))),
+            Conn::Tunnel(tunnel) if tunnel.is_open() => {
+                tunnel.to_state(&mut giver).map(|tunnel| Item::Tunnel(Box::new(tunnel)))
+            }
+            Conn::Tunnel(tunnel) => Some(Item::Held(tunnel.to_held_state(&mut giver))),
             Conn::Handshake(_) => None,
         };
         if let Some(item) = item {
@@ -153,6 +164,17 @@ impl<'c> Giver<'_, 'c> {
         self.book.endpoint(&endpoint.plan, !endpoint.is_retired(), self.cx.reactor.secure(io).is_some())
     }
 
+    /// Some endpoint of a service, for what waits for any of them.
+    pub(super) fn any_endpoint(&mut self, service: &Arc<str>) -> u64 {
+        self.book.any_endpoint(service)
+    }
+
+    /// A route of a generation.
+    pub(super) fn route(&mut self, generation: &Generation, route: Option<usize>) -> Option<u64> {
+        let route = generation.config.routes.get(route?)?;
+        Some(self.book.route(&route.name))
+    }
+
     /// Ticks until one that is to come.
     pub(super) fn left(&self, tick: u64) -> u64 {
         tick.saturating_sub(self.cx.clock.tick()).min(socket::MAX_TICKS)
@@ -170,6 +192,8 @@ enum Item<'a> {
     Http(HttpState<'a>),
     Tunnel(Box<TunnelState<'a>>),
     Idle(IdleState<'a>),
+    /// A TCP connection for which there is no endpoint yet.
+    Held(ClientState<'a>),
 }
 
 impl<'a> Item<'a> {
@@ -190,6 +214,11 @@ impl<'a> Item<'a> {
                 encoder.byte(IDLE);
                 idle.write(encoder);
             }
+            Self::Held(client) => {
+                encoder.make_room(0);
+                encoder.byte(HELD);
+                client.write([false; 3], encoder);
+            }
         }
     }
 
@@ -204,6 +233,14 @@ impl<'a> Item<'a> {
                 let idle = IdleState::read(decoder)?;
                 names.check_endpoint(idle.endpoint, idle.socket.is_protected())?;
                 Self::Idle(idle)
+            }
+            HELD if decoder.has_waiting() => {
+                let (client, marks) = ClientState::read(decoder)?;
+                names.check_listener(client.listener, client.socket.is_protected(), false)?;
+                if marks != [false; 3] {
+                    return Err(StateError::Value(WHAT));
+                }
+                Self::Held(client)
             }
             _ => return Err(StateError::Value(WHAT)),
         })
@@ -303,6 +340,7 @@ impl Parsed<'_> {
                 Conn::Http(Box::new(HttpConn::from_passing(kept, *proxy, &mut taker)?))
             }
             Item::Tunnel(tunnel) => Conn::Tunnel(Box::new(Tunnel::from_state(*tunnel, &mut taker)?)),
+            Item::Held(client) => Conn::Tunnel(Box::new(Tunnel::from_held_state(client, &mut taker)?)),
             Item::Idle(_) => return Err(StateError::Value("the kind of a connection")),
         })
     }
@@ -399,7 +437,7 @@ impl ParsedIdle<'_> {
 }
 
 impl Conn {
-    /// True if it can be written down as it is: it waits for a request, or for the rest of one; a request and its response pass through
+    /// True if it can be written down as it is: it waits for a request, or for the rest of one, or is held; a request and its response pass through
     /// to and from an endpoint; or it is a tunnel that is open. False while it shakes hands or connects to an endpoint, while it is answered
     /// by us, and while it lingers: that ends by itself. And false if its listener or its service is not in the generation that this
     /// thread follows ([`Cx::refresh`] first): nobody else would know them.

@@ -3,6 +3,7 @@
 //! ```text
 //!   count, then each listener:   bits(http, tls)  name  address
 //!   count, then each endpoint:   bits(kept, tls)  name of its service  address
+//!   count, then each route:      name                                                   (from format 3 on)
 //!
 //!   address:  0 IPv4(4) port(2) · 1 IPv6(16) port(2) flow scope · 2 path · 3 name in the abstract namespace
 //! ```
@@ -43,6 +44,10 @@ pub(super) struct Book {
     /// In the order of their numbers.
     listener_names: Vec<(Arc<str>, ListenAddress, bool, bool)>,
     endpoint_names: Vec<(Arc<EndpointPlan>, bool, bool)>,
+    /// The numbers by name of the service: those of endpoints that nobody leads to.
+    any: HashMap<Arc<str>, u64, foldhash::fast::RandomState>,
+    routes: HashMap<Arc<str>, u64, foldhash::fast::RandomState>,
+    route_names: Vec<Arc<str>>,
 }
 
 impl Book {
@@ -75,6 +80,25 @@ impl Book {
         })
     }
 
+    /// The number of an endpoint of this service to which nothing leads.
+    pub(super) fn any_endpoint(&mut self, service: &Arc<str>) -> u64 {
+        let next = self.endpoint_names.len() as u64;
+        *self.any.entry(Arc::clone(service)).or_insert_with(|| {
+            let plan = stand_in(service, EndpointAddress::Abstract("".into()));
+            self.endpoint_names.push((Arc::new(plan), false, false));
+            next
+        })
+    }
+
+    /// The number of a route.
+    pub(super) fn route(&mut self, name: &Arc<str>) -> u64 {
+        let next = self.route_names.len() as u64;
+        *self.routes.entry(Arc::clone(name)).or_insert_with(|| {
+            self.route_names.push(Arc::clone(name));
+            next
+        })
+    }
+
     pub(super) fn write(&self, encoder: &mut Encoder) {
         let listeners = self.listener_names.iter().map(|(name, address, http, tls)| ListenerName {
             name,
@@ -88,7 +112,8 @@ impl Book {
             kept: *kept,
             tls: *tls,
         });
-        Names { listeners: listeners.collect(), endpoints: endpoints.collect() }.write(encoder);
+        let routes = self.route_names.iter().map(|name| &**name).collect();
+        Names { listeners: listeners.collect(), endpoints: endpoints.collect(), routes }.write(encoder);
     }
 }
 
@@ -97,6 +122,7 @@ impl Book {
 pub(super) struct Names<'a> {
     pub(super) listeners: Vec<ListenerName<'a>>,
     pub(super) endpoints: Vec<EndpointName<'a>>,
+    pub(super) routes: Vec<&'a str>,
 }
 
 /// A listener. Whether it is for HTTP, and over TLS, is said so that nothing goes on as something else.
@@ -163,16 +189,29 @@ impl EndpointName<'_> {
         let mut known = local.balancers.get(service).into_iter().flat_map(|balancer| balancer.endpoints());
         let endpoint = known.find(is_it).filter(|_| self.kept).cloned();
         let endpoint = endpoint.unwrap_or_else(|| {
-            Rc::new(Endpoint::stand_in(Arc::new(EndpointPlan {
-                service: self.service.into(),
-                name: self.address.to_string().into(),
-                address: self.address.to_endpoint(),
-                label: self.address.to_string().into(),
-                tls: None,
-                active: AtomicU32::new(0),
-            })))
+            // One that is off has a name, and is counted by it.
+            let off = local.view.endpoints(service).unwrap_or_default().iter();
+            let off = off
+                .map(|endpoint| &endpoint.plan)
+                .find(|plan| Address::from(&plan.address) == self.address && plan.tls.is_some() == self.tls);
+            let plan = off.cloned();
+            Rc::new(Endpoint::stand_in(
+                plan.unwrap_or_else(|| Arc::new(stand_in(&self.service.into(), self.address.to_endpoint()))),
+            ))
         });
         Ok(EndpointPlace { local: Rc::clone(local), service, endpoint })
+    }
+}
+
+/// For an endpoint that is not configured.
+fn stand_in(service: &Arc<str>, address: EndpointAddress) -> EndpointPlan {
+    EndpointPlan {
+        service: Arc::clone(service),
+        name: address.to_string().into(),
+        label: address.to_string().into(),
+        address,
+        tls: None,
+        active: AtomicU32::new(0),
     }
 }
 
@@ -190,6 +229,10 @@ impl<'a> Names<'a> {
             encoder.bytes(endpoint.service.as_bytes());
             endpoint.address.write(encoder);
         }
+        if encoder.has_waiting() {
+            encoder.number(self.routes.len() as u64);
+            self.routes.iter().for_each(|name| encoder.bytes(name.as_bytes()));
+        }
     }
 
     pub(super) fn read(decoder: &mut Decoder<'a, '_>) -> Result<Self, StateError> {
@@ -203,6 +246,11 @@ impl<'a> Names<'a> {
             let [kept, tls] = decoder.bits("an endpoint")?;
             let service = decoder.text("the name of a service", MAX_NAME_BYTES)?;
             names.endpoints.push(EndpointName { service, address: Address::read(decoder)?, kept, tls });
+        }
+        if decoder.has_waiting() {
+            for _ in 0..decoder.small("a table of routes", MAX_NAMES)? {
+                names.routes.push(decoder.text("the name of a route", MAX_NAME_BYTES)?);
+            }
         }
         Ok(names)
     }
@@ -237,7 +285,11 @@ impl<'a> Names<'a> {
     pub(super) fn places(&self, cx: &Cx) -> Result<Places, StateError> {
         let listeners = self.listeners.iter().map(|listener| listener.find(cx)).collect::<Result<_, _>>()?;
         let endpoints = self.endpoints.iter().map(|endpoint| endpoint.find(cx)).collect::<Result<_, _>>()?;
-        Ok(Places { listeners, endpoints })
+        // One that does not exist any more has nothing that anybody could ask for.
+        let position =
+            |name: &&str| cx.local().generation.config.routes.iter().position(|route| *route.name == **name);
+        let routes = self.routes.iter().map(position).collect();
+        Ok(Places { listeners, endpoints, routes })
     }
 }
 
@@ -246,6 +298,7 @@ impl<'a> Names<'a> {
 pub(crate) struct Places {
     listeners: Vec<ListenerPlace>,
     endpoints: Vec<EndpointPlace>,
+    routes: Vec<Option<usize>>,
 }
 
 /// A listener of this thread.
@@ -269,6 +322,11 @@ impl Places {
     pub(in crate::conn) fn listener(&self, number: u64) -> Result<&ListenerPlace, StateError> {
         let place = usize::try_from(number).ok().and_then(|number| self.listeners.get(number));
         place.ok_or(StateError::Value("the number of a listener"))
+    }
+
+    /// Its position in the generation that this thread follows, if it is there.
+    pub(in crate::conn) fn route(&self, number: Option<u64>) -> Option<usize> {
+        *self.routes.get(usize::try_from(number?).ok()?)?
     }
 
     pub(in crate::conn) fn endpoint(&self, number: u64) -> Result<&EndpointPlace, StateError> {

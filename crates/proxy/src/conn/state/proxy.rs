@@ -13,7 +13,7 @@
 use handover_http1::Side;
 
 use super::codec::{Decoder, Encoder, MAX_AMOUNT};
-use super::socket::{DialState, MAX_BUFFER_BYTES, MAX_TICKS};
+use super::socket::{DialState, GoalState, MAX_BUFFER_BYTES, MAX_TICKS};
 use super::{Names, StateError};
 use crate::access_log::MAX_LINE_BYTES;
 use crate::config::LogFormat;
@@ -159,7 +159,7 @@ impl<'a> ProxyState<'a> {
         let client_in = decoder.bytes(BUFFER, MAX_BUFFER_BYTES)?;
         let client_out = decoder.bytes(BUFFER, MAX_BUFFER_BYTES)?;
         let dial = DialState::read(decoder)?;
-        names.check_endpoint(dial.endpoint, dial.socket.is_protected())?;
+        names.check_endpoint(dial.endpoint, dial.goal.is_protected())?;
         let inbuf = decoder.bytes(BUFFER, MAX_BUFFER_BYTES)?;
         let out = decoder.bytes(BUFFER, MAX_BUFFER_BYTES)?;
         let out_sent = if replayable { decoder.small("bytes sent", out.len())? } else { 0 };
@@ -183,7 +183,9 @@ impl<'a> ProxyState<'a> {
         let fits = interim <= MAX_INTERIM
             && (replayable || !matches!(sending, SendingState::Whole))
             && matches!(receiving, ReceivingState::Head { .. } | ReceivingState::Body { status: 200.., .. })
-            && (body || !(upstream_keeps || client_keeps));
+            && (body || !(upstream_keeps || client_keeps))
+            // Who waits has neither sent nor received anything.
+            && (matches!(dial.goal, GoalState::Reached(_)) || !(began || body || matches!(sending, SendingState::Sent | SendingState::Stopped)));
         if !fits {
             return Err(StateError::Value(REQUEST));
         }

@@ -57,6 +57,8 @@ pub(in crate::conn) struct ClientState<'a> {
     pub(in crate::conn) socket: SocketState<'a>,
     /// For how long it has been what it is (µs). Not in format 1: it begins anew.
     pub(in crate::conn) age_us: u64,
+    /// The number of the route of what is in flight in the table of names. Not in formats 1 and 2: it is forgotten.
+    pub(in crate::conn) route: Option<u64>,
 }
 
 impl<'a> ClientState<'a> {
@@ -75,6 +77,9 @@ impl<'a> ClientState<'a> {
         if encoder.is_full() {
             encoder.number(self.age_us);
         }
+        if encoder.has_waiting() {
+            encoder.number(self.route.map_or(0, |route| route + 1));
+        }
     }
 
     pub(super) fn read(decoder: &mut Decoder<'a, '_>) -> Result<(Self, [bool; 3]), StateError> {
@@ -89,34 +94,67 @@ impl<'a> ClientState<'a> {
         };
         let socket = SocketState::read(decoder, protected)?;
         let age_us = if decoder.is_full() { decoder.number("an age", MAX_AMOUNT)? } else { 0 };
-        Ok((Self { listener, peer, socket, age_us }, [first, second, third]))
+        let route = if decoder.has_waiting() {
+            decoder.number("the number of a route", u64::from(u32::MAX))?
+        } else {
+            0
+        };
+        let route = route.checked_sub(1);
+        Ok((Self { listener, peer, socket, age_us, route }, [first, second, third]))
     }
 }
 
-/// The way to an endpoint, once it leads somewhere.
+/// The way to an endpoint, once it leads somewhere; from format 3 on also while it waits for one that answers.
 #[derive(Debug)]
 pub(in crate::conn) struct DialState<'a> {
-    /// The number of its endpoint in the table of names.
+    /// The number of its endpoint in the table of names; while it waits that of any of the same service.
     pub(in crate::conn) endpoint: u64,
-    pub(in crate::conn) socket: SocketState<'a>,
+    pub(in crate::conn) goal: GoalState<'a>,
     pub(in crate::conn) reused: bool,
     pub(in crate::conn) fresh_only: bool,
     pub(in crate::conn) attempts: usize,
 }
 
+/// How far it leads.
+#[derive(Debug)]
+pub(in crate::conn) enum GoalState<'a> {
+    /// To an endpoint.
+    Reached(SocketState<'a>),
+    /// Nowhere yet; ticks until that is given up.
+    Awaited(u64),
+}
+
+impl GoalState<'_> {
+    pub(super) fn is_protected(&self) -> bool {
+        matches!(self, Self::Reached(socket) if socket.is_protected())
+    }
+}
+
 impl<'a> DialState<'a> {
     pub(super) fn write(&self, encoder: &mut Encoder) {
-        encoder.bits([self.socket.is_protected(), self.reused, self.fresh_only]);
+        let waits = matches!(self.goal, GoalState::Awaited(_));
+        encoder.bits([self.goal.is_protected(), self.reused, self.fresh_only, waits]);
         encoder.number(self.endpoint);
-        self.socket.write(encoder);
+        match &self.goal {
+            GoalState::Reached(socket) => socket.write(encoder),
+            GoalState::Awaited(left) => encoder.number(*left),
+        }
         encoder.number(self.attempts as u64);
     }
 
     pub(super) fn read(decoder: &mut Decoder<'a, '_>) -> Result<Self, StateError> {
-        let [protected, reused, fresh_only] = decoder.bits("the way to an endpoint")?;
+        const WHAT: &str = "the way to an endpoint";
+        let [protected, reused, fresh_only, waits] = decoder.bits(WHAT)?;
+        if waits && (protected || !decoder.has_waiting()) {
+            return Err(StateError::Value(WHAT));
+        }
         Ok(Self {
             endpoint: decoder.number("the number of an endpoint", u64::from(u32::MAX))?,
-            socket: SocketState::read(decoder, protected)?,
+            goal: if waits {
+                GoalState::Awaited(decoder.number("the time to reach an endpoint", MAX_TICKS)?)
+            } else {
+                GoalState::Reached(SocketState::read(decoder, protected)?)
+            },
             reused,
             fresh_only,
             attempts: decoder.small("a number of attempts", crate::conn::dial::MAX_ATTEMPTS + 1)?,

@@ -9,7 +9,7 @@ use handover_http1::Side;
 
 use super::codec::{Decoder, Encoder, MAX_AMOUNT};
 use super::proxy::{read_flow, write_flow};
-use super::socket::{ClientState, DialState, MAX_BUFFER_BYTES, MAX_TICKS};
+use super::socket::{ClientState, DialState, GoalState, MAX_BUFFER_BYTES, MAX_TICKS};
 use super::{Names, StateError};
 use crate::conn::TunnelKind;
 use crate::conn::flow::Flow;
@@ -71,7 +71,7 @@ impl<'a> TunnelState<'a> {
         let (client, [up_finished, down_finished, nothing]) = ClientState::read(decoder)?;
         names.check_listener(client.listener, client.socket.is_protected(), kind == TunnelKind::Websocket)?;
         let dial = DialState::read(decoder)?;
-        names.check_endpoint(dial.endpoint, dial.socket.is_protected())?;
+        names.check_endpoint(dial.endpoint, dial.goal.is_protected())?;
         let bytes_in = decoder.number("bytes read", MAX_AMOUNT)?;
         let bytes_out = decoder.number("bytes written", MAX_AMOUNT)?;
         let idle = decoder.small("the time that a tunnel may be silent", u32::MAX)?;
@@ -84,7 +84,7 @@ impl<'a> TunnelState<'a> {
         let (up, down) = (half(up_finished)?, half(down_finished)?);
         let mut buffer = || decoder.bytes(WHAT, MAX_BUFFER_BYTES);
         let (client_in, client_out, inbuf, out) = (buffer()?, buffer()?, buffer()?, buffer()?);
-        if nothing {
+        if nothing || !matches!(dial.goal, GoalState::Reached(_)) {
             return Err(StateError::Value(WHAT));
         }
         Ok(Self {

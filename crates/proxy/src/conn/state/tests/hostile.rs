@@ -82,12 +82,14 @@ fn states_made_by_hand_live() {
         let bytes = Maker::new(true, false).section().write(format);
         assert_eq!(live(&mut process, format, &bytes), 8);
     }
+    let bytes = Maker::newest(false).section().write(3);
+    assert_eq!(live(&mut process, 3, &bytes), 10);
 }
 
 #[test]
 fn what_is_cut_short_or_goes_on_is_refused() {
     for format in FORMATS {
-        let whole = Maker::new(true, true).section().write(format);
+        let whole = Maker::of(format, true).section().write(format);
         for length in 0..whole.len() {
             assert!(read(format, &whole[..length]).is_err(), "{length} of {}", whole.len());
         }
@@ -99,13 +101,13 @@ fn what_is_cut_short_or_goes_on_is_refused() {
 fn any_single_bit_may_be_wrong() {
     let mut process = Process::new(CONFIG);
     for format in FORMATS {
-        let whole = Maker::new(true, true).section().write(format);
+        let whole = Maker::of(format, true).section().write(format);
         for bit in 0..whole.len() * 8 {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let _ = read_again(format, &bytes);
         }
-        let plain = Maker::new(true, false).section().write(format);
+        let plain = Maker::of(format, false).section().write(format);
         let mut alive = 0;
         for bit in (0..plain.len() * 8).step_by(5) {
             let mut bytes = plain.clone();
@@ -118,19 +120,19 @@ fn any_single_bit_may_be_wrong() {
 
 proptest! {
     #[test]
-    fn any_bytes_can_be_read(format in 0_u16..4, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn any_bytes_can_be_read(format in 0_u16..5, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = read_again(format, &bytes);
     }
 
     /// Bytes behind a header that is right, and tables that are.
     #[test]
     fn any_bytes_can_stand_where_connections_do(
-        format in 1_u16..3,
-        kind in 0_u8..5,
+        format in 1_u16..4,
+        kind in 0_u8..6,
         bytes in proptest::collection::vec(prop_oneof![0_u8..4, any::<u8>()], 0..120),
     ) {
         let tables = {
-            let whole = Maker::new(true, true).section().write(format);
+            let whole = Maker::of(format, true).section().write(format);
             let at = u64::from_be_bytes(*whole.first_chunk().unwrap());
             whole[usize::try_from(at).unwrap()..].to_vec()
         };
@@ -140,10 +142,10 @@ proptest! {
 
     #[test]
     fn any_few_bytes_may_be_others(
-        format in 1_u16..3,
+        format in 1_u16..4,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let mut bytes = Maker::new(true, false).section().write(format);
+        let mut bytes = Maker::of(format, false).section().write(format);
         for (at, byte) in changes {
             let at = at.index(bytes.len());
             bytes[at] = byte;

@@ -31,6 +31,8 @@ pub(super) struct Maker {
     pub(super) full: bool,
     /// Some of it is over TLS.
     pub(super) tls: bool,
+    /// With what no format before the third has.
+    newest: bool,
     next: u64,
 }
 
@@ -51,7 +53,17 @@ pub(super) fn secure(suite: [u8; 2], secret_bytes: usize, sealed: &[u8]) -> Secu
 
 impl Maker {
     pub(super) fn new(full: bool, tls: bool) -> Self {
-        Self { full, tls, next: 0 }
+        Self { full, tls, newest: false, next: 0 }
+    }
+
+    /// Everything that format 3 has.
+    pub(super) fn newest(tls: bool) -> Self {
+        Self { newest: true, ..Self::new(true, tls) }
+    }
+
+    /// Everything that this format has.
+    pub(super) fn of(format: u16, tls: bool) -> Self {
+        Self { newest: format > 2, ..Self::new(true, tls) }
     }
 
     /// With numbers of one, two and three bytes.
@@ -67,7 +79,8 @@ impl Maker {
         guard: Option<Secure>,
     ) -> ClientState<'static> {
         let age_us = if self.full { 3_600_000_000 } else { 0 };
-        ClientState { listener, peer, socket: self.socket(guard), age_us }
+        let route = self.newest.then_some(1);
+        ClientState { listener, peer, socket: self.socket(guard), age_us, route }
     }
 
     fn kept(&mut self, listener: u64, peer: Option<IpAddr>, guard: Option<Secure>) -> KeptState<'static> {
@@ -77,7 +90,8 @@ impl Maker {
     }
 
     fn dial(&mut self, endpoint: u64, guard: Option<Secure>) -> DialState<'static> {
-        DialState { endpoint, socket: self.socket(guard), reused: true, fresh_only: false, attempts: 2 }
+        let goal = GoalState::Reached(self.socket(guard));
+        DialState { endpoint, goal, reused: true, fresh_only: false, attempts: 2 }
     }
 
     fn waiting(&mut self) -> Vec<Item<'static>> {
@@ -158,6 +172,29 @@ impl Maker {
             .into()
     }
 
+    /// A request that waits for an endpoint, and a connection that is held.
+    fn held(&mut self) -> Vec<Item<'static>> {
+        let kept = self.kept(0, Some(V4), None);
+        let dial = DialState {
+            endpoint: 0,
+            goal: GoalState::Awaited(77),
+            reused: false,
+            fresh_only: true,
+            attempts: 0,
+        };
+        let proxy = ProxyState {
+            dial,
+            inbuf: b"",
+            out_sent: 0,
+            began: false,
+            interim: 0,
+            client_out: b"",
+            ..self.passing(0, SendingState::Whole, ReceivingState::Head { seen: 0 })
+        };
+        let request = HttpState { kept, phase: PhaseState::Passing(Box::new(proxy)) };
+        vec![Item::Http(request), Item::Held(self.client(1, Some(V4), None))]
+    }
+
     fn tunnel(&mut self, kind: TunnelKind) -> Item<'static> {
         let mut ended = BodyReader::response(BodyKind::UntilClose);
         ended.end_of_input().unwrap();
@@ -202,12 +239,17 @@ impl Maker {
                 endpoint(Address::Tcp("127.0.0.1:9".parse().unwrap())),
                 endpoint(Address::Unix("/nonexistent/endpoint".as_ref())),
             ],
+            routes: Vec::new(),
         };
         let mut items = self.waiting();
         items.extend(self.requests());
         items.push(self.tunnel(TunnelKind::Tcp));
         items.push(self.tunnel(TunnelKind::Websocket));
         items.push(Item::Idle(IdleState { endpoint: 0, socket: self.socket(None), left: 600 }));
+        if self.newest {
+            names.routes = vec!["not there", "every request"];
+            items.extend(self.held());
+        }
         if self.tls {
             names.listeners.push(ListenerName { tls: true, ..listener("safe", true) });
             let address = Address::Tcp("[2001:db8::7]:443".parse().unwrap());

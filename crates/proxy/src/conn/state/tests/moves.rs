@@ -1,6 +1,7 @@
 //! Requests and responses, moved at every byte.
 
 use super::rig::*;
+use crate::conn::state::FORMATS;
 use crate::conn::{Conn, End};
 
 /// One exchange, or several on one connection.
@@ -229,7 +230,7 @@ fn a_request_that_moves_at_any_byte_is_answered_as_if_it_had_stayed() {
         let mut moved = 0;
         for at in (0..=all).step_by(if all > 2_000 { 97 } else { 1 }) {
             let (stayed, _) = play(&stage, (&mut here, &mut there), &scene, Pause::At(at), None);
-            for format in [1, 2] {
+            for format in FORMATS {
                 let (got, moves) = play(&stage, (&mut here, &mut there), &scene, Pause::At(at), Some(format));
                 assert_eq!(got.show(), stayed.show(), "{}, moved at {at} in format {format}", scene.name);
                 moved += moves;
@@ -245,7 +246,7 @@ fn a_request_that_moves_at_every_byte_is_answered_as_if_it_had_stayed() {
     let (mut here, mut there) = (stage.process(), stage.process());
     for scene in scenes().iter().filter(|scene| scene.request.len() < 2_000) {
         let (stayed, _) = play(&stage, (&mut here, &mut there), scene, Pause::Everywhere, None);
-        for format in [1, 2] {
+        for format in FORMATS {
             let (got, moves) = play(&stage, (&mut here, &mut there), scene, Pause::Everywhere, Some(format));
             assert_eq!(got.show(), stayed.show(), "{} in format {format}", scene.name);
             assert!(moves > 20, "{}: moved {moves} times only", scene.name);

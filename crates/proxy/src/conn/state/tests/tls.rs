@@ -7,6 +7,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::rig::*;
+use crate::conn::state::FORMATS;
 use crate::conn::{Conn, End};
 
 /// A stage whose listener `safe` is over TLS, and a client's settings.
@@ -77,7 +78,7 @@ fn say_and_move<'a>(
 #[test]
 fn a_request_over_tls_moves_behind_every_byte_of_ciphertext() {
     let (stage, text, config) = safe();
-    for format in [1, 2] {
+    for format in FORMATS {
         let (mut here, mut there) = (Process::new(&text), Process::new(&text));
         let (conn, far, mut session) = greet(&mut here, config.clone());
         let mut sealed = Vec::new();

@@ -6,6 +6,7 @@ use rustix::net::{SendFlags, send};
 
 use super::rig::*;
 use crate::access_log::AccessLog;
+use crate::conn::state::FORMATS;
 use crate::conn::{Conn, End};
 
 /// What happens.
@@ -113,7 +114,7 @@ fn a_tunnel_that_moves_after_each_word_passes_the_same_words() {
                 assert!(words.windows(word.len()).any(|part| part == word.as_bytes()), "{word}");
             }
             assert!(!stayed.log.is_empty());
-            for format in [1, 2] {
+            for format in FORMATS {
                 assert_eq!(play(listener, &acts, Some(format)), stayed, "{listener} in format {format}");
             }
         }
@@ -139,7 +140,7 @@ fn the_access_log_says_of_a_request_that_moved_what_it_says_of_one_that_stayed()
         stayed.log,
         "unix - - +0000] \"POST /a HTTP/1.1\" \"/b\" \"\\\"me\\\"\" 200 52 unix:/endpoint\n"
     );
-    for format in [1, 2] {
+    for format in FORMATS {
         assert_eq!(play("web", &acts, Some(format)), stayed, "format {format}");
     }
 }
