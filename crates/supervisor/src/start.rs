@@ -34,6 +34,7 @@ use crate::journal::{DEFAULT_KEEP, Journal, JournalError};
 use crate::listeners::Listeners;
 use crate::operations::Operations;
 use crate::options::{Options, StartFrom};
+use crate::programs::Programs;
 use crate::protocol::Settings;
 use crate::reexec::{self, ResumeError};
 use crate::scribe::Scribe;
@@ -211,6 +212,12 @@ async fn live(options: Options) -> Result<Over, StartError> {
     };
     let (inputs, taken_inputs) = mpsc::channel(QUEUE);
     let (from_workers, said) = mpsc::channel(QUEUE);
+    if found.is_none() {
+        let setup = driver::programs_setup(&parts.options.name, parts.lock.control(), &parts.options.state);
+        for ended in Programs::end_leftovers(&setup).await {
+            tracing::warn!("{ended}");
+        }
+    }
     let mut driver = Driver::new(parts, machine, operations, inputs, from_workers);
     let begin = match found {
         Some(found) => {

@@ -4,6 +4,7 @@
 //!   connection ─ its far end's inode ─▶ open in a process of this copy? ─▶ theirs │ somebody else's │ nobody's yet
 //! ```
 
+mod descriptors;
 mod diag;
 mod tables;
 
@@ -16,8 +17,6 @@ use crate::protocol::Address;
 
 /// Connections that are listed one by one.
 pub(crate) const MAX_LISTED: usize = 1000;
-/// Descriptors of one process that are looked at.
-const MAX_DESCRIPTORS: usize = 1_000_000;
 
 /// A connection that a process holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +93,8 @@ fn survey_one(
     // A descriptor may be open in several processes: the connection is one.
     let mut seen = HashSet::new();
     for &pid in &wanted.processes {
-        for inode in sockets_of(pid) {
+        // What may not be looked at is not counted.
+        for inode in descriptors::sockets_of(pid).unwrap_or_default() {
             let connection = match (tcp.get(&inode), unix.get(&inode)) {
                 (Some(tcp), _) => Connection {
                     pid,
@@ -215,7 +215,7 @@ pub(crate) fn far_end_unix(near: u64) -> io::Result<FarEnd> {
 /// Whether one of these processes holds a connection that was accepted at this address, whoever has made it.
 ///
 /// # Errors
-/// The kernel's tables cannot be read.
+/// The kernel's tables cannot be read, or some of the processes may not be looked at.
 pub(crate) fn has_accepted_at(processes: &[u32], place: &Address) -> io::Result<Option<u32>> {
     let accepted: HashSet<u64> = match place {
         Address::Tcp(_) => {
@@ -223,22 +223,28 @@ pub(crate) fn has_accepted_at(processes: &[u32], place: &Address) -> io::Result<
         }
         _ => tables::unix()?.iter().filter(|one| is_unix_at(place, &one.path)).map(|one| one.inode).collect(),
     };
-    let holds = |pid: &&u32| sockets_of(**pid).any(|inode| inode != 0 && accepted.contains(&inode));
-    Ok(processes.iter().find(holds).copied())
+    first(processes, |inodes| inodes.iter().any(|inode| *inode != 0 && accepted.contains(inode)))
 }
 
 /// Which of these processes has the socket with this inode open.
-pub(crate) fn holder(processes: &[u32], inode: u64) -> Option<u32> {
-    processes.iter().copied().find(|pid| sockets_of(*pid).any(|one| one == inode))
+///
+/// # Errors
+/// None of those that may be looked at, and some may not be.
+pub(crate) fn holder(processes: &[u32], inode: u64) -> io::Result<Option<u32>> {
+    first(processes, |inodes| inodes.contains(&inode))
 }
 
-/// The inodes of the sockets that a process has open; none if it has ended, or may not be looked at.
-fn sockets_of(pid: u32) -> impl Iterator<Item = u64> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
-    entries.flatten().take(MAX_DESCRIPTORS).filter_map(|entry| {
-        let target = std::fs::read_link(entry.path()).ok()?;
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    })
+/// The first process whose sockets are such.
+fn first(processes: &[u32], is: impl Fn(&[u64]) -> bool) -> io::Result<Option<u32>> {
+    let mut unseen = None;
+    for &pid in processes {
+        match descriptors::sockets_of(pid) {
+            Ok(inodes) if is(&inodes) => return Ok(Some(pid)),
+            Ok(_) => {}
+            Err(error) => unseen = Some(error),
+        }
+    }
+    unseen.map_or(Ok(None), Err)
 }
 
 /// Whether a connection with this local address was accepted there.

@@ -27,12 +27,18 @@ pub(super) async fn end(setup: &Setup) -> Vec<String> {
             return Vec::new();
         }
     };
+    let said = end_all(copies).await;
+    Place::new(&setup.runtime, &setup.name).clean();
+    said
+}
+
+/// The same for these.
+pub(super) async fn end_all(copies: Vec<SavedCopy>) -> Vec<String> {
     let tasks: Vec<_> = copies.into_iter().map(|copy| tokio::spawn(end_one(copy))).collect();
     let mut said = Vec::new();
     for task in tasks {
         said.extend(task.await.ok().flatten());
     }
-    Place::new(&setup.runtime, &setup.name).clean();
     said
 }
 

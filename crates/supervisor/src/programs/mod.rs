@@ -47,6 +47,7 @@ use tokio::sync::mpsc;
 
 use crate::protocol::{Address, Names, ProgramSpec, Traffic};
 use common::Common;
+use copy::SavedCopy;
 use editions::Edition;
 use flows::{Flows, Scene};
 use happened::Inner;
@@ -108,6 +109,8 @@ pub(crate) struct Programs {
     ending: Option<Ending>,
     /// Nothing new is begun: this process is about to become another program.
     resting: bool,
+    /// Copies of an earlier life that nothing else is known of.
+    leftovers: Vec<SavedCopy>,
     /// What was said once.
     said: Told,
 }
@@ -124,8 +127,7 @@ impl Programs {
     /// None yet. What an earlier life has left on the disk is read.
     pub(crate) fn new(setup: Setup) -> Self {
         let mut programs = Self::empty(setup);
-        // Their processes were ended by `end_leftovers`, before anything was bound.
-        let _ = programs.common.read_state();
+        programs.leftovers = programs.common.read_state();
         programs
     }
 
@@ -141,6 +143,7 @@ impl Programs {
             exam: None,
             ending: None,
             resting: false,
+            leftovers: Vec::new(),
             said: Told::default(),
         }
     }
@@ -378,6 +381,7 @@ impl Programs {
         sockets: Sockets,
         examined: Option<OperationKey>,
     ) {
+        self.end_forgotten();
         self.names = names.clone();
         self.common.sockets = sockets;
         let exam = self.exam.take();
@@ -394,6 +398,18 @@ impl Programs {
             hosted.leave(&mut self.common);
         }
         self.go_on();
+    }
+
+    /// After a start that takes over from nobody, nothing of them runs any more. Otherwise what was known of them is lost.
+    fn end_forgotten(&mut self) {
+        let copies = std::mem::take(&mut self.leftovers);
+        if !copies.is_empty() {
+            tokio::spawn(async move {
+                for ended in leftovers::end_all(copies).await {
+                    tracing::warn!("{ended}");
+                }
+            });
+        }
     }
 
     /// For a new worker, before its `Commit`. Its call is never that of a message of [`Out::ToWorker`]'s.

@@ -96,7 +96,7 @@ impl Link {
     /// Asks the kernel, once.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// The kernel does not tell, or the copy's processes may not be looked at.
     pub(crate) fn whose(self, processes: &Processes) -> io::Result<Whose> {
         let end = match self {
             Link::Tcp { near, far } => connections::far_end_tcp(near, far)?,
@@ -106,7 +106,9 @@ impl Link {
             FarEnd::Waiting => Whose::Nobodys,
             FarEnd::Gone => Whose::Gone,
             FarEnd::Accepted(inode) => {
-                connections::holder(&processes.now(), inode).map_or(Whose::Anothers, Whose::Copys)
+                let unseen = |error| io::Error::other(format!("its processes may not be looked at: {error}"));
+                let holder = connections::holder(&processes.now(), inode).map_err(unseen)?;
+                holder.map_or(Whose::Anothers, Whose::Copys)
             }
         })
     }

@@ -32,8 +32,8 @@ fn a_connection_is_nobodys_until_it_is_accepted_and_then_his_who_accepted_it() {
         assert_eq!(end_of(&near), FarEnd::Waiting, "{at}");
         let (far, _) = listener.accept().unwrap();
         let FarEnd::Accepted(inode) = end_of(&near) else { panic!("accepted, but {:?}", end_of(&near)) };
-        assert_eq!(holder(&own(), inode), Some(std::process::id()));
-        assert_eq!(holder(&[1], inode), None, "the first process has not accepted it");
+        assert_eq!(holder(&own(), inode).unwrap(), Some(std::process::id()));
+        assert_eq!(holder(&[1], inode).unwrap(), None, "the first process has not accepted it");
         drop(far);
         assert_eq!(end_of(&near), FarEnd::Gone);
     }
@@ -46,7 +46,7 @@ fn a_connection_over_ipv4_to_a_socket_for_both_families_is_found() {
     let near = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let _far = listener.accept().unwrap();
     let FarEnd::Accepted(inode) = end_of(&near) else { panic!("accepted, but {:?}", end_of(&near)) };
-    assert_eq!(holder(&own(), inode), Some(std::process::id()));
+    assert_eq!(holder(&own(), inode).unwrap(), Some(std::process::id()));
     assert!(is_tcp_at(&Address::Tcp(listener.local_addr().unwrap()), near.peer_addr().unwrap()));
 }
 
@@ -61,7 +61,7 @@ fn over_a_unix_socket_the_far_end_is_found_too() {
     assert_eq!(has_accepted_at(&own(), &place).unwrap(), None);
     let (far, _) = listener.accept().unwrap();
     let FarEnd::Accepted(inode) = unix_end(&near) else { panic!("not accepted") };
-    assert_eq!(holder(&own(), inode), Some(std::process::id()));
+    assert_eq!(holder(&own(), inode).unwrap(), Some(std::process::id()));
     assert_eq!(has_accepted_at(&own(), &place).unwrap(), Some(std::process::id()));
     drop(far);
     assert_eq!(unix_end(&near), FarEnd::Gone);
@@ -104,7 +104,7 @@ async fn a_process_that_has_ended_has_no_connections() {
     child.wait().unwrap();
     let wanted = Wanted { processes: vec![child.id()], places: Vec::new() };
     assert_eq!(survey(vec![wanted]).await.unwrap(), [Survey::default()]);
-    assert_eq!(holder(&[child.id()], 1), None);
+    assert_eq!(holder(&[child.id()], 1).unwrap(), None);
 }
 
 #[test]

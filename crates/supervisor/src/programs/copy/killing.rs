@@ -40,7 +40,10 @@ impl Copy {
             }
             let members = self.members(&look().await);
             if members.is_empty() {
-                break;
+                if !self.group().is_some_and(|group| group.is_populated()) {
+                    break;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
             for (pid, began) in members {
                 ended(pid, began).await;
@@ -66,9 +69,11 @@ impl Copy {
         let deadline = Instant::now() + limit;
         let mut killed = BTreeSet::new();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let mut is_first = true;
         loop {
             let members = self.members(&look().await);
-            if members.is_empty() {
+            // What forks faster than one can look is killed unseen, by its group, before it is believed to be gone.
+            if members.is_empty() && !is_first {
                 self.group().iter().for_each(groups::Group::remove);
                 return Killed { killed: count(killed.len()), left: 0 };
             }
@@ -80,6 +85,7 @@ impl Copy {
                 };
             }
             self.kill_at_once();
+            is_first = false;
             for (pid, began) in &members {
                 send(*pid, *began, Signal::KILL);
             }

@@ -177,6 +177,12 @@ impl Group {
         found
     }
 
+    /// Whether any process of it lives, also in groups below.
+    pub(crate) fn is_populated(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("cgroup.events")).unwrap_or_default();
+        events.lines().any(|line| line == "populated 1")
+    }
+
     /// Kills all of them at once, also those that are being forked (Linux 5.14).
     ///
     /// # Errors

@@ -19,6 +19,8 @@ use super::Group;
 pub(crate) const MARK_VARIABLE: &str = "HANDOVER_MARK";
 /// Between two marks.
 pub(crate) const MARK_SEPARATOR: char = ';';
+/// How often new processes are looked for in one survey.
+const MAX_LOOKS: usize = 10;
 /// Ancestors that are looked at.
 const MAX_ANCESTORS: usize = 64;
 
@@ -54,11 +56,18 @@ pub(crate) struct Belonging {
 }
 
 impl Survey {
-    /// Looks.
+    /// Looks, until it has seen everybody: one that has ended meanwhile may have left a child, which has come meanwhile.
     pub(crate) fn take() -> Self {
-        let Ok(entries) = fs::read_dir("/proc") else { return Self::default() };
-        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        Survey { processes: pids.filter_map(|pid| Some((pid, Process::of(pid)?))).collect() }
+        let mut listed = BTreeSet::new();
+        let mut processes = BTreeMap::new();
+        for _ in 0..MAX_LOOKS {
+            let new: Vec<u32> = all().filter(|pid| listed.insert(*pid)).collect();
+            if new.is_empty() {
+                break;
+            }
+            processes.extend(new.into_iter().filter_map(|pid| Some((pid, Process::of(pid)?))));
+        }
+        Survey { processes }
     }
 
     /// The processes that live and belong to a copy, and when each began. Never this process.
@@ -73,7 +82,10 @@ impl Survey {
         let all = self.living().filter(|(pid, process)| belongs(*pid, process));
         let mut found: BTreeSet<u32> = all.map(|(pid, _)| pid).collect();
         self.add_descendants(&mut found);
-        found.into_iter().filter_map(|pid| Some((pid, self.processes.get(&pid)?.began))).collect()
+        let seen = found.into_iter().filter_map(|pid| Some((pid, self.processes.get(&pid)?.began)));
+        // Of its group, also those that have come since.
+        let late = grouped.iter().filter(|pid| !self.processes.contains_key(pid));
+        seen.chain(late.filter_map(|pid| Some((*pid, began(*pid)?)))).collect()
     }
 
     /// A process and all that descend from it.
@@ -129,6 +141,12 @@ impl Belonging {
         }
         false
     }
+}
+
+/// The IDs of all processes.
+fn all() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 impl Process {
