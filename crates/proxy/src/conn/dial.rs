@@ -370,6 +370,17 @@ impl Dial {
         self.hang_up(cx);
     }
 
+    /// Who was reached broke off before it answered: the next endpoint's turn.
+    pub(super) fn died(&mut self, cx: &mut Cx) {
+        if let Some(cells) = self.cells(cx) {
+            cells.retries.add(1);
+        }
+        if let Some(turn) = &self.turn {
+            turn.endpoint.failed(&cx.clock);
+        }
+        self.hang_up(cx);
+    }
+
     /// Closes the connection.
     pub(crate) fn hang_up(&mut self, cx: &mut Cx) {
         if let Some(io) = self.io.take() {

@@ -16,6 +16,7 @@
 //!     else                                                             ──▶ 502
 //! ```
 
+mod again;
 mod moved;
 
 use std::rc::Rc;
@@ -46,8 +47,6 @@ const RESPONSE_HEAD: HeadLimits =
 pub(super) const MAX_INTERIM: u8 = 16;
 /// Request bodies up to this size go behind the head if they are there already, so that they can be sent again.
 const WHOLE_BODY_BYTES: u64 = 4 * 1024;
-/// So many copies of a program may die of one request before that is told that they do.
-const MAX_DEATHS: u8 = 2;
 
 /// One request through an endpoint.
 #[derive(Debug)]
@@ -435,41 +434,6 @@ impl Proxy {
             client_keeps: outgoing.keep_alive,
         };
         HeadRead::Body
-    }
-
-    /// The endpoint's connection broke before a response. `None`: the request goes elsewhere.
-    fn lost(&mut self, cx: &mut Cx) -> Option<Step> {
-        let again = !self.began || (self.replayable && self.idempotent && self.may_be_sent_again());
-        if !again || self.interim > 0 {
-            let reason = "the endpoint closed the connection before it answered";
-            return Some(Step::Fail(Refusal::new(502, reason)));
-        }
-        if self.dial.is_reused() || (self.began && !self.leads_to_program()) {
-            self.dial.was_dead(cx);
-        } else {
-            self.dial.failed(cx);
-        }
-        if self.replayable {
-            self.out.rewind_to(0);
-            self.sending = Sending::Whole;
-        }
-        self.began = false;
-        cx.buffers.release(&mut self.inbuf);
-        self.seen = 0;
-        None
-    }
-
-    /// What was kept is known to go stale; and a copy of a program that dies is followed by another one.
-    fn may_be_sent_again(&mut self) -> bool {
-        if self.dial.is_reused() {
-            return true;
-        }
-        self.deaths += 1;
-        self.leads_to_program() && self.deaths <= MAX_DEATHS
-    }
-
-    fn leads_to_program(&self) -> bool {
-        self.dial.plan().is_some_and(|plan| plan.program.is_some())
     }
 
     fn response_has_begun(&self) -> bool {
