@@ -20,6 +20,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::protocol::ResourceLimits;
 
@@ -27,6 +28,8 @@ pub(crate) use survey::{Belonging, MARK_SEPARATOR, MARK_VARIABLE, Survey, began,
 
 /// Microseconds of a period over which CPU time is counted (`cpu.max`).
 const CPU_PERIOD: u64 = 100_000;
+/// For so long a group may be empty because its first process has not joined it yet.
+const JUST_MADE: Duration = Duration::from_secs(60);
 /// Control groups of a copy, one below the other, that are looked at: programs may make their own.
 const MAX_DEPTH: usize = 16;
 
@@ -96,12 +99,14 @@ impl Groups {
         (Some(group), warnings)
     }
 
-    /// Removes empty groups of this server that nobody knows of: those of a life that ended badly.
+    /// Removes empty groups of servers of this name that nobody has used for a while: those of a life that ended badly.
     pub(crate) fn sweep(&self) {
         let Some(place) = &self.0 else { return };
         let Ok(entries) = fs::read_dir(&place.directory) else { return };
         for entry in entries.flatten() {
-            if entry.file_name().as_encoded_bytes().starts_with(place.prefix.as_bytes()) {
+            let made = entry.metadata().and_then(|metadata| metadata.modified());
+            let is_old = made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > JUST_MADE));
+            if is_old && entry.file_name().as_encoded_bytes().starts_with(place.prefix.as_bytes()) {
                 // One that has processes cannot be removed.
                 Group { path: entry.path() }.remove();
             }

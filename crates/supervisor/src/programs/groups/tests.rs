@@ -42,6 +42,10 @@ fn a_group_is_named_after_server_and_mark_and_each_limit_without_a_controller_is
     // The same mark twice is no other group.
     assert!(groups.make("web/1-00ff", &limits()).0.is_none());
     groups.sweep();
+    assert!(group.path().exists(), "its first process may be about to join it");
+    let earlier = std::time::SystemTime::now() - 2 * JUST_MADE;
+    File::open(group.path()).unwrap().set_modified(earlier).unwrap();
+    groups.sweep();
     assert!(!group.path().exists());
 }
 
