@@ -86,7 +86,13 @@ impl Machine {
             return;
         }
         self.learn(edition, plan);
-        self.table.apply = Some(edition);
+        if self.table.edition == Some(edition) {
+            // Only numbers differ. What is active goes on, and may be about to serve another edition.
+            self.table.apply = None;
+            self.apply_now(edition);
+        } else {
+            self.table.apply = Some(edition);
+        }
         let Some(change) = &self.table.change else { return };
         match (change.what, change.step) {
             (What::Exam, Step::Held) if change.to == edition && self.is_complete(edition) => {
@@ -168,10 +174,12 @@ impl Machine {
     /// The active change ends as soon as what served before serves.
     pub(super) fn call_off_change(&mut self) {
         let Some(change) = &self.table.change else { return };
-        let (step, operation) = (change.step, change.operation);
+        let (step, operation, within) = (change.step, change.operation, change.within);
         match (change.what, step) {
             // They end soon by themselves.
             (What::Stop | What::Sleep | What::Confirm, _) | (_, Step::Discarding | Step::Restoring) => {}
+            // On its way back to what served before already.
+            _ if within => {}
             (_, Step::Hook) => {
                 if let Some(operation) = operation {
                     self.emit(Effect::EndHook { operation });
@@ -225,6 +233,8 @@ impl Machine {
         match (change.what, change.step) {
             (What::Stop | What::Sleep | What::Confirm, _) => {}
             _ if self.has_switched() => self.let_it_be(),
+            // The guard has failed, and what it failed for serves.
+            _ if change.within => self.finish(Outcome::AppliedWithLosses, Cause::NotTakenBack),
             (_, Step::Discarding | Step::Restoring) => {
                 let cause = change.failed.unwrap_or(Cause::ShuttingDown);
                 self.finish(Outcome::NotReady, cause);

@@ -93,9 +93,9 @@ impl Machine {
         }
     }
 
-    /// Stop-first: what runs is asked to stop.
+    /// Stop-first: what runs is asked to stop, also what is warm.
     pub(super) fn stop_old(&mut self) {
-        for key in self.serving_keys() {
+        for key in self.keys(|copy| matches!(copy.role, Role::Serving | Role::Warm)) {
             match self.copy(key).map(|copy| copy.life) {
                 Some(Life::Starting | Life::Checking) => self.kill(key),
                 _ => self.stop(key),

@@ -100,7 +100,8 @@ impl Machine {
         };
         // Two that must not run side by side: another edition, or another one of the same number.
         let in_the_way = |copy: &Copy| {
-            plan.swap == Swap::StopFirst && (copy.number == number || Some(copy.edition) != edition)
+            let alone = plan.swap == Swap::StopFirst || self.plan(copy.edition).swap == Swap::StopFirst;
+            alone && (copy.number == number || Some(copy.edition) != edition)
         };
         !self.number(number).ended
             && !self.table.copies.iter().filter(same).any(serves)
@@ -133,15 +134,28 @@ impl Machine {
         self.lacking().into_iter().filter_map(|number| self.number(number).at).min()
     }
 
-    /// Copies that the plan does not have any more are sent away.
+    /// Copies that the plan does not have any more are sent away, as far as others serve in their place.
     pub(super) fn scale(&mut self) -> bool {
         if self.table.phase != Phase::Up || self.table.change.is_some() {
             return false;
         }
         let copies = self.serving_plan().copies;
-        let too_many = self.keys(|copy| copy.role == Role::Serving && copy.number > copies);
-        too_many.iter().for_each(|key| self.retire(*key, None));
-        !too_many.is_empty()
+        let serving = self.keys(Copy::serves).len();
+        let surplus = serving.saturating_sub(usize::try_from(copies).unwrap_or(usize::MAX));
+        let mut too_many: Vec<(bool, u32, CopyKey)> = self
+            .table
+            .copies
+            .iter()
+            .filter(|copy| copy.role == Role::Serving && copy.number > copies)
+            .map(|copy| (copy.serves(), copy.number, copy.key))
+            .collect();
+        too_many.sort_unstable();
+        let rising = too_many.iter().filter(|(serves, ..)| !serves).count();
+        let go: Vec<CopyKey> = too_many.drain(..rising).map(|(.., key)| key).collect();
+        let surplus = too_many.iter().rev().take(surplus).map(|(.., key)| *key);
+        let go: Vec<CopyKey> = go.into_iter().chain(surplus).collect();
+        go.iter().for_each(|key| self.retire(*key, None));
+        !go.is_empty()
     }
 
     /// What was to be warm and is not all there, or not needed any more, ends.

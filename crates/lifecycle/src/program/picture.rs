@@ -55,8 +55,10 @@ impl Machine {
             !matches!(change.what, What::Start | What::Stop | What::Sleep | What::Confirm)
                 && change.step != Step::Rising
         });
+        let gives_up = self.table.change.as_ref().is_some_and(|change| change.step == Step::Discarding);
         match self.table.phase {
             Phase::New => State::New,
+            _ if ends && runs && gives_up => State::Stopping,
             _ if changes => State::Swapping,
             _ if ends && runs => State::Stopping,
             Phase::Down => State::Stopped,

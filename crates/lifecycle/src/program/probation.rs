@@ -31,6 +31,10 @@ impl Machine {
                 self.table.before = None;
                 self.end_probation(change.how.unwrap_or(PendingEnd::Cancelled));
             }
+            // The configuration itself has gone back to it.
+            _ if self.table.pending.is_some_and(|pending| pending.back_to == change.to) => {
+                self.end_probation(PendingEnd::Replaced);
+            }
             // Another definition of the same slot: what is on probation is still that slot.
             _ => {
                 if let Some(pending) =
@@ -93,8 +97,12 @@ impl Machine {
         self.enter();
     }
 
+    /// Whether what runs must have ended before this edition is started.
     pub(super) fn stops_first(&self, to: EditionKey) -> bool {
-        self.plan(to).swap == Swap::StopFirst || self.serving_plan().swap == Swap::StopFirst
+        let alone = |edition: EditionKey| self.plan(edition).swap == Swap::StopFirst;
+        alone(to)
+            || self.serving_plan().swap == Swap::StopFirst
+            || self.table.copies.iter().any(|copy| copy.edition != to && alone(copy.edition))
     }
 
     /// Why the deploy on probation has to go, if it has.

@@ -55,10 +55,20 @@ impl Machine {
             self.traffic_is_late();
         }
         if late(self.table.paused) {
-            self.resume_traffic();
+            self.pause_is_over();
         }
         if late(self.table.change.as_ref().and_then(|change| change.by)) {
             self.change_is_late();
+        }
+    }
+
+    /// Requests are held no longer. What was not asked to stop yet goes on serving; otherwise the change goes on without.
+    fn pause_is_over(&mut self) {
+        self.resume_traffic();
+        let step = self.table.change.as_ref().map(|change| change.step);
+        if matches!(step, Some(Step::Pausing(_) | Step::Quieting(_))) {
+            self.note_failure(Cause::NotQuiet);
+            self.fail_for_good();
         }
     }
 
