@@ -153,7 +153,8 @@ async fn over_unix_sockets_it_is_the_same() {
     let address = Address::Unix { path, mode: 0o600 };
     let own = Place { address: address.clone(), own: true };
     // A socket of its own: but nobody accepts yet.
-    let not = prove(&subject(1, Some(own.clone())), &tcp(), SHORT).await.unwrap_err();
+    let idle = Copy::on(socket.try_clone().unwrap(), &["binds-nothing"]);
+    let not = prove(&subject(idle.0.id(), Some(own.clone())), &tcp(), SHORT).await.unwrap_err();
     assert!(matches!(not.finding, Finding::NobodyAccepted { .. }), "{not}");
     let old = Copy::on(socket.try_clone().unwrap(), &["inetd-wait"]);
     let shared = Place { address, own: false };
@@ -161,7 +162,7 @@ async fn over_unix_sockets_it_is_the_same() {
         let proof = prove(&subject(old.0.id(), Some(shared.clone())), &ready, LIMIT).await.unwrap();
         assert!(proof.how.ends_with(&format!("(process {})", old.0.id())), "{}", proof.how);
         prove(&subject(old.0.id(), Some(own.clone())), &ready, LIMIT).await.unwrap();
-        let not = prove(&subject(1, Some(shared.clone())), &ready, SHORT).await.unwrap_err();
+        let not = prove(&subject(idle.0.id(), Some(shared.clone())), &ready, SHORT).await.unwrap_err();
         assert!(matches!(not.finding, Finding::AnotherCopy { .. }), "{not}");
     }
     let new = Copy::on(socket, &["inetd-wait"]);

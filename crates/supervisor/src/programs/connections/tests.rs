@@ -33,7 +33,10 @@ fn a_connection_is_nobodys_until_it_is_accepted_and_then_his_who_accepted_it() {
         let (far, _) = listener.accept().unwrap();
         let FarEnd::Accepted(inode) = end_of(&near) else { panic!("accepted, but {:?}", end_of(&near)) };
         assert_eq!(holder(&own(), inode).unwrap(), Some(std::process::id()));
-        assert_eq!(holder(&[1], inode).unwrap(), None, "the first process has not accepted it");
+        let (mut other, keep) = holding(Stdio::null());
+        assert_eq!(holder(&[other.id()], inode).unwrap(), None, "another process has not accepted it");
+        drop(keep);
+        other.wait().unwrap();
         drop(far);
         assert_eq!(end_of(&near), FarEnd::Gone);
     }

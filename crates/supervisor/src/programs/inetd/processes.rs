@@ -174,19 +174,7 @@ impl Processes {
 
     /// Waits until all have ended; those that have not by then are killed. Says how many of them.
     pub(super) async fn end(self, limit: Duration) -> u64 {
-        let all_ended = async {
-            loop {
-                let ended = self.one_ended();
-                tokio::pin!(ended);
-                // Before it is looked, so that no end is missed.
-                ended.as_mut().enable();
-                if self.count() == 0 {
-                    return;
-                }
-                ended.await;
-            }
-        };
-        if tokio::time::timeout(limit, all_ended).await.is_ok() {
+        if tokio::time::timeout(limit, self.all_ended()).await.is_ok() {
             return 0;
         }
         let left: Vec<Arc<Copy>> =
@@ -195,7 +183,22 @@ impl Processes {
         let mut kills: JoinSet<()> =
             left.into_iter().map(|copy| async move { drop(copy.kill_all(KILL_LIMIT).await) }).collect();
         while kills.join_next().await.is_some() {}
+        // Until each was seen to have ended.
+        let _ = tokio::time::timeout(KILL_LIMIT, self.all_ended()).await;
         u64::try_from(count).unwrap_or(u64::MAX)
+    }
+
+    async fn all_ended(&self) {
+        loop {
+            let ended = self.one_ended();
+            tokio::pin!(ended);
+            // Before it is looked, so that no end is missed.
+            ended.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Sends a signal to the first process of each.
