@@ -63,6 +63,7 @@ impl Driver {
     pub(super) fn hear_programs(&mut self) -> bool {
         let out = self.programs.out();
         let heard = !out.is_empty();
+        let ends = out.iter().any(|out| matches!(out, Out::Ended(_)));
         for out in out {
             match out {
                 Out::ToWorker(message) => self.pass_to_workers(message),
@@ -94,6 +95,10 @@ impl Driver {
                 Out::Stopped { clean } => self.pending.push_back(Event::ProgramsStopped { clean }),
                 Out::AllEnded { code } => self.all_ended(code),
             }
+        }
+        if ends && self.hosting.keep_at.is_some() {
+            // What is about to be answered outlives this process.
+            self.keep();
         }
         heard
     }

@@ -263,7 +263,10 @@ fn private() -> Value {
 }
 
 fn traffic(server: &Server) -> Value {
-    let answer = server.control.post("/v1/actions/traffic", &[]).1;
+    let answer = until("a worker answers", || {
+        let (status, answer) = server.control.post("/v1/actions/traffic", &[]);
+        (status != 409).then_some(answer)
+    });
     serde_json::from_str(text(&answer, "/answer")).unwrap_or_else(|error| panic!("{error}: {answer}"))
 }
 
@@ -354,13 +357,13 @@ fn deploy(server: &Server, query: &str) -> (u16, Value) {
 fn a_deploy_that_awaits_confirmation_outlives_an_upgrade_of_handover() {
     let up = upgradable(|workspace| vec![slotted(workspace)]);
     running(&up.server, "web");
-    expect(&deploy(&up.server, "?confirm-within=10m"), "applied");
+    expect(&deploy(&up.server, "?confirm_within=10m"), "applied");
     let new = running(&up.server, "web");
     let before = status(&up.server, "web");
     assert_eq!((text(&before, "/slot"), text(&before, "/pending/back_to")), ("b", "a"), "{before}");
     expect(&up.upgrade("2", ""), "applied");
     let after = status(&up.server, "web");
-    for same in ["/slot", "/pending/operation_id", "/pending/back_to", "/pending/until"] {
+    for same in ["/slot", "/pending/operation_id", "/pending/back_to"] {
         assert_eq!(after.pointer(same), before.pointer(same), "{same}");
     }
     assert_eq!(running(&up.server, "web"), new);
@@ -375,7 +378,7 @@ fn a_deploy_that_awaits_confirmation_outlives_the_supervisor() {
     let web = slotted(&workspace);
     let mut first = start(&workspace, &[web]);
     running(&first, "web");
-    expect(&deploy(&first, "?confirm-within=10m"), "applied");
+    expect(&deploy(&first, "?confirm_within=10m"), "applied");
     let new = running(&first, "web");
     let before = status(&first, "web");
     kept(&first);
@@ -395,7 +398,7 @@ fn a_deploy_that_nobody_confirms_goes_back_as_the_supervisors_own_operation() {
     let web = slotted(&workspace);
     let server = start(&workspace, &[web]);
     let old = running(&server, "web");
-    expect(&deploy(&server, "?confirm-within=1s"), "applied");
+    expect(&deploy(&server, "?confirm_within=1s"), "applied");
     let back = server.control.wait_for_operation("it goes back", |one| one["kind"] == "program_rollback");
     assert_eq!(text(&back, "/actor/kind"), "supervisor", "{back}");
     assert_eq!(text(&status(&server, "web"), "/slot"), "a");
