@@ -14,7 +14,7 @@ use common::{Plane, WEB};
 use handover::traffic::{Pause, Target, Traffic};
 use handover_testkit::http::Connection;
 use handover_testkit::origin::{Origin, Then};
-use handover_testkit::{DEADLINE, until};
+use handover_testkit::{DEADLINE, Gate, until};
 
 fn scene() -> Plane {
     Plane::serve(&[WEB, PROGRAM].concat())
@@ -239,6 +239,33 @@ fn a_request_whose_copy_dies_before_it_answers_goes_to_the_next_one_if_it_may() 
     // And what kills every copy is not given to all of them for ever.
     let _ = plane.connect("web").get("/").expect(502);
     assert!(asked.load(Ordering::Relaxed) < 12);
+}
+
+#[test]
+fn a_request_whose_copy_dies_during_a_pause_is_held_and_nothing_is_in_flight_any_more() {
+    let plane = scene();
+    let gate = Gate::shut();
+    let dying = {
+        let gate = gate.clone();
+        Origin::with(move |_, _| {
+            gate.pass();
+            Ok(Then::Reset)
+        })
+    };
+    let program = Target::Program("app".to_owned());
+    let pause = Pause { target: program.clone(), left: DEADLINE * 10, max_held: 100, refuse: false };
+    let old = copies(&[copy("app/1", dying.address(), true)]);
+    plane.traffic(old.clone());
+    let mut client = ask(&plane, GET);
+    let _ = dying.wait_for_requests(1);
+    plane.traffic(Traffic { pauses: vec![pause], ..old });
+    gate.open();
+    let quiet = plane.quiet(&program);
+    assert_eq!((quiet.left, quiet.held), (0, 1));
+    let next = Origin::start("next");
+    plane.traffic(copies(&[copy("app/1", next.address(), true)]));
+    assert_eq!(client.response("GET").expect(200).text(), "next\n");
+    assert_eq!(dying.requests().len(), 1);
 }
 
 #[test]

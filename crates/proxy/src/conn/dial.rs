@@ -251,7 +251,8 @@ impl Dial {
         if cx.closing {
             return Err(GivenUp);
         }
-        if self.wait_until != 0 && self.is_paused(key, cx)? {
+        // The first attempt has just passed the gate.
+        if (self.wait_until != 0 || self.turn.is_some()) && self.is_paused(key, cx)? {
             return Ok(());
         }
         match self.try_next(key, cx) {
