@@ -68,6 +68,11 @@ impl Common {
         self.begun.elapsed()
     }
 
+    /// Another life has written its times so long ago, when its time was nothing.
+    pub(super) fn go_on_after(&mut self, elapsed: Duration) {
+        self.begun = Instant::now().checked_sub(elapsed).unwrap_or(self.begun);
+    }
+
     /// The moment that a machine means.
     pub(super) fn moment(&self, at: Duration) -> Option<Instant> {
         self.begun.checked_add(at)
@@ -82,7 +87,7 @@ impl Common {
     pub(super) fn in_time(&self, left: Duration) -> String {
         let now = jiff::Timestamp::now();
         let left = jiff::SignedDuration::try_from(left).unwrap_or(jiff::SignedDuration::MAX);
-        now.checked_add(left).unwrap_or(now).to_string()
+        crate::journal::written(now.checked_add(left).unwrap_or(now))
     }
 
     /// What programs write goes here. Its threads begin with the first program.
@@ -129,6 +134,12 @@ impl Common {
     pub(super) fn save_program(&mut self, name: &str, state: DurableProgram, call: CallKey) -> bool {
         self.programs.insert(name.to_owned(), state);
         self.save(Some((name.to_owned(), call))).is_some()
+    }
+
+    /// The same, and nobody waits for it.
+    pub(super) fn note_program(&mut self, name: &str, state: DurableProgram) {
+        self.programs.insert(name.to_owned(), state);
+        self.save(None);
     }
 
     /// The program is no more.

@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use handover_api::{Losses, Problem, ProgramResult, Refused};
@@ -18,6 +19,7 @@ use super::common::Common;
 use super::hosted::Hosted;
 use super::names::{self, Unclear};
 use super::out::{Ended, Out};
+use super::served::Served;
 use super::traffic::{Paused, PausedBy, Quiet, Waiter, endpoint_name};
 use crate::journal::now;
 use crate::protocol::{Names, Target};
@@ -57,6 +59,7 @@ enum Stage {
 pub(super) struct Scene<'a> {
     pub(super) common: &'a mut Common,
     pub(super) hosted: &'a BTreeMap<String, Hosted>,
+    pub(super) served: &'a BTreeMap<String, Served>,
     pub(super) names: &'a Names,
 }
 
@@ -222,7 +225,8 @@ fn pause(
     let target = target(scene, name).map_err(refused)?;
     let mut of_program = None;
     if let Target::Program(program) = &target {
-        let spec = scene.hosted.get(program).and_then(Hosted::spec);
+        let of_served = || scene.served.get(program).map(|served| Arc::clone(served.spec()));
+        let spec = scene.hosted.get(program).and_then(Hosted::spec).or_else(of_served);
         if spec.as_ref().is_some_and(|spec| spec.private.is_none()) {
             return Err(refused(format!(
                 "{program} accepts its connections itself, so handover cannot hold them: 'handover stop {program}' leaves \
@@ -317,8 +321,16 @@ fn finish(common: &mut Common, flow: Flow, outcome: Outcome, cause: Cause) {
     common.out.push(Out::Ended(Box::new(ended)));
 }
 
+/// The names of all programs.
+pub(super) fn program_names(
+    hosted: &BTreeMap<String, Hosted>,
+    served: &BTreeMap<String, Served>,
+) -> BTreeSet<String> {
+    hosted.keys().chain(served.keys()).cloned().collect()
+}
+
 fn target(scene: &Scene<'_>, name: &str) -> Result<Target, Unclear> {
-    names::pausable(name, &scene.hosted.keys().cloned().collect(), scene.names)
+    names::pausable(name, &program_names(scene.hosted, scene.served), scene.names)
 }
 
 /// The endpoint of this name as operators call it, and as the worker does.
@@ -362,6 +374,7 @@ fn left_without(scene: &Scene<'_>, name: &str) -> Option<String> {
 pub(super) fn refusal(
     common: &Common,
     hosted: &BTreeMap<String, Hosted>,
+    served: &BTreeMap<String, Served>,
     names: &Names,
     asked: &Asked,
 ) -> Option<Refused> {
@@ -374,7 +387,7 @@ pub(super) fn refusal(
             }
             endpoint(common, hosted, names, name).map(|_| ())
         }
-        _ => names::pausable(name, &hosted.keys().cloned().collect(), names).map(|_| ()),
+        _ => names::pausable(name, &program_names(hosted, served), names).map(|_| ()),
     };
     match found {
         Err(Unclear::Unknown { what, name, known }) => Some(Refused::NoSuchTarget { what, name, known }),

@@ -12,6 +12,7 @@ use super::copy::Copy;
 use super::flows;
 use super::groups::Survey;
 use super::output::Outputs;
+use super::served::Served;
 use super::traffic::{Paused, PausedBy};
 use super::{Asked, Programs, memory, program_name};
 use crate::protocol::{Address, Names, Target};
@@ -29,15 +30,18 @@ impl Programs {
             status.paused = paused.max_by_key(|paused| paused.until).map(|paused| self.shown(paused));
             status
         });
-        shown.collect()
+        let mut all: Vec<_> = shown.chain(self.served.values().map(Served::status)).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 
     /// The same with memory and connections as they are now: to be awaited in a task of its own.
     pub(crate) fn measure(&self) -> impl Future<Output = Vec<ProgramStatus>> + Send + 'static + use<> {
         let status = self.status();
         let mut copies = Vec::new();
-        for (at, (hosted, status)) in self.all.values().zip(&status).enumerate() {
-            let of = hosted.measurable(status).into_iter();
+        for (at, status) in status.iter().enumerate() {
+            let hosted = self.all.get(&status.name);
+            let of = hosted.map(|hosted| hosted.measurable(status)).into_iter().flatten();
             copies.extend(of.map(|(copy_at, copy, places)| (at, copy_at, copy, places)));
         }
         measured(status, copies)
@@ -48,11 +52,12 @@ impl Programs {
     pub(crate) fn refusal(&self, asked: &Asked) -> Option<Refused> {
         if asked.what.is_about_traffic() {
             let names: &Names = &self.names;
-            return flows::refusal(&self.common, &self.all, names, asked);
+            return flows::refusal(&self.common, &self.all, &self.served, names, asked);
         }
         let name = program_name(asked)?;
-        let known = || self.all.keys().cloned().collect();
-        let is_known = self.all.get(name).is_some_and(|hosted| !hosted.is_leaving());
+        let known = || flows::program_names(&self.all, &self.served).into_iter().collect();
+        let is_known = self.all.get(name).is_some_and(|hosted| !hosted.is_leaving())
+            || self.served.get(name).is_some_and(|served| !served.is_leaving());
         (!is_known).then(|| Refused::NoSuchProgram { name: name.to_owned(), known: known() })
     }
 
@@ -84,7 +89,9 @@ impl Programs {
 
     /// The last lines that the program has written, oldest first; `None` if there is no such program.
     pub(crate) fn logs(&self, name: &str, lines: usize) -> Option<Vec<LogLine>> {
-        self.all.get(name)?;
+        if !self.all.contains_key(name) && !self.served.contains_key(name) {
+            return None;
+        }
         Some(self.common.outputs_if_any().map(|outputs| outputs.tail(name, lines)).unwrap_or_default())
     }
 

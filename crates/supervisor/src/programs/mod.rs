@@ -34,9 +34,11 @@ mod output;
 mod private;
 mod reloading;
 mod saving;
+mod served;
 mod state;
 mod traffic;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,7 +47,7 @@ use std::time::{Duration, Instant};
 use handover_lifecycle::OperationKey;
 use tokio::sync::mpsc;
 
-use crate::protocol::{Address, Names, ProgramSpec, Traffic};
+use crate::protocol::{Accept, Address, Names, ProgramSpec, Traffic};
 use common::Common;
 use copy::SavedCopy;
 use editions::Edition;
@@ -53,12 +55,14 @@ use flows::{Flows, Scene};
 use happened::Inner;
 use hosted::Hosted;
 use order::{All, Ending, Exam};
+use served::Served;
 use traffic::{PausedBy, Quiet, Waiter};
 
 pub(crate) use asked::Asker;
 pub use asked::{Asked, GUARD_TIME, What};
 pub(crate) use happened::Happened;
 pub(crate) use out::{Ended, Kept, Out, Said};
+pub(crate) use output::log_to;
 
 /// What programs need to know of their server.
 #[derive(Debug, Clone)]
@@ -101,6 +105,8 @@ pub(crate) struct Programs {
     setup: Setup,
     common: Common,
     all: All,
+    /// Those whose connections are accepted, or looked for, here.
+    served: BTreeMap<String, Served>,
     names: Names,
     flows: Flows,
     happened: mpsc::UnboundedReceiver<Happened>,
@@ -137,6 +143,7 @@ impl Programs {
             common: Common::new(&setup, sender),
             setup,
             all: All::new(),
+            served: BTreeMap::new(),
             names: Names::default(),
             flows: Flows::default(),
             happened,
@@ -187,6 +194,8 @@ impl Programs {
             Inner::Of(program, what) => {
                 if let Some(hosted) = self.all.get_mut(&program) {
                     hosted.happened(&mut self.common, what);
+                } else if let Some(served) = self.served.get_mut(&program) {
+                    served.happened(&mut self.common, what);
                 }
             }
             Inner::Written(result) => {
@@ -217,22 +226,25 @@ impl Programs {
         }
         self.remove_those_that_left();
         if let Some(ending) = &mut self.ending {
-            if !self.said.stopped && ending.go_on(&mut self.common, &mut self.all) {
+            let are_over = self.served.values().all(Served::is_over);
+            if !self.said.stopped && ending.go_on(&mut self.common, &mut self.all, are_over) {
                 self.said.stopped = true;
-                let clean = self.all.values().all(Hosted::is_over);
+                let clean = are_over && self.all.values().all(Hosted::is_over);
                 self.common.place.remove();
                 self.common.out.push(Out::Stopped { clean });
             }
             return;
         }
         loop {
-            let ready = order::ready_to_begin(&self.all);
+            let ready = order::ready_to_begin(&self.all, &self.served);
             if ready.is_empty() {
                 break;
             }
             for name in ready {
                 if let Some(hosted) = self.all.get_mut(&name) {
                     hosted.begin(&mut self.common);
+                } else if let Some(served) = self.served.get_mut(&name) {
+                    served.begin(&mut self.common);
                 }
             }
         }
@@ -246,7 +258,7 @@ impl Programs {
             self.common.out.push(Out::Settled);
         }
         let all_ended =
-            !self.all.is_empty() && self.all.values().all(|hosted| hosted.has_ended() && hosted.is_over());
+            !self.all.is_empty() && self.served.is_empty() && self.all.values().all(|hosted| hosted.has_ended() && hosted.is_over());
         if all_ended && !self.said.all_ended {
             let mut codes = self.all.values().map(Hosted::code);
             let code = match self.all.len() {
@@ -274,6 +286,17 @@ impl Programs {
     }
 
     fn remove_those_that_left(&mut self) {
+        let (common, before) = (&mut self.common, self.served.len());
+        self.served.retain(|name, served| {
+            let has_left = served.is_leaving() && served.is_over();
+            if has_left {
+                common.forget_program(name);
+            }
+            !has_left
+        });
+        if self.served.len() != before {
+            common.out.push(Out::Keep);
+        }
         let in_exam = |hosted: &Hosted| hosted.is_nothing() && self.exam.is_none();
         let left: Vec<String> = self
             .all
@@ -298,11 +321,20 @@ impl Programs {
     /// A carried operation begins. It ends with [`Out::Ended`], at once or within [`Programs::limit`].
     pub(crate) fn ask(&mut self, operation: OperationKey, asked: &Asked, asker: Asker) {
         if asked.what.is_about_traffic() {
-            let mut scene = Scene { common: &mut self.common, hosted: &self.all, names: &self.names };
+            let mut scene = Scene {
+                common: &mut self.common,
+                hosted: &self.all,
+                served: &self.served,
+                names: &self.names,
+            };
             self.flows.ask(&mut scene, operation, asked, &asker);
             return self.go_on();
         }
         let name = program_name(asked).unwrap_or_default();
+        if let Some(served) = self.served.get_mut(name).filter(|served| !served.is_leaving()) {
+            served.ask(&mut self.common, operation, &asked.what);
+            return self.go_on();
+        }
         match self.all.get_mut(name).filter(|hosted| !hosted.is_leaving()) {
             Some(hosted) => hosted.ask(&mut self.common, operation, &asked.what, asker),
             None => {
@@ -318,6 +350,10 @@ impl Programs {
         if asked.what.is_about_traffic() {
             return flows::longest(&asked.what);
         }
+        let served = program_name(asked).and_then(|name| self.served.get(name));
+        if let Some(served) = served {
+            return served.longest(&asked.what);
+        }
         let hosted = program_name(asked).and_then(|name| self.all.get(name));
         hosted.map_or(Duration::from_secs(5), |hosted| hosted.longest(&asked.what))
     }
@@ -326,7 +362,8 @@ impl Programs {
     pub(crate) fn call_off(&mut self, operation: OperationKey) {
         if !self.flows.call_off(&mut self.common, operation) {
             let common = &mut self.common;
-            let _ = self.all.values_mut().any(|hosted| hosted.call_off(common, operation));
+            let _ = self.all.values_mut().any(|hosted| hosted.call_off(common, operation))
+                || self.served.values_mut().any(|served| served.call_off(common, operation));
         }
         self.go_on();
     }
@@ -340,7 +377,7 @@ impl Programs {
 
     /// The longest time that the exam of this definition may take; `None` if it needs none, or cannot have one.
     fn exam_limit(&self, spec: &ProgramSpec) -> Option<Duration> {
-        if spec.accept != crate::protocol::Accept::Program
+        if spec.accept != Accept::Program
             || self.common.sockets.is_empty() && self.all.is_empty() && !self.said.settled
         {
             return None;
@@ -386,18 +423,41 @@ impl Programs {
         self.common.sockets = sockets;
         let exam = self.exam.take();
         let passed = exam.is_some_and(|exam| Some(exam.operation) == examined);
-        for spec in specs.iter().cloned().map(Arc::new) {
+        let (accepted, own): (Vec<_>, Vec<_>) =
+            specs.iter().cloned().map(Arc::new).partition(|spec| spec.accept != Accept::Program);
+        self.apply_served(&accepted);
+        for spec in own {
             let hosted = self.all.entry(spec.name.clone()).or_insert_with(|| Hosted::new(&spec.name, 1));
             let edition: Edition = hosted.next_edition(&spec, &self.common.sockets);
             hosted.resume(&mut self.common);
             hosted.apply(&mut self.common, edition, passed);
         }
-        let is_wanted = |name: &str| specs.iter().any(|spec| spec.name == name);
+        let is_own = |spec: &&ProgramSpec| spec.accept == Accept::Program;
+        let is_wanted = |name: &str| specs.iter().filter(is_own).any(|spec| spec.name == name);
         for hosted in self.all.values_mut().filter(|hosted| !is_wanted(&hosted.name)) {
             hosted.resume(&mut self.common);
             hosted.leave(&mut self.common);
         }
         self.go_on();
+    }
+
+    /// The same for those whose connections are accepted here.
+    fn apply_served(&mut self, specs: &[Arc<ProgramSpec>]) {
+        for spec in specs {
+            match self.served.get_mut(&spec.name) {
+                Some(served) => served.apply(&mut self.common, spec),
+                None => {
+                    let sockets = hosted::sockets_of(spec, &self.common.sockets);
+                    let edition = Edition { spec: Arc::clone(spec), place: None, sockets };
+                    self.served.insert(spec.name.clone(), Served::new(edition, &self.common));
+                }
+            }
+        }
+        for served in self.served.values_mut() {
+            if !served.is_leaving() && !specs.iter().any(|spec| spec.name == served.name) {
+                served.end(&mut self.common, None, true);
+            }
+        }
     }
 
     /// After a start that takes over from nobody, nothing of them runs any more. Otherwise what was known of them is lost.
@@ -448,7 +508,7 @@ impl Programs {
             Some((Waiter::Flow(operation), quiet)) => self.flows.quiet(&mut self.common, operation, quiet),
             Some((Waiter::Figures(program), quiet)) => {
                 if let Some(hosted) = self.all.get_mut(&program) {
-                    hosted.held(quiet.held);
+                    hosted.held(&mut self.common, quiet.held);
                 }
             }
             None => {}
@@ -471,6 +531,9 @@ impl Programs {
     /// Everything ends, in reverse order of `after`; [`Out::Stopped`] follows, at the latest after `limit` and the kill.
     pub(crate) fn stop(&mut self, limit: Duration) {
         self.ending = Some(Ending::new(limit));
+        for served in self.served.values_mut() {
+            served.end(&mut self.common, Some(limit), false);
+        }
         self.go_on();
     }
 
@@ -478,7 +541,9 @@ impl Programs {
     /// programs.
     pub(crate) fn longest_stop(&self) -> Option<Duration> {
         // One after the other, in the worst case.
-        (!self.all.is_empty()).then(|| self.all.values().map(Hosted::longest_stop).sum())
+        let own = self.all.values().map(Hosted::longest_stop).sum::<Duration>();
+        let served = self.served.values().map(Served::longest_stop).max().unwrap_or_default();
+        (!self.all.is_empty() || !self.served.is_empty()).then(|| own.max(served))
     }
 
     /// What the driver is to do, oldest first.

@@ -15,6 +15,7 @@ use handover_lifecycle::program::Plan;
 use super::common::{Common, Prepared};
 use super::hosted::Hosted;
 use super::out::Out;
+use super::served::Served;
 use super::{Edition, Sockets};
 use crate::protocol::ProgramSpec;
 
@@ -46,7 +47,7 @@ impl Ending {
     }
 
     /// Ends what may end now. True when nothing runs any more, or what runs cannot be ended.
-    pub(super) fn go_on(&mut self, common: &mut Common, all: &mut All) -> bool {
+    pub(super) fn go_on(&mut self, common: &mut Common, all: &mut All, others_are_over: bool) -> bool {
         let now = Instant::now();
         if now >= self.until && !self.hurried {
             self.hurried = true;
@@ -62,7 +63,7 @@ impl Ending {
                 }
             }
         }
-        all.values().all(Hosted::is_over) || now >= self.given_up()
+        others_are_over && all.values().all(Hosted::is_over) || now >= self.given_up()
     }
 }
 
@@ -81,18 +82,18 @@ fn free_to_end(all: &All) -> Vec<String> {
     free
 }
 
-/// Those that have not begun, and may.
-pub(super) fn ready_to_begin(all: &All) -> Vec<String> {
-    let may = |hosted: &&Hosted| {
-        hosted.waits_to_begin()
-            && hosted.spec().is_some_and(|spec| spec.after.iter().all(|name| is_up(all, name)))
+/// Those that have not begun, and may. What is not there is not waited for.
+pub(super) fn ready_to_begin(all: &All, served: &BTreeMap<String, Served>) -> Vec<String> {
+    let up = |spec: &ProgramSpec| {
+        let is_up = |name: &String| {
+            all.get(name).map(Hosted::is_up).or_else(|| served.get(name).map(Served::is_up)).unwrap_or(true)
+        };
+        spec.after.iter().all(is_up)
     };
-    all.values().filter(may).map(|hosted| hosted.name.clone()).collect()
-}
-
-/// What is not there is not waited for.
-fn is_up(all: &All, name: &str) -> bool {
-    all.get(name).is_none_or(Hosted::is_up)
+    let hosted = all.values().filter(|hosted| hosted.waits_to_begin());
+    let hosted = hosted.filter(|hosted| hosted.spec().is_some_and(|spec| up(&spec)));
+    let served = served.values().filter(|served| served.waits_to_begin() && up(served.spec()));
+    hosted.map(|hosted| hosted.name.clone()).chain(served.map(|served| served.name.clone())).collect()
 }
 
 /// The exam of a reload.

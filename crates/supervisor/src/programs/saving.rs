@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hosted::{Hosted, SavedHosted};
 use super::output::SavedOutput;
+use super::served::{SavedServed, Served};
 use super::state::DurableProgram;
 use super::traffic::{Board, Paused, PausedBy, Placed};
 use super::{Kept, Out, Programs, Setup, Told};
@@ -26,11 +27,14 @@ const FORMAT: u32 = 1;
 #[serde(default)]
 struct Saved {
     format: u32,
+    /// CLOCK_MONOTONIC when it was written (clock_gettime(2)): the same clock for all of one boot.
+    at: Duration,
     /// The last call to the worker.
     calls: u64,
     /// The last operation as machines know them.
     operations: u64,
     programs: Vec<SavedHosted>,
+    served: Vec<SavedServed>,
     endpoints: BTreeMap<String, Vec<Placed>>,
     off: BTreeSet<String>,
     paused: Vec<SavedPause>,
@@ -78,12 +82,13 @@ impl Programs {
     /// there are no programs and nothing is paused or off.
     pub(crate) fn save(&self) -> Kept {
         let board = &self.common.board;
-        if self.all.is_empty() && board.paused.is_empty() && board.off.is_empty() {
+        if self.all.is_empty() && self.served.is_empty() && board.paused.is_empty() && board.off.is_empty() {
             return Kept { json: String::new(), descriptors: Vec::new() };
         }
         let mut packing = Packing::default();
         let (moment, now) = (Instant::now(), self.common.now());
         let programs = self.all.values().map(|hosted| hosted.save(now, &mut packing)).collect();
+        let served = self.served.values().map(|served| served.pack(&mut packing)).collect();
         let placed = |name: &String| (name.clone(), board.placed(name).to_vec());
         let pause = |paused: &Paused| SavedPause {
             target: paused.target.clone(),
@@ -99,9 +104,11 @@ impl Programs {
             .collect();
         let saved = Saved {
             format: FORMAT,
+            at: monotonic(),
             calls: board.calls(),
             operations: self.common.operations,
             programs,
+            served,
             endpoints: self.all.keys().map(placed).filter(|(_, placed)| !placed.is_empty()).collect(),
             off: board.off.clone(),
             paused: board.paused.iter().map(pause).collect(),
@@ -136,8 +143,10 @@ impl Programs {
         let saved = read(kept)?;
         let mut programs = Self::empty(setup);
         let mut unpacking = Unpacking { descriptors: descriptors.into_iter().map(Some).collect() };
-        let moment = Instant::now();
+        let elapsed = monotonic().saturating_sub(saved.at);
+        let moment = Instant::now().checked_sub(elapsed).unwrap_or_else(Instant::now);
         let common = &mut programs.common;
+        common.go_on_after(elapsed);
         common.board = Board::after(saved.calls);
         common.operations = saved.operations;
         common.known_state(saved.durable);
@@ -149,7 +158,7 @@ impl Programs {
             let until = moment.checked_add(left).unwrap_or(moment);
             common.board.pause(Paused { target, by, until, since, max_held, held: None });
         }
-        if !saved.programs.is_empty() {
+        if !saved.programs.is_empty() || !saved.served.is_empty() {
             let outputs = common.outputs()?;
             for (output, at) in saved.outputs {
                 let descriptor = at.and_then(|at| unpacking.take(at));
@@ -159,15 +168,25 @@ impl Programs {
                 }
             }
         }
-        let now = common.now();
         for hosted in saved.programs {
-            let hosted = Hosted::restore(hosted, now, &mut unpacking)?;
+            // The time of the machines was nothing when they were written.
+            let hosted = Hosted::restore(hosted, Duration::ZERO, &mut unpacking)?;
             programs.all.insert(hosted.name.clone(), hosted);
+        }
+        for served in saved.served {
+            let served = Served::unpack(served, &mut unpacking);
+            programs.served.insert(served.name.clone(), served);
         }
         programs.said = Told { settled: saved.settled, ..Told::default() };
         programs.common.out.push(Out::Keep);
         Ok(programs)
     }
+}
+
+fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 fn read(kept: &str) -> Result<Saved, String> {

@@ -17,6 +17,8 @@ use super::super::out::{Ended, Out};
 use super::{Active, Hosted, plan_of};
 use crate::protocol::{ProgramSpec, Swap};
 
+/// How long an answer waits for the number of requests that were held.
+const FIGURES_LIMIT: Duration = Duration::from_millis(200);
 /// How much longer an operation may take than its parts: copies are started by threads, and what they say comes through queues.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -167,25 +169,15 @@ impl Hosted {
     fn deployed(&self, slot: Option<&str>, directory: Option<&Path>) -> Result<Edition, String> {
         let current = self.current().and_then(|key| self.editions.get(&key));
         let Some(current) = current else { return Err(format!("{} is not known yet", self.name)) };
-        let spec = &current.spec;
-        let names: Vec<&str> = spec.slots.iter().map(|slot| slot.name.as_str()).collect();
         let place = match (slot, directory) {
             (Some(_), Some(_)) => {
                 return Err("a deploy is to a slot or to a directory, not to both".to_owned());
             }
             (None, Some(directory)) => Place::Directory(directory.to_owned()),
-            (Some(slot), None) if names.contains(&slot) => Place::Slot(slot.to_owned()),
-            (Some(slot), None) if names.is_empty() => {
-                return Err(format!("{} has no slots, so there is no slot {slot:?}", self.name));
+            (slot, None) => {
+                let serving = self.view().edition.and_then(|key| self.editions.get(&key)?.place.as_ref());
+                next_slot(&current.spec, serving, slot)?
             }
-            (Some(slot), None) => {
-                return Err(format!(
-                    "{} has no slot {slot:?}; its slots are {}",
-                    self.name,
-                    names.join(", ")
-                ));
-            }
-            (None, None) => Place::Slot(self.idle_slot(spec)?),
         };
         let serving = self.view().edition.and_then(|key| self.editions.get(&key));
         if serving.is_some_and(|serving| serving.place.as_ref() == Some(&place)) {
@@ -195,23 +187,6 @@ impl Hosted {
             ));
         }
         Ok(Edition { place: Some(place), ..current.clone() })
-    }
-
-    /// The slot after the one that serves.
-    fn idle_slot(&self, spec: &ProgramSpec) -> Result<String, String> {
-        let serving = self.view().edition.and_then(|key| self.editions.get(&key)?.place.clone());
-        let at = spec.slots.iter().position(|slot| Some(Place::Slot(slot.name.clone())) == serving);
-        let next = match (at, spec.slots.len()) {
-            (_, 0) => None,
-            (Some(at), count) => spec.slots.get((at + 1) % count),
-            (None, _) => spec.slots.first(),
-        };
-        next.map(|slot| slot.name.clone()).ok_or_else(|| {
-            format!(
-                "{0} has no slots: say '--directory DIR', give it slots in the configuration, or 'handover restart {0}'",
-                self.name
-            )
-        })
     }
 
     /// The operation shows where it leads to.
@@ -259,7 +234,19 @@ impl Hosted {
         let Some(active) = self.active.take() else { return };
         let mut ended = active.ended;
         (ended.outcome, ended.cause) = (outcome, cause);
+        if self.asked_held > 0 {
+            self.late = Some((Box::new(ended), common.now() + FIGURES_LIMIT));
+            return;
+        }
         common.out.push(Out::Ended(Box::new(ended)));
+    }
+
+    /// An end that has waited for its figures is told.
+    pub(super) fn answer_late(&mut self, common: &mut Common) {
+        self.asked_held = 0;
+        if let Some((ended, _)) = self.late.take() {
+            common.out.push(Out::Ended(ended));
+        }
     }
 }
 
@@ -273,10 +260,35 @@ fn deploy(
     Ask::Deploy { edition, plan: plan_of(spec), hook, confirm, guard }
 }
 
-fn is_directory(path: &Path) -> Result<(), String> {
+/// Whether something can be started there.
+pub(in super::super) fn is_directory(path: &Path) -> Result<(), String> {
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => Ok(()),
         Ok(_) => Err(format!("{} is no directory", path.display())),
         Err(error) => Err(format!("the directory {} cannot be used: {error}", path.display())),
     }
+}
+
+/// The slot of this name, or the one after the one that serves.
+pub(in super::super) fn next_slot(
+    spec: &ProgramSpec,
+    serving: Option<&Place>,
+    slot: Option<&str>,
+) -> Result<Place, String> {
+    let names: Vec<&str> = spec.slots.iter().map(|slot| slot.name.as_str()).collect();
+    let at = names.iter().position(|name| serving == Some(&Place::Slot((*name).to_owned())));
+    let next = match (slot, at) {
+        (Some(slot), _) => names.iter().find(|name| **name == slot),
+        (None, Some(at)) => names.get((at + 1) % names.len()),
+        (None, None) => names.first(),
+    };
+    let unknown = || match slot {
+        Some(slot) if names.is_empty() => format!("{} has no slots, so there is no slot {slot:?}", spec.name),
+        Some(slot) => format!("{} has no slot {slot:?}; its slots are {}", spec.name, names.join(", ")),
+        None => format!(
+            "{0} has no slots: say '--directory DIR', give it slots in the configuration, or 'handover restart {0}'",
+            spec.name
+        ),
+    };
+    next.map(|name| Place::Slot((*name).to_owned())).ok_or_else(unknown)
 }

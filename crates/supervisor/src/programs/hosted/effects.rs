@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use handover_lifecycle::program::{CopyKey, EditionKey, Effect, Event, Why};
 use handover_lifecycle::{CallKey, OperationKey};
 
+use super::super::actual_address;
 use super::super::asked::{Asked, MAX_HELD, What};
 use super::super::commands;
 use super::super::common::{Common, Prepared};
@@ -15,7 +16,6 @@ use super::super::happened::Of;
 use super::super::out::Out;
 use super::super::state::DurableProgram;
 use super::super::traffic::{Paused, PausedBy, Waiter};
-use super::super::{actual_address, names};
 use super::starting::{Starting, setting_of};
 use super::{Entry, Hosted, unix_milliseconds};
 use crate::journal::now;
@@ -214,15 +214,20 @@ impl Hosted {
         };
         let mut all = placed(on, true);
         all.extend(placed(off, false));
-        if self.held_since.is_some() {
-            // How many are held is told as long as they are.
+        self.ask_held(common);
+        common.board.route(&self.name, all);
+        common.say_traffic(Some(Waiter::Machine(self.name.clone(), call)));
+    }
+
+    /// How many are held is asked as long as they are.
+    pub(super) fn ask_held(&mut self, common: &mut Common) {
+        if self.held_since.is_some() && self.active.is_some() {
+            self.asked_held += 1;
             let waiter = Waiter::Figures(self.name.clone());
             let target = vec![Target::Program(self.name.clone())];
             let messages = common.board.await_quiet(target, Duration::ZERO, waiter, Instant::now());
             common.send(messages);
         }
-        common.board.route(&self.name, all);
-        common.say_traffic(Some(Waiter::Machine(self.name.clone(), call)));
     }
 
     fn await_quiet(
@@ -354,7 +359,7 @@ impl Hosted {
                 None => "what was deployed fares badly".to_owned(),
             },
         };
-        let target = Some(names::written(&Target::Program(self.name.clone())));
+        let target = Some(self.name.clone());
         common.out.push(Out::Own { asked: Asked { target, what: What::GoBack }, comment });
     }
 }

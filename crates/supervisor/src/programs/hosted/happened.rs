@@ -79,9 +79,15 @@ impl Hosted {
     }
 
     /// How many are held by now.
-    pub(in super::super) fn held(&mut self, held: u64) {
-        if let Some(active) = &mut self.active {
-            active.ended.program.held = active.ended.program.held.max(Some(held));
+    pub(in super::super) fn held(&mut self, common: &mut Common, held: u64) {
+        self.asked_held = self.asked_held.saturating_sub(1);
+        let active = self.active.as_mut().map(|active| &mut active.ended);
+        let ended = active.or(self.late.as_mut().map(|(ended, _)| ended.as_mut()));
+        if let Some(ended) = ended {
+            ended.program.held = ended.program.held.max(Some(held));
+        }
+        if self.asked_held == 0 {
+            self.answer_late(common);
         }
     }
 
@@ -146,6 +152,7 @@ impl Hosted {
                     active.ended.program.proof = Some(proof.how.clone());
                 }
                 entry.proof = Some(proof);
+                self.ask_held(common);
                 self.step(common, Event::Ready { copy });
             }
             Err(not_ready) => {

@@ -46,9 +46,10 @@ use super::editions::{Edition, Place};
 use super::out::Ended;
 use crate::protocol::{ProgramSpec, Ready, RestartPolicy, Swap};
 
+pub(super) use asking::{is_directory, next_slot};
 pub(super) use copies::Entry;
-pub(super) use saving::SavedHosted;
-pub(super) use starting::Born;
+pub(super) use saving::{SavedHosted, environment_of};
+pub(super) use starting::{Born, setting_of};
 
 /// One program.
 #[derive(Debug)]
@@ -83,6 +84,10 @@ pub(super) struct Hosted {
     pub(super) settled: bool,
     /// When the machine has begun to hold requests.
     held_since: Option<Duration>,
+    /// Questions of how many are held that were not answered yet.
+    asked_held: u32,
+    /// An end that waits for the answer, and until when.
+    late: Option<(Box<Ended>, Duration)>,
     /// The highest key of a copy.
     last_key: u64,
     /// It comes from another life, and was not resumed yet.
@@ -147,6 +152,8 @@ impl Hosted {
             last_end: None,
             settled: false,
             held_since: None,
+            asked_held: 0,
+            late: None,
             last_key: keys_from,
             restored: false,
         }
@@ -172,15 +179,19 @@ impl Hosted {
         matches!(self.machine.view().state, State::Running | State::Swapping | State::OnDemand)
     }
 
-    /// When the machine wants to know the time.
+    /// When the machine wants to know the time, or an answer waits no longer for its figures.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        self.machine.deadline()
+        let late = self.late.as_ref().map(|(_, until)| *until);
+        self.machine.deadline().into_iter().chain(late).min()
     }
 
     /// A deadline may have come.
     pub(super) fn time(&mut self, common: &mut Common) {
         if self.machine.deadline().is_some_and(|at| at <= common.now()) {
             self.step(common, Event::Time);
+        }
+        if self.late.as_ref().is_some_and(|(_, until)| *until <= common.now()) {
+            self.answer_late(common);
         }
     }
 
@@ -417,7 +428,7 @@ impl Hosted {
 }
 
 /// The place of a definition that has slots: this one as long as it is there, otherwise the first.
-fn place_in(spec: &ProgramSpec, now: Option<Place>) -> Option<Place> {
+pub(super) fn place_in(spec: &ProgramSpec, now: Option<Place>) -> Option<Place> {
     match now {
         Some(Place::Slot(name)) if spec.slots.iter().any(|slot| slot.name == name) => Some(Place::Slot(name)),
         Some(Place::Directory(path)) => Some(Place::Directory(path)),

@@ -16,6 +16,9 @@ use super::happened::LAST_LINES;
 use super::{Entry, Hosted};
 use crate::protocol::{CommandSpec, ProgramSpec, Reload};
 
+/// Who does not know a signal is ended by it: that is seen after so long.
+const SEEN_AFTER: Duration = Duration::from_millis(100);
+
 impl Hosted {
     pub(super) fn reload(&mut self, common: &mut Common) {
         let Some(spec) = self.spec() else {
@@ -46,8 +49,13 @@ impl Hosted {
         let Some(active) = &mut self.active else { return };
         common.out.push(Out::Step { operation: active.ended.operation, step: StepName::ReloadProgram });
         let operation = active.inner;
+        active.copies = keys.iter().copied().collect();
+        let is_signal = matches!(how, Reload::Signal { .. });
         let task = tokio::spawn(async move {
             let result = reloading::reload(&how, check.as_ref(), &copies, limit).await;
+            if is_signal && result == Ok(Reloaded::Sent) {
+                tokio::time::sleep(SEEN_AFTER).await;
+            }
             teller.tell(Of::Reloaded { operation, result });
         });
         active.task = Some(task.abort_handle());
@@ -59,14 +67,19 @@ impl Hosted {
         operation: OperationKey,
         result: Result<Reloaded, NotReloaded>,
     ) {
+        let how = self.spec();
         let Some(active) = self.active.as_mut().filter(|active| active.inner == operation) else { return };
         active.task = None;
         match result {
             Ok(Reloaded::Applied { answer }) => {
+                active.ended.program.proof = proof(how.as_deref());
                 active.ended.answer = answer;
                 self.finish(common, Outcome::Applied, Cause::Done);
             }
-            Ok(Reloaded::Sent) => self.finish(common, Outcome::Sent, Cause::Unproved),
+            Ok(Reloaded::Sent) => {
+                active.ended.program.proof = proof(how.as_deref());
+                self.sent(common);
+            }
             Err(NotReloaded { why, said }) => {
                 active.ended.problems.push(Problem::new(why));
                 let lines: Vec<&str> = said.as_deref().map(|said| said.lines().collect()).unwrap_or_default();
@@ -76,6 +89,24 @@ impl Hosted {
                 active.ended.answer = said;
                 self.finish(common, Outcome::Rejected, Cause::ReloadRefused);
             }
+        }
+    }
+
+    /// Nobody says what became of a signal; but of some programs it is seen that it has ended them.
+    fn sent(&mut self, common: &mut Common) {
+        let Some(active) = &mut self.active else { return };
+        let told = std::mem::take(&mut active.copies);
+        let ended = told.iter().find(|key| self.copies.get(key).is_none_or(|entry| entry.exit.is_some()));
+        match ended.zip(self.last_end.as_ref()) {
+            Some((_, end)) => {
+                let why = format!(
+                    "the signal ended it: {}; it is started again, and if it cannot reload, 'handover restart {}' is the way",
+                    end.sentence, self.name
+                );
+                active.ended.problems.push(Problem::new(why));
+                self.finish(common, Outcome::Rejected, Cause::ReloadRefused);
+            }
+            None => self.finish(common, Outcome::Sent, Cause::Unproved),
         }
     }
 
@@ -90,6 +121,21 @@ impl Hosted {
         let check = spec.reload_check.as_ref().map_or(Duration::ZERO, |check| check.limit);
         (one + check).saturating_mul(spec.copies.max(1))
     }
+}
+
+/// What proved it; where nothing did, what was sent.
+fn proof(spec: Option<&ProgramSpec>) -> Option<String> {
+    let spec = spec?;
+    Some(match spec.reload.as_ref()? {
+        Reload::Notify { .. } => "it said RELOADING=1 and READY=1".to_owned(),
+        Reload::Command(_) => "its command exited with 0".to_owned(),
+        Reload::Http { path, .. } => format!("it accepted a POST of {path}"),
+        Reload::Signal { .. } if spec.reload_check.is_some() => "its check exited with 0".to_owned(),
+        Reload::Signal { signal } => match handover_handoff::signals::name(*signal) {
+            Some(name) => format!("SIG{name}"),
+            None => format!("signal {signal}"),
+        },
+    })
 }
 
 fn reloading_of(entry: &Entry, edition: &Edition) -> Option<Reloading> {

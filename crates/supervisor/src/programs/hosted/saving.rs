@@ -221,8 +221,7 @@ impl Entry {
     ) -> Result<Self, String> {
         let mut entry = Entry::new(saved.edition, saved.number, saved.mark);
         (entry.said_ready, entry.asked) = (saved.said_ready, saved.asked);
-        entry.proof =
-            saved.proof.map(|(how, by_time)| Proof { how, by_time, took: Duration::ZERO });
+        entry.proof = saved.proof.map(|(how, by_time)| Proof { how, by_time, took: Duration::ZERO });
         let Some(born) = saved.born else { return Ok(entry) };
         let pidfd = born.pidfd.and_then(|at| unpacking.take(at));
         let copy = Copy::restore(born.copy, pidfd)
@@ -261,7 +260,8 @@ fn words_of(edition: &Edition, number: u32, born: &Born) -> Words {
     }
 }
 
-fn environment_of(edition: &Edition, words: &Words) -> BTreeMap<String, String> {
+/// The variables of an edition, with what is known of a copy filled in.
+pub(in super::super) fn environment_of(edition: &Edition, words: &Words) -> BTreeMap<String, String> {
     let filled = |(name, value): (String, String)| {
         let value = words.expand(&value).unwrap_or(value);
         (name, value)
@@ -285,7 +285,8 @@ fn kill_by_mark(mark: String) {
 impl Packing {
     fn add_copy_of(&mut self, descriptor: std::os::fd::BorrowedFd<'_>) -> Option<usize> {
         let copy = descriptor.as_fd().try_clone_to_owned();
-        let copy = copy.inspect_err(|error| tracing::warn!("a descriptor of a program cannot be kept: {error}"));
+        let copy =
+            copy.inspect_err(|error| tracing::warn!("a descriptor of a program cannot be kept: {error}"));
         Some(self.add(&Arc::new(copy.ok()?)))
     }
 }

@@ -177,7 +177,7 @@ impl Starting {
 }
 
 /// How commands about a program are run: hooks, checks, reloads.
-pub(super) fn setting_of(
+pub(in super::super) fn setting_of(
     edition: &Edition,
     environment: &BTreeMap<String, String>,
     words: &Words,
