@@ -23,6 +23,7 @@ use jiff::Timestamp;
 
 use super::{Candidate, CarriedState, Driver, Input, Loaded, Prepared, Probation, Serving};
 use crate::handle::{Ask, Guarding, Terms};
+pub(super) use crate::journal::written;
 use crate::journal::{Intent, Unconfirmed, now};
 use crate::protocol::{GuardFigures, GuardLimits, Settings, ToWorker};
 
@@ -173,6 +174,7 @@ impl Driver {
         }
         if let Some(log) = &settings.log {
             (self.parts.options.apply_log)(log);
+            crate::programs::log_to(&log.to);
         }
         self.parts.settings.send_replace(settings.clone());
     }
@@ -391,11 +393,6 @@ impl Driver {
 pub(super) fn wall_clock(left: Duration) -> Timestamp {
     let now = Timestamp::now();
     now.checked_add(left).unwrap_or(now)
-}
-
-/// As the journal writes times: RFC 3339, UTC, milliseconds.
-pub(super) fn written(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
 /// Whether it was written. If not, the log has it.

@@ -280,7 +280,7 @@ fn answer(admission: Option<Admission>, ticket: Result<Ticket, Refused>) {
     }
 }
 
-fn ended_ticket(ended: handover_api::Operation) -> Ticket {
+fn ended_ticket(ended: Operation) -> Ticket {
     let (done, waiting) = oneshot::channel();
     let _ = done.send(ended.clone());
     Ticket { operation: ended, done: waiting }
