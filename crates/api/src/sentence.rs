@@ -161,6 +161,7 @@ impl Operation {
                 let (took, back) = (human_ms(self.ms), self.unless_confirmed());
                 return format!("unchanged: adopted the worker that was running, {serves}, in {took}{back}");
             }
+            Kind::Resume => return format!("unchanged: nothing is drained or paused; {serves}"),
             _ => return format!("unchanged: {} had nothing to do; {serves}", self.title()),
         };
         format!("unchanged: {what}; {serves}, in {}{}", human_ms(self.ms), self.unless_confirmed())

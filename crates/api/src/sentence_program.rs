@@ -62,7 +62,7 @@ impl Operation {
             Kind::ProgramReload => format!("{name} has reloaded{}", result.because()),
             Kind::ProgramDeploy => format!("{name}: {} serves{}", result.target(), result.because()),
             Kind::ProgramRollback => format!("{name}: {} serves again{}", result.target(), result.because()),
-            Kind::ProgramConfirm => format!("{name}: {} is confirmed and stays", result.target()),
+            Kind::ProgramConfirm => format!("{name}: {} is confirmed and stays", result.confirmed()),
             Kind::ProgramCancel => {
                 format!("{name}: {} was taken back, {} serves again", result.before(), result.target())
             }
@@ -126,7 +126,8 @@ impl Operation {
         if cuts || !self.losses.is_empty() {
             add(self.losses.to_string());
         }
-        if self.guard.is_some() {
+        if self.steps.iter().any(|step| step.name == "guard") && self.outcome.is_some_and(Outcome::is_success)
+        {
             add("the guard saw nothing wrong".to_owned());
         }
         text
@@ -327,6 +328,10 @@ impl ProgramResult {
 
     fn target(&self) -> String {
         self.to.as_deref().map_or_else(|| "what was asked for".to_owned(), place)
+    }
+
+    fn confirmed(&self) -> String {
+        self.to.as_deref().map_or_else(|| "the deploy".to_owned(), place)
     }
 
     fn before(&self) -> String {

@@ -113,7 +113,8 @@ impl Status {
             lines.extend(program.details(now).into_iter().map(|detail| ("", format!("  {detail}"))));
         }
         let of_program = |paused: &&crate::PauseStatus| {
-            self.programs.iter().any(|program| program.paused.as_ref() == Some(*paused))
+            let mut shown = self.programs.iter().filter_map(|program| program.paused.as_ref());
+            shown.any(|shown| shown.target == paused.target)
         };
         for paused in self.paused.iter().filter(|paused| !of_program(paused)) {
             lines.push(("paused", paused.sentence()));

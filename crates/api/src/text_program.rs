@@ -137,6 +137,7 @@ impl PauseStatus {
     pub fn sentence(&self) -> String {
         let held = match self.held {
             None => String::new(),
+            Some(0) => "nothing is held yet, ".to_owned(),
             Some(1) => "1 request is held, ".to_owned(),
             Some(n) => format!("{} requests are held, ", grouped(n)),
         };

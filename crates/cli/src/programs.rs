@@ -13,6 +13,8 @@ use handover_api::{
     human_bytes, percent_encoded,
 };
 
+use rustix::event::{PollFd, PollFlags};
+
 use crate::args::{Deploy, Enable, Logs, Pause, Restart, Start};
 use crate::change::{about_program, milliseconds, operate, program_call};
 use crate::look::{plain_table, shown, trimmed};
@@ -128,6 +130,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LINES_AFTER_A_BREAK: usize = 1_000;
 
 pub(crate) fn logs(session: &Session, logs: &Logs) -> ExitCode {
+    if logs.follow {
+        end_with_stdout();
+    }
     session.run(async {
         let mut printed = Printed::default();
         let mut lines = match session.client().lines(call_for(logs, logs.lines)).await? {
@@ -159,6 +164,21 @@ pub(crate) fn logs(session: &Session, logs: &Logs) -> ExitCode {
             }
         }
     })
+}
+
+/// Ends this process when nobody reads its output any more, also if there is nothing to be written at that moment.
+fn end_with_stdout() {
+    let watch = || {
+        let stdout = std::io::stdout();
+        // No events are asked for: those that are always told are the ones (poll(2), POLLERR).
+        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+        while let Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut fds, None) {}
+        if fds.iter().any(|fd| fd.revents().intersects(PollFlags::ERR | PollFlags::HUP)) {
+            std::process::exit(Code::Success.code().into());
+        }
+    };
+    // Without it, the end is noticed with the next line.
+    drop(std::thread::Builder::new().spawn(watch));
 }
 
 fn call_for(logs: &Logs, lines: usize) -> Call {

@@ -22,6 +22,8 @@ use crate::session::control_socket;
 const MAX_NAME_BYTES: usize = 64;
 /// The name where the command gives none.
 const NAMELESS: &str = "program";
+/// The listener's name, where connections are accepted here: another than the program's, so that `handover pause NAME` means one thing.
+const LISTENER: &str = "http";
 /// Lines of a command are run by this shell.
 const SHELL: &str = "sh";
 
@@ -64,7 +66,7 @@ fn configuration(run: &Run, name: &str) -> String {
     if is_proxied {
         let _ = write!(
             text,
-            "[listeners.{key}]\naddress = {}\n\n[[routes]]\nname = {key}\nprogram = {key}\n\n",
+            "[listeners.{LISTENER}]\naddress = {}\n\n[[routes]]\nprogram = {key}\n\n",
             list(&addresses)
         );
     }

@@ -71,7 +71,7 @@ fn in_path(name: &str) -> Option<PathBuf> {
 #[must_use]
 pub fn gunicorn(workspace: &Workspace, directory: &str, test: &str) -> Option<Vec<String>> {
     let gunicorn = python("gunicorn", test)?;
-    workspace.write(&format!("{directory}/app.py"), PYTHON_APP);
+    workspace.write(format!("{directory}/app.py"), PYTHON_APP);
     // Threads, so that connections are kept alive.
     let arguments =
         ["--workers", "1", "--threads", "16", "--keep-alive", "60", "--graceful-timeout", "5", "app:app"];
@@ -82,7 +82,7 @@ pub fn gunicorn(workspace: &Workspace, directory: &str, test: &str) -> Option<Ve
 #[must_use]
 pub fn uvicorn(workspace: &Workspace, directory: &str, test: &str) -> Option<Vec<String>> {
     let uvicorn = python("uvicorn", test)?;
-    workspace.write(&format!("{directory}/app.py"), PYTHON_APP);
+    workspace.write(format!("{directory}/app.py"), PYTHON_APP);
     Some(command(&uvicorn, &["--fd", "{fd}", "--log-level", "warning", "app:asgi"]))
 }
 
@@ -90,7 +90,7 @@ pub fn uvicorn(workspace: &Workspace, directory: &str, test: &str) -> Option<Vec
 #[must_use]
 pub fn node(workspace: &Workspace, directory: &str, test: &str) -> Option<Vec<String>> {
     have("node", test).then(|| {
-        workspace.write(&format!("{directory}/server.js"), NODE_APP);
+        workspace.write(format!("{directory}/server.js"), NODE_APP);
         command(Path::new("node"), &["server.js", "{fd}"])
     })
 }
@@ -108,7 +108,7 @@ pub fn nginx(workspace: &Workspace, directory: &str, address: &str, test: &str) 
          events {{ worker_connections 512; }}\n\
          http {{ access_log off; keepalive_timeout 60s; server {{ listen {address}; location / {{ return 200 \"nginx $pid\\n\"; }} }} }}\n"
     );
-    workspace.write(&format!("{directory}/nginx.conf"), &text);
+    workspace.write(format!("{directory}/nginx.conf"), &text);
     Some(command(
         Path::new("nginx"),
         &["-p", &format!("{}/", prefix.display()), "-e", "stderr", "-c", "nginx.conf"],

@@ -187,6 +187,32 @@ fn followed_logs_go_on_after_a_break_without_a_line_twice_and_end_with_the_serve
 }
 
 #[test]
+fn a_reader_that_is_gone_ends_logs_that_are_followed_even_if_nothing_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_handover"))
+        .args(["logs", "web", "-f"])
+        .env("HANDOVER_CONTROL", &path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    read_request(&mut stream);
+    let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\n\r\n";
+    stream.write_all(head).unwrap();
+    stream.write_all(line("35.1", "one").as_bytes()).unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(first, "web/1  one\n");
+    // The stream stays open, and nobody writes to it.
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it goes away");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_reader_that_closes_the_pipe_has_read_enough() {
     // More than a pipe holds, less than a socket does.
     let body: String =

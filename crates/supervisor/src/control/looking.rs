@@ -104,6 +104,12 @@ pub(super) async fn status(State(app): State<App>, asker: Asker) -> Result<Answe
     asker.may(Role::Read, "status")?;
     let mut status = app.driver.status().await?;
     let generation = status.generation.as_ref().map(|generation| generation.number);
+    // With memory and connections as they are now.
+    if !status.programs.is_empty()
+        && let Ok(programs) = app.driver.programs().await
+    {
+        status.programs = programs;
+    }
     status.expiring = app.expiring.of(&app.driver, generation).await;
     Ok(Answer::ok(&status, status.report()))
 }
