@@ -11,6 +11,7 @@ use handover::Service as _;
 use handover::traffic::{Target, Traffic};
 use handover_testkit::http::Connection;
 use handover_testkit::origin::Origin;
+use handover_testkit::websocket::WebSocket;
 use handover_testkit::{Authority, TlsClient, Workspace, pattern, until};
 
 const MANY: u32 = 1_000;
@@ -47,7 +48,9 @@ fn requests_wait_while_their_service_is_paused_and_go_on_in_the_order_in_which_t
         })
         .collect();
     assert!(origin.requests().is_empty());
-    assert_eq!(plane.service.connections().matches("\"state\":\"held\"").count(), 20);
+    let shown = plane.service.connections();
+    assert_eq!(shown.matches("\"state\":\"held\"").count(), 20);
+    assert_eq!(shown.matches("\"service\":\"app\"").count(), 20);
     plane.resume();
     for client in &mut clients {
         let _ = client.response("GET").expect(200);
@@ -314,6 +317,21 @@ fn a_stop_at_once_tells_those_who_wait() {
         assert!(answer.head.closes() && answer.header("retry-after").is_some());
     }
     assert!(origin.requests().is_empty());
+}
+
+#[test]
+fn a_websocket_that_is_asked_for_during_a_pause_begins_after_it() {
+    let (_origin, plane) = scene(2);
+    let mut before = WebSocket::open(plane.address("web"), "/ws");
+    plane.traffic(pause(service("app"), MANY));
+    before.echo("goes on");
+    let mut client = plane.connect("web");
+    client.send(handover_testkit::websocket::upgrade_request("/ws"));
+    plane.wait_for_held(1);
+    plane.resume();
+    assert_eq!(client.head().status, 101);
+    client.send(handover_testkit::websocket::client_frame(1, b"hello"));
+    assert_eq!(handover_testkit::websocket::read_frame(&mut client).unwrap().1, b"hello");
 }
 
 #[test]

@@ -114,6 +114,26 @@ fn a_copy_that_refuses_connections_for_too_long_is_said_to() {
 }
 
 #[test]
+fn who_waits_when_the_server_goes_is_told_at_once() {
+    let plane = scene();
+    let mut before_any = ask(&plane, GET);
+    plane.wait_for_held(1);
+    let nobody = plane.workspace.path("nobody.sock");
+    plane.traffic(copies(&[copy_at("app/1", &nobody, true)]));
+    let mut refused = ask(&plane, GET);
+    until("both to be refused once", || {
+        (plane.metric("handover_service_connect_failures_total{service=\"app\"}") >= 2).then_some(())
+    });
+    let (_, drained) = plane.drain(DEADLINE);
+    for client in [&mut before_any, &mut refused] {
+        let answer = client.response("GET").expect(503);
+        assert!(answer.head.closes() && answer.header("retry-after").is_some());
+        client.finish();
+    }
+    assert_eq!(drained.join().unwrap(), handover::Losses::default());
+}
+
+#[test]
 fn more_requests_than_the_queue_of_a_copy_can_hold_wait_for_their_turn() {
     let plane = scene();
     let path = plane.workspace.path("app.sock");

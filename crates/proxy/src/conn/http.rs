@@ -218,6 +218,8 @@ impl HttpConn {
             Phase::Linger(_) => ("closing", None),
         };
         let client = &self.client;
+        let held_for = if state == "held" { self.held_for() } else { None };
+        let held_for = held_for.and_then(|held| client.request.local.generation.services.get(held));
         Shown {
             kind: "http",
             listener: cx.listener(client.listener).map(|place| Arc::clone(&place.name)).unwrap_or_default(),
@@ -226,7 +228,7 @@ impl HttpConn {
             age_us: cx.clock.now_us().saturating_sub(client.since_us),
             bytes_in: client.counted_in + client.bytes_in,
             bytes_out: client.counted_out + client.bytes_out,
-            service: dial.and_then(Dial::plan).map(|plan| Arc::clone(&plan.name)),
+            service: dial.and_then(Dial::plan).or(held_for).map(|plan| Arc::clone(&plan.name)),
             endpoint: dial.and_then(Dial::endpoint).map(|endpoint| Arc::clone(&endpoint.plan)),
             tls: client.tls.clone(),
             trouble: dial.and_then(Dial::trouble).cloned(),

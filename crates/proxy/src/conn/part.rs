@@ -42,6 +42,15 @@ impl Conn {
 }
 
 impl HttpConn {
+    /// Position of the service that its request is for.
+    pub(super) fn held_for(&self) -> Option<usize> {
+        let request = &self.client.request;
+        match request.local.generation.actions.get(request.route()?)? {
+            Action::Service(service) => Some(*service),
+            _ => None,
+        }
+    }
+
     fn part_of(&self, target: &Target, cx: &Cx) -> Part {
         let request = &self.client.request;
         let (held, dial) = match &self.phase {
@@ -50,11 +59,7 @@ impl HttpConn {
             Phase::Answer(_) => (false, None),
             Phase::Proxy(proxy) => (proxy.dial().is_waiting(), Some(proxy.dial())),
         };
-        let action = request.route().and_then(|route| request.local.generation.actions.get(route));
-        let service = match action {
-            Some(Action::Service(service)) if held => Some(*service),
-            _ => None,
-        };
+        let service = if held { self.held_for() } else { None };
         let path =
             Path { local: &request.local, listener: request.position, route: request.route(), service };
         Part::of(concerns(target, path, self.client.listener, dial, cx), held)

@@ -9,6 +9,7 @@
 //! pause, or an endpoint switched off, makes sure of. The hot path counts nothing for it.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use handover::CalledOff;
@@ -39,6 +40,14 @@ pub(crate) struct Census {
     pub(crate) target: Target,
     /// Gets the thread's number with each count.
     pub(crate) tell: Sender<(usize, Count)>,
+    /// Dropped by who asked when nobody waits for counts any more.
+    pub(crate) wanted: Weak<()>,
+}
+
+impl Census {
+    fn is_over(&self) -> bool {
+        self.wanted.strong_count() == 0
+    }
 }
 
 #[derive(Debug)]
@@ -59,9 +68,10 @@ pub(crate) struct Watches {
 impl Watches {
     /// One more; its first answer.
     pub(crate) fn add(&mut self, thread: usize, census: Census, said: Count) {
-        if census.tell.send((thread, said)).is_ok() {
-            self.all.push(Watch { census, said });
-        }
+        self.all.retain(|watch| !watch.census.is_over());
+        // Who asked may have gone by now.
+        let _ = census.tell.send((thread, said));
+        self.all.push(Watch { census, said });
     }
 
     /// Something has happened.
@@ -82,12 +92,13 @@ impl Watches {
         }
         self.stale = false;
         self.next_us = now_us + COUNT_AGAIN_US;
-        self.all.retain_mut(|watch| {
+        self.all.retain(|watch| !watch.census.is_over());
+        for watch in &mut self.all {
             let now = count(&watch.census.target);
-            let same = std::mem::replace(&mut watch.said, now) == now;
-            // Who asked may have gone: that shows with the next change.
-            same || watch.census.tell.send((thread, now)).is_ok()
-        });
+            if std::mem::replace(&mut watch.said, now) != now {
+                let _ = watch.census.tell.send((thread, now));
+            }
+        }
     }
 }
 
@@ -101,7 +112,9 @@ pub(crate) fn wait_for_quiet(
     let begun = Instant::now();
     let (tell, counts) = channel();
     let mut known: Vec<Option<Count>> = vec![None; threads.count()];
-    threads.tell(|| Command::Census(Census { target: target.clone(), tell: tell.clone() }));
+    let wanted = Arc::new(());
+    let census = || Census { target: target.clone(), tell: tell.clone(), wanted: Arc::downgrade(&wanted) };
+    threads.tell(|| Command::Census(census()));
     drop(tell);
     loop {
         let all = known.iter().all(Option::is_some);
@@ -134,4 +147,38 @@ fn sum(known: &[Option<Count>]) -> Quiet {
         quiet.held += count.held;
     }
     quiet
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_says_what_changes_not_too_often_and_to_nobody_who_has_gone() {
+        let (tell, counts) = channel();
+        let wanted = Arc::new(());
+        let target = Target::Service("app".to_owned());
+        let census =
+            || Census { target: target.clone(), tell: tell.clone(), wanted: Arc::downgrade(&wanted) };
+        let mut watches = Watches::default();
+        let count = |left| Count { left, held: 0 };
+        watches.note();
+        assert_eq!(watches.next_us(), None, "nobody asks");
+        watches.add(1, census(), count(3));
+        assert_eq!(counts.try_recv(), Ok((1, count(3))));
+        assert_eq!(watches.next_us(), None, "nothing has happened");
+        watches.note();
+        watches.count(1, 5, |_| count(2));
+        assert_eq!(counts.try_recv(), Ok((1, count(2))));
+        watches.note();
+        watches.count(1, 5 + COUNT_AGAIN_US - 1, |_| count(1));
+        assert!(counts.try_recv().is_err(), "too early");
+        assert_eq!(watches.next_us(), Some(5 + COUNT_AGAIN_US));
+        watches.count(1, 5 + COUNT_AGAIN_US, |_| count(2));
+        assert!(counts.try_recv().is_err(), "as before");
+        drop(wanted);
+        watches.note();
+        watches.count(1, 5 + 2 * COUNT_AGAIN_US, |_| count(0));
+        assert!(counts.try_recv().is_err() && watches.all.is_empty());
+    }
 }
