@@ -36,6 +36,7 @@ pub(crate) struct Notified {
     pub(crate) lines: Vec<String>,
 }
 
+#[cfg(test)]
 impl Notified {
     /// Whether it says exactly this: `READY=1`.
     pub(crate) fn says(&self, line: &str) -> bool {

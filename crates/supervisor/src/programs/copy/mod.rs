@@ -256,7 +256,7 @@ impl Copy {
         self.saved.pid
     }
 
-    /// What its processes have in their environment.
+    #[cfg(test)]
     pub(crate) fn mark(&self) -> &str {
         &self.saved.mark
     }

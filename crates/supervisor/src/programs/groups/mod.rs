@@ -51,7 +51,9 @@ impl Groups {
     /// Looks for the place: where this process is, if that was delegated to it, or is the root that it sees. This process may
     /// move to a group of its own below, since only a group without processes of its own can have controllers for those below.
     pub(crate) fn detect(server: &str) -> Self {
-        place::find().map_or_else(Self::none, |directory| Self::within(&directory, server))
+        let found = place::find().map_or_else(Self::none, |directory| Self::within(&directory, server));
+        found.sweep();
+        found
     }
 
     /// No control groups.
@@ -100,7 +102,7 @@ impl Groups {
     }
 
     /// Removes empty groups of servers of this name that nobody has used for a while: those of a life that ended badly.
-    pub(crate) fn sweep(&self) {
+    fn sweep(&self) {
         let Some(place) = &self.0 else { return };
         let Ok(entries) = fs::read_dir(&place.directory) else { return };
         for entry in entries.flatten() {

@@ -46,8 +46,6 @@ pub(super) type Sink = Box<dyn FnMut(&Queued) + Send>;
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
-    /// Which standard stream the log is written to: its number, or 0 for none.
-    stream: AtomicU8,
 }
 
 #[derive(Debug, Default)]
@@ -89,16 +87,6 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The log is written there from now on.
-    pub(super) fn log_to(&self, target: &LogTarget) {
-        let stream = match target {
-            LogTarget::Stdout => 1,
-            LogTarget::Stderr => 2,
-            LogTarget::File(_) => 0,
-        };
-        self.stream.store(stream, Ordering::Relaxed);
-    }
-
     /// Waits until all lines are written, but not longer than `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let is_busy = |state: &mut State| !state.lines.is_empty() || state.taken > 0;
@@ -122,7 +110,6 @@ impl Queue {
             let Some(line) = state.lines.pop_front() else { return };
             state.taken = 1;
             drop(state);
-            self.wait_for_room(line.text.len() + LOG_LINE_EXTRA);
             sink(&line);
             let mut state = self.state();
             let was_half_empty = state.bytes < QUEUE_BYTES / 2;
@@ -136,14 +123,27 @@ impl Queue {
             }
         }
     }
+}
 
-    /// Waits until this much can be written without blocking.
-    fn wait_for_room(&self, bytes: usize) {
-        match self.stream.load(Ordering::Relaxed) {
-            1 => wait_for_room(std::io::stdout().as_fd(), bytes),
-            2 => wait_for_room(std::io::stderr().as_fd(), bytes),
-            _ => {}
-        }
+/// Which standard stream this process logs to: its number, or 0 for none.
+static STREAM: AtomicU8 = AtomicU8::new(2);
+
+/// This process logs there from now on; to standard error until this is said.
+pub(super) fn log_to(target: &LogTarget) {
+    let stream = match target {
+        LogTarget::Stdout => 1,
+        LogTarget::Stderr => 2,
+        LogTarget::File(_) => 0,
+    };
+    STREAM.store(stream, Ordering::Relaxed);
+}
+
+/// Waits until this much can be logged without blocking.
+fn wait_for_the_log(bytes: usize) {
+    match STREAM.load(Ordering::Relaxed) {
+        1 => wait_for_room(std::io::stdout().as_fd(), bytes),
+        2 => wait_for_room(std::io::stderr().as_fd(), bytes),
+        _ => {}
     }
 }
 
@@ -173,6 +173,7 @@ pub(super) fn wait_for_room(stream: BorrowedFd<'_>, bytes: usize) {
 pub(super) fn to_the_log() -> Sink {
     Box::new(|line: &Queued| {
         let Queued { program, copy, text, left_out } = line;
+        wait_for_the_log(text.len() + LOG_LINE_EXTRA);
         if *left_out > 0 {
             tracing::warn!(
                 %program,

@@ -43,6 +43,12 @@ const ENDED_COPIES: usize = 4;
 /// How long the log may take for what was read, before this process becomes another program or ends.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
+/// This process logs there from now on; to standard error until this is said. Of a stream, it is looked first whether it
+/// takes what programs have written.
+pub(crate) fn log_to(target: &LogTarget) {
+    log::log_to(target);
+}
+
 /// Names the output of one copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct OutputKey(pub(crate) u64);
@@ -123,9 +129,7 @@ impl Outputs {
     /// # Errors
     /// The process is out of descriptors or threads.
     pub(crate) fn start() -> io::Result<Self> {
-        let outputs = Self::start_with(log::to_the_log())?;
-        outputs.log_to(&LogTarget::Stderr);
-        Ok(outputs)
+        Self::start_with(log::to_the_log())
     }
 
     fn start_with(sink: Sink) -> io::Result<Self> {
@@ -139,12 +143,6 @@ impl Outputs {
 
     fn shared(&self) -> &Shared {
         &self.0.0
-    }
-
-    /// The log of this process is written there from now on; standard error until this is said. Of a stream, it is looked
-    /// first whether it takes what is to be written.
-    pub(crate) fn log_to(&self, target: &LogTarget) {
-        self.shared().queue.log_to(target);
     }
 
     /// A pipe for a copy: what is written into it is read from now on. The writer may be given to several processes.

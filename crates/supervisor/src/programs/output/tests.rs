@@ -50,7 +50,7 @@ fn every_line_reaches_the_log_with_program_and_copy() {
     let (outputs, log) = outputs();
     let (mut web, _) = open(&outputs, "web", 2);
     web.write_all(b"one\ntwo\r\nthr").unwrap();
-    let mut next = || log.recv_timeout(DEADLINE).unwrap();
+    let next = || log.recv_timeout(DEADLINE).unwrap();
     let one = next();
     assert_eq!((&*one.program, one.copy, &*one.text, one.left_out), ("web", 2, "one", 0));
     assert_eq!(&*next().text, "two");
