@@ -53,6 +53,7 @@ pub(crate) struct Found {
     version: String,
     actions: Vec<String>,
     threads: u32,
+    protocol: u16,
 }
 
 /// Why a worker that lives cannot be adopted.
@@ -215,11 +216,11 @@ impl Found {
         let ToSupervisor::Hello { protocol, oldest, serving, version, actions, threads, .. } = hello else {
             return Err(door.fail("it says something else than hello".to_owned()));
         };
-        if common_version(oldest, protocol).is_none() {
+        let Some(spoken) = common_version(oldest, protocol) else {
             return Err(door.fail(format!(
                 "it speaks version {protocol} of the protocol, this program version {PROTOCOL_VERSION}"
             )));
-        }
+        };
         let Some(serving) = serving else {
             return door.end("had not come to serve anything").map(|()| None);
         };
@@ -250,6 +251,7 @@ impl Found {
             version,
             actions,
             threads,
+            protocol: spoken,
         }))
     }
 
@@ -299,6 +301,7 @@ impl Found {
         worker.version = self.version;
         worker.actions = self.actions;
         worker.threads = self.threads;
+        worker.protocol = self.protocol;
         Ok(Adopted { serving, bundle, bundle_file, listeners, held, carried, programs, worker })
     }
 }

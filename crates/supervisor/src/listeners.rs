@@ -23,6 +23,7 @@
 //! Sockets that the service manager passed are used by the generations that name them (`passed.rs`).
 
 mod saving;
+mod sharing;
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -36,7 +37,6 @@ use handover_lifecycle::CandidateKey;
 use rustix::io::Errno;
 
 use crate::passed::{Passed, passed_for};
-use crate::programs::{SharedSocket, Sockets};
 use crate::protocol::{Address, BindResult, ListenerSpec};
 use crate::sockets::{self, SocketFile, Unbound};
 
@@ -270,16 +270,6 @@ impl Listeners {
         self.serving.iter().map(status).collect()
     }
 
-    /// The sockets of what serves, for programs that accept from them.
-    pub(crate) fn of_serving(&self) -> Sockets {
-        shared(&self.serving)
-    }
-
-    /// The same of a candidate.
-    pub(crate) fn of_candidate(&self, candidate: CandidateKey) -> Sockets {
-        self.candidates.get(&candidate).map_or_else(Sockets::new, |held| shared(held))
-    }
-
     /// Closes the passed sockets that nothing wants, and says which.
     pub(crate) fn close_unwanted(&mut self) -> Vec<String> {
         let held = || self.serving.iter().chain(self.candidates.values().flatten()).chain(&self.kept);
@@ -289,16 +279,6 @@ impl Listeners {
         self.passed = wanted.into();
         unwanted.iter().map(ToString::to_string).collect()
     }
-}
-
-fn shared(listeners: &[(ListenerSpec, Arc<Held>)]) -> Sockets {
-    let shared = |(spec, held): &(ListenerSpec, Arc<Held>)| SharedSocket {
-        listener: spec.name.clone(),
-        address: spec.address.clone(),
-        actual: held.actual.clone(),
-        socket: held.socket.clone(),
-    };
-    listeners.iter().map(shared).collect()
 }
 
 fn bind_new(

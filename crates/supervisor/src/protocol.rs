@@ -54,6 +54,7 @@
 mod address;
 mod guarding;
 mod program;
+mod serving;
 mod settings;
 mod traffic;
 
@@ -70,14 +71,17 @@ pub use program::{
     Accept, CommandSpec, Pass, Private, ProgramSocket, ProgramSpec, Ready, Reload, ResourceLimits, Restart,
     RestartPolicy, Slot, Stop, Swap, User,
 };
+pub use serving::Serving;
 pub use settings::{Grant, LogSettings, LogTarget, Roles, Settings, UpgradeRules};
 pub use traffic::{Names, Pause, ProgramEndpoint, Target, Traffic};
 
 /// The newest version of these messages that this program speaks. `Welcome` and `Hello` say which ones each side
 /// speaks; from then on both use the newest that both know ([`common_version`]).
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 /// The oldest version of these messages that this program speaks.
 pub const OLDEST_PROTOCOL_VERSION: u16 = 3;
+/// The first version that knows of programs: `Traffic`, `AwaitQuiet` and `Keep`, and their answers.
+pub const PROGRAMS_VERSION: u16 = 4;
 
 /// The newest version that this program and its peer both speak: the peer speaks those from `oldest` to `newest`. `None`
 /// if there is none: then neither understands the other, and nothing more is said. (A peer that does not say its oldest
@@ -486,39 +490,6 @@ pub enum ToSupervisor {
         /// By kind.
         losses: Losses,
     },
-}
-
-/// What a worker serves that has outlived its supervisor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Serving {
-    /// The key that `Welcome` gave it.
-    pub worker: u64,
-    /// The generation's number.
-    pub generation: u64,
-    /// Its listeners, as it needed them.
-    pub listeners: Vec<ListenerSpec>,
-    /// Its settings.
-    pub settings: Settings,
-    /// Its lines for the banner.
-    pub summary: Vec<String>,
-    /// False after a drain.
-    pub accepting: bool,
-    /// The source's own name for what it serves (see `Prepared`).
-    #[serde(default)]
-    pub version: Option<String>,
-    /// The sockets that it was told to hold.
-    #[serde(default)]
-    pub held: Vec<ListenerSpec>,
-    /// Whether it has carried state.
-    #[serde(default)]
-    pub carried: bool,
-    /// Whether it passes the executable that it runs, as the last descriptor: workers that replace it are started from that.
-    /// (Nobody else can find out: it keeps its memory, and with it `/proc/PID/exe`, from other processes.)
-    #[serde(default)]
-    pub executable: bool,
-    /// What it was told to keep of the programs, if anything; all descriptors after the others came with it.
-    #[serde(default)]
-    pub programs: Option<String>,
 }
 
 /// What a data thread writes into the connection of a `Probe`, as one line of JSON, at most [`MAX_PROBE_BYTES`] long.

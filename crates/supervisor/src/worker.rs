@@ -71,6 +71,8 @@ pub(crate) struct Worker {
     pub(crate) actions: Vec<String>,
     /// Its data threads; 0 until it said hello.
     pub(crate) threads: u32,
+    /// The version of the protocol that is spoken with it; 0 until it said hello.
+    pub(crate) protocol: u16,
     /// The last lines that it has written to standard error, if it was started beside another one.
     pub(crate) last_lines: Option<LastLines>,
     /// Where it waits for the next supervisor.
@@ -139,6 +141,7 @@ impl Worker {
             version: String::new(),
             actions: Vec::new(),
             threads: 0,
+            protocol: 0,
             last_lines,
             succession,
             is_ending: false,

@@ -297,7 +297,8 @@ impl World {
         self.tally.paused += 1;
         let over = since + limit <= self.now;
         // The next change has begun in the same step: what serves by now is its matter.
-        let next = self.view.step.is_some() && self.view.operation != self.last_operation;
+        let other = self.view.operation.is_none() || self.view.operation != self.last_operation;
+        let next = self.view.step.is_some() && self.view.paused_until.is_none() && other;
         let deaths = self.losses > 0 || self.lost_at.is_some_and(|at| at >= since);
         // What was to be restored failed as well, or something cannot even be killed.
         let hopeless = self.processes.values().any(|process| {

@@ -23,6 +23,7 @@ mod programs;
 mod rng;
 mod rules;
 mod sabotage;
+mod strays;
 mod upgrading;
 mod walk;
 mod worker;

@@ -374,6 +374,18 @@ impl World {
         self.act_later(key, 0, high, Act::EndAction(call, ok));
     }
 
+    fn say_prepared(&mut self, key: WorkerKey, candidate: CandidateKey) {
+        let Some(worker) = self.worker(key) else { return };
+        let Some(known) = &mut worker.candidate else { return };
+        known.prepared = true;
+        let content = known.content;
+        let differs = matches!(known.source, Source::Disk | Source::Given);
+        let serves = worker.serving.is_some() && worker.accepting && differs;
+        let unchanged = self.compared_content() == Some(content);
+        let programs = self.programs_of(candidate, serves && !unchanged);
+        self.say(key, Event::Prepared { worker: key, candidate, unchanged, programs });
+    }
+
     pub(crate) fn act(&mut self, key: WorkerKey, act: Act) {
         let bind_fails = self.faulty(self.faults.bind);
         let now = self.now;
@@ -395,14 +407,7 @@ impl World {
                     let unreachable = !ok && from_disk && self.disk.unreachable;
                     return self.say(key, Event::Rejected { worker: key, candidate, unreachable });
                 }
-                let Some(known) = &mut worker.candidate else { return };
-                known.prepared = true;
-                let content = known.content;
-                let differs = matches!(known.source, Source::Disk | Source::Given);
-                let serves = worker.serving.is_some() && worker.accepting && differs;
-                let unchanged = self.compared_content() == Some(content);
-                let programs = self.programs_of(candidate, serves && !unchanged);
-                self.say(key, Event::Prepared { worker: key, candidate, unchanged, programs });
+                self.say_prepared(key, candidate);
             }
             Act::Switch(candidate) if worker.has(candidate) => {
                 let Some(known) = worker.candidate.take() else { return };

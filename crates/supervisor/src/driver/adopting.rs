@@ -6,6 +6,7 @@
 //!                     └─ from the journal, if the command line says so
 //! ```
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -124,6 +125,13 @@ impl Before {
     }
 }
 
+/// What an adopted worker carries, if it can be read.
+fn carried_by_adopted(file: OwnedFd) -> Option<CarriedState> {
+    CarriedState::of(file)
+        .inspect_err(|why| tracing::warn!("what the adopted worker carries cannot be read: {why}"))
+        .ok()
+}
+
 /// The generation to start from, if not from the disk.
 ///
 /// # Errors
@@ -190,11 +198,7 @@ impl Driver {
         let held = serving.held.into_iter().zip(held).collect();
         self.parts.listeners.adopt(serving.listeners.into_iter().zip(listeners).collect(), held);
         self.store_listeners();
-        self.carried = carried.and_then(|file| {
-            CarriedState::of(file)
-                .inspect_err(|why| tracing::warn!("what the adopted worker carries cannot be read: {why}"))
-                .ok()
-        });
+        self.carried = carried.and_then(carried_by_adopted);
         self.adopt_programs(serving.programs.as_deref(), programs);
         self.go_on_with_programs(&serving.settings);
         let mut loaded = Loaded::new(bundle, bundle_file, None);

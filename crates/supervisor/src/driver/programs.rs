@@ -24,7 +24,8 @@ use tokio::time::Instant;
 use super::Driver;
 use crate::handle::{Ask, NewOperation, ProgramLogs};
 use crate::programs::{Asked, Asker, Ended, Out, Programs, Said};
-use crate::protocol::{Settings, ToWorker, Traffic};
+use crate::protocol::{PROGRAMS_VERSION, Settings, ToWorker, Traffic};
+use crate::worker::Worker;
 
 /// What is kept for the next supervisor is sent at most this often: a rolling restart changes it many times a second.
 const KEEP_INTERVAL: Duration = Duration::from_millis(50);
@@ -110,7 +111,7 @@ impl Driver {
         self.hosting.says_traffic |= is_for_all;
         for (key, worker) in &self.workers {
             let hears = Some(*key) == serving || (is_for_all && self.hosting.told.contains(key));
-            if hears && !worker.is_ending {
+            if hears && hears_of_programs(worker) {
                 worker.send(message.clone(), Vec::new());
             }
         }
@@ -127,7 +128,7 @@ impl Driver {
         }
         self.calls += 1;
         let message = ToWorker::Traffic { call: OWN_CALLS | self.calls, traffic };
-        if let Some(worker) = self.workers.get(&key) {
+        if let Some(worker) = self.workers.get(&key).filter(|worker| hears_of_programs(worker)) {
             worker.send(message, Vec::new());
         }
         // It may be the only one that lives when this process dies.
@@ -159,7 +160,7 @@ impl Driver {
         }
         let serving = self.serving.as_ref().map(|serving| serving.worker);
         for (key, worker) in &self.workers {
-            if !worker.is_ending && (Some(*key) == serving || self.hosting.told.contains(key)) {
+            if hears_of_programs(worker) && (Some(*key) == serving || self.hosting.told.contains(key)) {
                 let message = ToWorker::Keep { programs: kept.json.clone() };
                 worker.send(message, kept.descriptors.clone());
             }
@@ -359,4 +360,9 @@ impl Driver {
         let _ = answer
             .send(found.ok_or_else(|| Refused::NoSuchProgram { name: name.to_owned(), known: known() }));
     }
+}
+
+/// Whether it would understand, and anything is worth saying to it.
+fn hears_of_programs(worker: &Worker) -> bool {
+    worker.protocol >= PROGRAMS_VERSION && !worker.is_ending
 }

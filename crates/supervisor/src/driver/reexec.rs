@@ -22,7 +22,7 @@ use crate::control::Waiter;
 use crate::handle::Ticket;
 use crate::image::Image;
 use crate::programs::{Kept, Programs, Setup};
-use crate::protocol::SupervisorChannel;
+use crate::protocol::{PROTOCOL_VERSION, SupervisorChannel};
 use crate::reexec::{
     self, Back, NEWEST_FORMAT, Packing, ResumeError, SavedHosted, SavedJournal, SavedPrograms, SavedServing,
     SavedSupervisor, SavedWaiter, SavedWorker, State, Unpacking,
@@ -134,6 +134,8 @@ impl Driver {
             worker.version = saved.version;
             worker.actions = saved.actions;
             worker.threads = saved.threads;
+            // What does not say it was written for this very program, of which its worker is, too.
+            worker.protocol = if saved.protocol == 0 { PROTOCOL_VERSION } else { saved.protocol };
             worker.is_ending = saved.is_ending;
             self.workers.insert(key, worker);
         }
@@ -203,6 +205,7 @@ fn saved_worker<'a>(key: WorkerKey, worker: &'a Worker, packing: &mut Packing<'a
         version: worker.version.clone(),
         actions: worker.actions.clone(),
         threads: worker.threads,
+        protocol: worker.protocol,
         succession: worker.succession.clone(),
         started_at: worker.started_at.clone(),
         is_ending: worker.is_ending,

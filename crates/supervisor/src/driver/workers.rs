@@ -50,8 +50,8 @@ impl Driver {
                 }
             }
             ToSupervisor::Prepared { candidate, changes, warnings, settings, summary, version } => {
-                let settings = *settings;
-                let prepared = Prepared { changes, warnings, settings, summary, version, loaded: None };
+                let loaded = None;
+                let prepared = Prepared { changes, warnings, settings: *settings, summary, version, loaded };
                 self.prepared(key, CandidateKey(candidate), prepared, descriptors.into_iter().next());
             }
             ToSupervisor::Rejected { candidate, problems, unreachable } => {
@@ -87,10 +87,7 @@ impl Driver {
                     let _ = asked.send(body);
                 }
             }
-            ToSupervisor::Pong { .. } => {
-                self.pings.unanswered = 0;
-                self.parts.notifier.feed_watchdog();
-            }
+            ToSupervisor::Pong { .. } => self.is_there(),
             ToSupervisor::GuardEnded { call, passed, detail, figures } => {
                 self.guard_ended(key, call, passed, detail, figures);
             }
@@ -100,7 +97,7 @@ impl Driver {
             ToSupervisor::Probed { .. } => {}
             ToSupervisor::TrafficSet { call } => self.said_about_traffic(key, Said::TrafficSet { call }),
             ToSupervisor::Quiet { call, left, held } => {
-                self.said_about_traffic(key, Said::Quiet { call, left, held });
+                self.said_about_traffic(key, Said::Quiet { call, left, held })
             }
             ToSupervisor::TookOver { call, moved, losses, freeze } => {
                 self.took_over(key, call, moved, &losses, freeze);
@@ -120,13 +117,14 @@ impl Driver {
         threads: u32,
     ) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
-        if common_version(speaks.0, speaks.1).is_none() {
+        let Some(protocol) = common_version(speaks.0, speaks.1) else {
             let why = format!(
                 "it speaks version {} of the protocol, this supervisor version {PROTOCOL_VERSION}",
                 speaks.1
             );
             return self.lost(key, &why);
-        }
+        };
+        worker.protocol = protocol;
         worker.program.is_version(version.clone());
         worker.version = version;
         worker.actions = actions;
@@ -218,6 +216,12 @@ impl Driver {
             }
             Err(error) => tracing::error!("cannot reap children: {error}"),
         }
+    }
+
+    /// It has answered.
+    fn is_there(&mut self) {
+        self.pings.unanswered = 0;
+        self.parts.notifier.feed_watchdog();
     }
 
     /// Asks the worker that serves whether it is there.

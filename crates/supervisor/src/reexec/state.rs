@@ -172,6 +172,8 @@ pub(crate) struct SavedWorker {
     pub(crate) actions: Vec<String>,
     /// Its data threads.
     pub(crate) threads: u32,
+    /// The version of the protocol that is spoken with it; 0 in what was written first.
+    pub(crate) protocol: u16,
     /// Where it waits for another supervisor, if this one dies.
     pub(crate) succession: PathBuf,
     /// Since when it is this supervisor's, RFC 3339.

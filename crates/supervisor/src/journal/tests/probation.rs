@@ -285,8 +285,8 @@ fn a_clock_that_is_set_back_gives_nobody_more_time_than_was_asked_for() {
         operation_id: "b".to_owned(),
         generation: 2,
         back_to: 1,
-        until: record::written(until),
-        at: record::written(then),
+        until: written(until),
+        at: written(then),
     };
     journal.append(pending).unwrap();
     for journal in [journal, store.journal(MIN_KEEP)] {
