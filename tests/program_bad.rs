@@ -52,7 +52,7 @@ fn a_new_copy_that_binds_nothing_is_sent_away_and_the_old_one_serves_on() {
     for way in WAYS {
         let more = "ready = { http = \"/\" }\nready_timeout = \"1s\"\n";
         let server = with_next(way, &["says", "second", "binds-nothing"], more);
-        expect_refused(&server, &["app", "1s"]);
+        expect_refused(&server, &["app", "not ready"]);
     }
 }
 

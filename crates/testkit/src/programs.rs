@@ -81,7 +81,21 @@ impl Programs {
         let (port, binary) = (Port::claim(), binary.as_ref().to_owned());
         let text = configuration(way, &port, table, rest);
         let handover = start(Handover::of(&binary, &workspace).config(text));
-        Self { handover, port, workspace, binary, way }
+        let this = Self { handover, port, workspace, binary, way };
+        this.wait_until_it_runs();
+        this
+    }
+
+    /// A server serves before its programs do: waits until every copy is ready, or starts when it is asked for.
+    #[track_caller]
+    pub fn wait_until_it_runs(&self) {
+        until("the program runs", || {
+            let program = self.program();
+            let is_ready = |copy: &Value| copy["state"] == "ready";
+            let all = program["copies"].as_array().is_some_and(|copies| copies.iter().all(is_ready));
+            let runs = ["running", "on_demand"].contains(&program["state"].as_str().unwrap_or_default());
+            (runs && all).then_some(())
+        });
     }
 
     /// The table of a program that is told these words, after `[program.app]`.
