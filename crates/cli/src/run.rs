@@ -243,7 +243,7 @@ mod tests {
             let [listener] = checked.config.listeners.as_slice() else { panic!("{text}") };
             let wanted: Vec<_> =
                 ["0.0.0.0:80", "[::]:80"].map(|text| ListenAddress::Tcp(text.parse().unwrap())).into();
-            assert_eq!((&*listener.name, &listener.addresses), ("node", &wanted));
+            assert_eq!((&*listener.name, &listener.addresses), (LISTENER, &wanted));
             assert!(checked.config.programs[0].spec.private.is_some(), "{text}");
             assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
         }
