@@ -148,10 +148,12 @@ fn start(program: &str, spec: &CommandSpec, setting: &Setting) -> Result<(Runnin
     let say = |error: io::Error| error.to_string();
     let (reader, writer) = io::pipe().map_err(say)?;
     let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(say)?;
-    let mark = copy::new_mark(program, 0).map_err(say)?;
+    // The copy that it is about, if it is about one; it is none itself.
+    let number = setting.environment.get("HANDOVER_COPY").and_then(|copy| copy.parse().ok()).unwrap_or(0);
+    let mark = copy::new_mark(program, number).map_err(say)?;
     let order = Order {
         program,
-        number: 0,
+        number,
         mark: &mark,
         command: &spec.command,
         directory: setting.directory.as_deref(),

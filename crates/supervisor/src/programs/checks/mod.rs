@@ -266,7 +266,7 @@ async fn command(subject: &Subject, spec: &CommandSpec, left: Duration) -> Resul
 pub(crate) fn setting(subject: &Subject) -> Setting {
     let mut setting = subject.setting.clone();
     let mut set = |name: &str, value: String| setting.environment.insert(name.to_owned(), value);
-    set("HANDOVER_NUMBER", subject.number.to_string());
+    set("HANDOVER_COPY", subject.number.to_string());
     set("HANDOVER_PID", subject.pid.to_string());
     if let Some(place) = &subject.place {
         set("HANDOVER_ADDRESS", place.address.to_string());

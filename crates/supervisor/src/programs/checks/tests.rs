@@ -271,7 +271,7 @@ async fn a_command_is_run_again_until_it_exits_with_0_and_is_told_whom_to_check(
     let directory = tempfile::tempdir().unwrap();
     let marks: PathBuf = directory.path().join("marks");
     let script = format!(
-        "echo x >>{0}; test $(wc -l <{0}) -ge 3 || exit 1; echo $HANDOVER_PROGRAM $HANDOVER_NUMBER $HANDOVER_PID $HANDOVER_ADDRESS",
+        "echo x >>{0}; test $(wc -l <{0}) -ge 3 || exit 1; echo $HANDOVER_PROGRAM $HANDOVER_COPY $HANDOVER_PID $HANDOVER_ADDRESS",
         marks.display()
     );
     let (_socket, address) = bound();

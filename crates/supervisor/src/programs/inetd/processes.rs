@@ -180,8 +180,12 @@ impl Processes {
         let left: Vec<Arc<Copy>> =
             self.state().running.values().map(|process| Arc::clone(&process.copy)).collect();
         let count = left.len();
-        let mut kills: JoinSet<()> =
-            left.into_iter().map(|copy| async move { drop(copy.kill_all(KILL_LIMIT).await) }).collect();
+        let mut kills: JoinSet<()> = left
+            .into_iter()
+            .map(|copy| async move {
+                let _ = copy.kill_all(KILL_LIMIT).await;
+            })
+            .collect();
         while kills.join_next().await.is_some() {}
         // Until each was seen to have ended.
         let _ = tokio::time::timeout(KILL_LIMIT, self.all_ended()).await;
