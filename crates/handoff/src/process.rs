@@ -335,8 +335,12 @@ pub fn reap_orphans(spared: &[u32]) -> io::Result<Vec<(u32, Exit)>> {
     Ok(reaped)
 }
 
-/// The children of this process, dead or alive (`/proc/self/task/<tid>/children`, proc(5)).
-fn children() -> io::Result<Vec<u32>> {
+/// The children of this process, dead or alive (`/proc/self/task/<tid>/children`, proc(5)). One may be missed while another
+/// is reaped, and all are where the kernel was built without that list.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn children() -> io::Result<Vec<u32>> {
     let mut children = Vec::new();
     for task in std::fs::read_dir("/proc/self/task")? {
         // A thread that has ended meanwhile has given its children to another one.
@@ -365,6 +369,12 @@ pub fn take_programs_name() -> io::Result<()> {
     // It keeps the first fifteen bytes (PR_SET_NAME, prctl(2)). A path has no NUL byte.
     let name = std::ffi::CString::new(name).unwrap_or_default();
     Ok(rustix::thread::set_name(&name)?)
+}
+
+/// Whether [`become_subreaper`] was called.
+#[must_use]
+pub fn is_subreaper() -> bool {
+    rustix::process::child_subreaper().is_ok_and(|reaper| reaper.is_some())
 }
 
 /// Makes descendants of this process that lose their parent its children, so that it can reap them

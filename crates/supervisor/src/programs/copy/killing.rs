@@ -6,12 +6,12 @@
 //!                                                              └────────────────── something, in time ◀───┘
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handover_handoff::process::Child;
+use handover_handoff::process::{self, Child};
 use handover_handoff::reactor;
 use rustix::process::{Pid, Signal};
 
@@ -58,6 +58,9 @@ impl Copy {
     /// There is no such signal.
     pub(crate) fn signal_rest(&self, signal: i32) -> io::Result<u32> {
         let signal = named(signal)?;
+        if self.is_clearly_gone() {
+            return Ok(0);
+        }
         let members = self.members(&Survey::take());
         let rest = members.into_iter().filter(|(pid, _)| *pid != self.pid());
         let sent = rest.filter(|(pid, began)| send(*pid, *began, signal)).count();
@@ -69,11 +72,17 @@ impl Copy {
         let deadline = Instant::now() + limit;
         let mut killed = BTreeSet::new();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let mut is_first = true;
+        let mut is_killed = false;
         loop {
-            let members = self.members(&look().await);
-            // What forks faster than one can look is killed unseen, by its group, before it is believed to be gone.
-            if members.is_empty() && !is_first {
+            let members = if self.is_clearly_gone() {
+                // Whatever forks faster than one can look is ended by this.
+                is_killed = true;
+                self.kill_at_once();
+                BTreeMap::new()
+            } else {
+                self.members(&look().await)
+            };
+            if members.is_empty() && is_killed {
                 self.group().iter().for_each(groups::Group::remove);
                 return Killed { killed: count(killed.len()), left: 0 };
             }
@@ -85,7 +94,7 @@ impl Copy {
                 };
             }
             self.kill_at_once();
-            is_first = false;
+            is_killed = true;
             for (pid, began) in &members {
                 send(*pid, *began, Signal::KILL);
             }
@@ -98,6 +107,25 @@ impl Copy {
             // Then they are looked at once more, and told as left.
             let _ = tokio::time::timeout(left, all_ended).await;
         }
+    }
+
+    /// Whether nothing of it is left, as far as that can be seen without a look at all processes: whoever has lost its parent is
+    /// a child of this process. `false` if it cannot be seen.
+    pub(super) fn is_clearly_gone(&self) -> bool {
+        let Some(main) = self.main.as_ref().filter(|main| main.is_child && main.exit().is_some()) else {
+            return false;
+        };
+        if let Some(group) = self.group() {
+            return !group.is_populated();
+        }
+        if !process::is_subreaper() {
+            return false;
+        }
+        let children = process::children().unwrap_or_default();
+        // The first process is one as long as it is not reaped; otherwise the list is none.
+        let belonging = self.belonging();
+        children.contains(&main.process.child.pid())
+            && !children.into_iter().any(|pid| groups::lives(pid) && belonging.has(pid))
     }
 
     /// Kills what the kernel can kill in one step, so that nothing is forked in between.

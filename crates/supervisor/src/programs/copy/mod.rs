@@ -302,8 +302,10 @@ impl Copy {
     /// There is no such signal, or it may not be sent.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         let signal = named(signal)?;
-        // Before it can end: what it leaves behind without a parent is known then.
-        self.members(&Survey::take());
+        if self.saved.group.is_none() {
+            // Before it can end: what it leaves behind without a parent and without its mark is known then.
+            self.note(&Survey::recent(), Belonging { mark: String::new(), ..self.belonging() });
+        }
         self.main.as_ref().map_or(Ok(()), |main| main.process.child.signal(signal))
     }
 
@@ -385,7 +387,11 @@ impl Copy {
 
     /// Its processes that live, which are known from now on.
     fn members(&self, survey: &Survey) -> BTreeMap<u32, u64> {
-        let members = survey.members(&self.belonging());
+        self.note(survey, self.belonging())
+    }
+
+    fn note(&self, survey: &Survey, belonging: Belonging) -> BTreeMap<u32, u64> {
+        let members = survey.members(&belonging);
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&members);
         members
     }

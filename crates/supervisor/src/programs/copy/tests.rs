@@ -488,3 +488,41 @@ fn a_socket_is_made_to_wait() {
     let flags = rustix::fs::fcntl_getfl(&socket).unwrap();
     assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK));
 }
+
+#[tokio::test]
+async fn where_orphans_come_to_this_process_the_end_of_a_copy_is_seen_without_a_look_at_everybody() {
+    // In a process of its own, to which orphans come.
+    const ROLE: &str = "HANDOVER_TEST_TAKES_ORPHANS";
+    if std::env::var_os(ROLE).is_none() {
+        let test = "programs::copy::tests::\
+             where_orphans_come_to_this_process_the_end_of_a_copy_is_seen_without_a_look_at_everybody";
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(ROLE, "1")
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    handover_handoff::process::become_subreaper().unwrap();
+    for groups in places("copy") {
+        let (copy, _output) = shell("exit 0").within(&groups).start();
+        exited(&copy).await;
+        assert!(copy.is_clearly_gone());
+        assert_eq!(copy.signal_rest(TERM).unwrap(), 0);
+        assert_eq!(copy.kill_all(LIMIT).await, Killed::default());
+        assert_cleared(copy);
+        for left in [format!("({}) &", stays("ready")), format!("setsid sh -c \"{}\" &", stays("ready"))] {
+            let (copy, mut output) = shell(&left).within(&groups).start();
+            assert_eq!(line(&mut output), "ready");
+            assert!(!copy.is_clearly_gone());
+            exited(&copy).await;
+            assert!(!copy.is_clearly_gone());
+            assert_eq!(copy.signal_rest(TERM).unwrap(), 1);
+            assert_eq!(copy.kill_all(LIMIT).await, Killed { killed: 1, left: 0 });
+            assert!(copy.is_clearly_gone());
+            assert_cleared(copy);
+        }
+    }
+}

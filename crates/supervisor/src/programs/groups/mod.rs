@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::protocol::ResourceLimits;
 
-pub(crate) use survey::{Belonging, MARK_SEPARATOR, MARK_VARIABLE, Survey, began, boot, resident};
+pub(crate) use survey::{Belonging, MARK_SEPARATOR, MARK_VARIABLE, Survey, began, boot, lives, resident};
 
 /// Microseconds of a period over which CPU time is counted (`cpu.max`).
 const CPU_PERIOD: u64 = 100_000;

@@ -12,6 +12,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Group;
 
@@ -21,6 +23,8 @@ pub(crate) const MARK_VARIABLE: &str = "HANDOVER_MARK";
 pub(crate) const MARK_SEPARATOR: char = ';';
 /// How often new processes are looked for in one survey.
 const MAX_LOOKS: usize = 10;
+/// How old a look may be that is taken for many copies, one after the other.
+const RECENT: Duration = Duration::from_millis(50);
 /// Ancestors that are looked at.
 const MAX_ANCESTORS: usize = 64;
 
@@ -68,6 +72,20 @@ impl Survey {
             processes.extend(new.into_iter().filter_map(|pid| Some((pid, Process::of(pid)?))));
         }
         Survey { processes }
+    }
+
+    /// A look that was taken a moment ago, or now.
+    pub(crate) fn recent() -> Arc<Self> {
+        static LAST: Mutex<Option<(Instant, Arc<Survey>)>> = Mutex::new(None);
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((at, survey)) if at.elapsed() < RECENT => Arc::clone(survey),
+            _ => {
+                let survey = Arc::new(Self::take());
+                *last = Some((Instant::now(), Arc::clone(&survey)));
+                survey
+            }
+        }
     }
 
     /// The processes that live and belong to a copy, and when each began. Never this process.
@@ -168,6 +186,11 @@ impl Process {
             began: number(19)?,
         })
     }
+}
+
+/// Whether a process lives. One that has ended and was not reaped yet does not.
+pub(crate) fn lives(pid: u32) -> bool {
+    Process::of(pid).is_some_and(|process| process.lives)
 }
 
 /// When a process began, in ticks after boot; `None` if there is none, or it has ended.

@@ -25,6 +25,8 @@ use crate::protocol::LogTarget;
 const QUEUE_BYTES: usize = 1024 * 1024;
 /// What a line of the log has beside the text.
 const LOG_LINE_EXTRA: usize = 512;
+/// Which part of the log's pipe is left to others.
+const RESERVED_PART: usize = 4;
 /// Between two looks at a pipe that has room, but not enough.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -160,9 +162,9 @@ pub(super) fn wait_for_room(stream: BorrowedFd<'_>, bytes: usize) {
         else {
             return;
         };
-        // Each write begins in a page of its own.
+        // Each write begins in a page of its own; and what this process says of itself must not find the pipe full.
         let free = size.saturating_sub(usize::try_from(used).unwrap_or(size));
-        if used == 0 || free > 2 * bytes {
+        if used == 0 || free > 2 * bytes + size / RESERVED_PART {
             return;
         }
         std::thread::sleep(LOOK_AGAIN);
