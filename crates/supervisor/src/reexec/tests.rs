@@ -7,6 +7,9 @@ use super::*;
 /// Format 1, as it was written first. Never changed: that is what it is for.
 const FORMAT_1: &str = include_str!("../../fixtures/saved-state-1.json");
 
+/// The same with programs, as it was written first.
+const WITH_PROGRAMS: &str = include_str!("../../fixtures/saved-state-1-programs.json");
+
 fn read(text: &str) -> Result<State, ResumeError> {
     State::read(text.as_bytes())
 }
@@ -63,6 +66,29 @@ fn what_is_written_now_says_all_that_format_1_said_and_in_the_same_words() {
     let new: Value = serde_json::from_slice(&read(FORMAT_1).unwrap().write().unwrap()).unwrap();
     let missing = missing(&old, &new, "");
     assert!(missing.is_empty(), "a program that reads format 1 would miss:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn programs_as_they_were_first_written_are_still_understood() {
+    let state = read(WITH_PROGRAMS).unwrap();
+    state.check().unwrap();
+    assert_eq!(state.hosted.descriptors, [20, 21]);
+    assert_eq!(state.workers[0].protocol, 4);
+    Programs::readable(&state.hosted.json).unwrap();
+    rehearse(memfd::sealed("test", WITH_PROGRAMS.as_bytes()).unwrap()).unwrap();
+    let old: Value = serde_json::from_str(WITH_PROGRAMS).unwrap();
+    let new: Value = serde_json::from_slice(&state.write().unwrap()).unwrap();
+    assert_eq!(missing(&old, &new, ""), Vec::<String>::new());
+    // What an earlier version has written has none.
+    assert_eq!(read(FORMAT_1).unwrap().hosted, SavedHosted::default());
+}
+
+#[test]
+fn programs_that_cannot_be_gone_on_with_are_found_in_the_rehearsal() {
+    let mut value: Value = serde_json::from_str(WITH_PROGRAMS).unwrap();
+    value["hosted"]["json"] = json!("{\"programs\": 3}");
+    let file = memfd::sealed("test", value.to_string().as_bytes()).unwrap();
+    assert!(matches!(rehearse(&file), Err(ResumeError::Damaged(_))));
 }
 
 #[test]
