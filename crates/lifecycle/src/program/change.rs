@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use super::table::{Change, Copy, Life, Phase, Step, What};
-use super::{EditionKey, Effect, Figures, Machine, Plan, Role};
+use super::{CopyKey, EditionKey, Effect, Figures, Machine, Plan, Role};
 use crate::{Cause, OperationKey, Outcome};
 
 impl Machine {
@@ -34,6 +34,7 @@ impl Machine {
             todo: (1..=plan.copies).collect(),
             batch_size: if rolling { plan.batch } else { plan.copies },
             was: self.table.phase,
+            keys_from: self.table.next_key,
             ..Change::default()
         }
     }
@@ -243,10 +244,13 @@ impl Machine {
         }
         let ready = u32::try_from(new.len()).unwrap_or(u32::MAX);
         self.count(|figures| figures.ready += ready);
+        // What a guard has failed for may have left something behind.
+        let failed = |copy: &Copy| change.within && copy.role == Role::Leaving && Some(copy.edition) == from;
+        let leaving = self.keys(|copy| old.contains(&copy.key) || failed(copy));
         let now = self.now;
         if let Some(change) = &mut self.table.change {
             change.switched_at = Some(now);
-            change.leaving = old;
+            change.leaving = leaving;
         }
         self.route();
         self.at_step(Step::Switching(self.table.routes.call));
@@ -405,18 +409,16 @@ impl Machine {
 
     /// The change fails before the switch: its candidates end, and what served serves on.
     pub(super) fn fail(&mut self, cause: Cause) {
-        let candidates = self.keys(|copy| copy.role == Role::Candidate);
-        candidates.iter().for_each(|key| self.discard(*key));
+        for key in self.keys(|copy| copy.role == Role::Candidate) {
+            self.discard(key);
+        }
         let Some(change) = &mut self.table.change else { return };
         change.failed.get_or_insert(cause);
-        // Stop-first: what was asked to stop must be gone too, before it is started again.
-        let stopped = change.stopped_old;
-        change.leaving = candidates;
-        if stopped {
-            let all = self.keys(|_| true);
-            if let Some(change) = &mut self.table.change {
-                change.leaving = all;
-            }
+        // Also one that has failed before; and, stop-first, what was asked to stop before it is started again.
+        let (from, all) = (CopyKey(change.keys_from), change.stopped_old);
+        let leaving = self.keys(|copy| all || (copy.role == Role::Leaving && copy.key >= from));
+        if let Some(change) = &mut self.table.change {
+            change.leaving = leaving;
         }
         self.at_step(Step::Discarding);
     }

@@ -79,8 +79,10 @@ impl Machine {
         let Some(to) = self.table.before else { return self.settle() };
         let stop_first = self.stops_first(to);
         let copies = self.plan(to).copies;
+        let keys_from = self.table.next_key;
         if let Some(change) = &mut self.table.change {
             *change = Change {
+                keys_from,
                 operation: change.operation,
                 what: What::Back,
                 to,

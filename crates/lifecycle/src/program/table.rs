@@ -213,6 +213,8 @@ pub(super) struct Change {
     pub(super) step: Step,
     /// The deadline of the step, where it has one of its own.
     pub(super) by: Option<Duration>,
+    /// Copies that it starts have this key or a higher one.
+    pub(super) keys_from: u64,
     /// Numbers whose turn has not come.
     pub(super) todo: Vec<u32>,
     /// Numbers of this batch.

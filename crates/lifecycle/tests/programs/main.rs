@@ -10,11 +10,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod by_hand;
 mod driver;
+mod hazards;
+mod probation;
 #[path = "../simulation/rng.rs"]
 mod rng;
 mod rules;
 mod sabotage;
+mod saved;
+mod stop_first;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +30,7 @@ use sabotage::Sabotage;
 use world::World;
 
 /// Seeds in the ordinary test run.
-const SEEDS: u64 = 40_000;
+const SEEDS: u64 = 20_000;
 
 /// Seeds within which each deliberate mistake must be noticed.
 const SABOTAGED_SEEDS: u64 = 5_000;
@@ -85,7 +90,7 @@ fn report(seed: u64) -> String {
 
 #[test]
 #[allow(clippy::print_stderr)] // A trace is read by people.
-fn fifteen_rules_hold_in_every_step_of_forty_thousand_lives() {
+fn fifteen_rules_hold_in_every_step_of_twenty_thousand_lives() {
     if let Some(seed) = number_from("HANDOVER_SIM_SEED") {
         let world = World::run(seed, None, true);
         eprintln!("{}", report(seed));
@@ -114,7 +119,7 @@ fn assert_reaches_everything(mut tally: Tally) {
         &[Applied, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
         &[Applied, Rejected, NotReady],
         &[Applied, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
-        &[Applied, Unchanged, Rejected, NotReady, AppliedWithLosses, Unknown],
+        &[Applied, Unchanged, Rejected, NotReady, RolledBack, AppliedWithLosses, Unknown],
     ];
     for ((ask, seen), expected) in Tally::ASKS.iter().zip(&tally.ends).zip(expected) {
         for (outcome, count) in Outcome::ALL.iter().zip(seen) {

@@ -19,7 +19,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use handover_lifecycle::program::{Ask, CopyKey, EditionKey, Plan, Restart, Role, State, Swap};
+use handover_lifecycle::program::{
+    Ask, CopyKey, CopyView, EditionKey, Plan, Restart, Role, Stage, State, Swap,
+};
 use handover_lifecycle::{Cause, OperationKey, Outcome, PendingEnd};
 
 use crate::world::{Happening, World};
@@ -188,6 +190,12 @@ impl World {
                 self.view.edition, op.edition
             );
             self.break_rule(2, text);
+        }
+        if let Ask::Deploy { edition, .. } = ask {
+            let left = |copy: &&CopyView| copy.edition == *edition && copy.stage != Stage::Stuck;
+            if let Some(copy) = self.view.copies.iter().find(left).copied().filter(|_| !self.ending) {
+                self.break_rule(2, format!("{ask:?} has failed, and {copy:?} is still there"));
+            }
         }
         if outcome == Outcome::RolledBack
             && !op.applied_since
