@@ -24,6 +24,8 @@ const MAX_NAME_BYTES: usize = 64;
 const NAMELESS: &str = "program";
 /// The listener's name, where connections are accepted here: another than the program's, so that `handover pause NAME` means one thing.
 const LISTENER: &str = "http";
+/// Where the configuration comes from, for `status`.
+const MADE: &str = "the command line";
 /// Lines of a command are run by this shell.
 const SHELL: &str = "sh";
 
@@ -39,6 +41,7 @@ pub(crate) fn run(common: &Common, run: &Run) -> ExitCode {
         .unwrap_or_else(|| handover_supervisor::paths::state_directory(&control));
     options.next_command = command_for(&control, &format!("restart {name}"));
     options.control = control;
+    options.config = Some(MADE.into());
     options.for_programs = true;
     options.banner = !run.quiet;
     let text = configuration(run, &name);

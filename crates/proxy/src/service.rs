@@ -23,9 +23,8 @@ use handover::logging;
 use handover::moving::Moving;
 use handover::traffic::{Quiet, Target, Traffic};
 use handover::{
-    CalledOff, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits,
-    Losses, Prepare, Problem, Roles, Service, Settings, UpgradeRules, WorkerHandle,
-    watch::Watch,
+    CalledOff, Candidate, Change, Drain, DrainEnd, Figures, Grant, GuardLimits, Losses, Prepare, Problem,
+    Roles, Service, Settings, UpgradeRules, WorkerHandle, watch::Watch,
 };
 use handover_tls::{Schedule, Tickets};
 
@@ -267,6 +266,10 @@ impl Service for ProxyService {
 
     fn moving(&self) -> Option<&dyn Moving> {
         Some(self)
+    }
+
+    fn held(&self) -> String {
+        self.held_by_pauses()
     }
 
     fn traffic(&self, traffic: Traffic) {

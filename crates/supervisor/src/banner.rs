@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use handover_api::ListenerStatus;
+use handover_api::{ListenerStatus, ProgramStatus};
 
 use crate::options::Options;
 
@@ -54,9 +54,71 @@ fn text(options: &Options, serves: &Serves<'_>, control: &Path) -> String {
     text
 }
 
+/// Copies of a program that are named; of more, only their number.
+const MAX_COPIES: usize = 4;
+
+/// How programs fare, for a server that is there for them: a line for each copy.
+pub(crate) fn programs(all: &[ProgramStatus]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for program in all {
+        let running = program.copies.iter().filter_map(|copy| copy.pid.map(|pid| (copy, pid)));
+        let mut named: Vec<String> = running
+            .map(|(copy, pid)| {
+                let proof = copy.proof.as_ref().map(|proof| format!(": {proof}")).unwrap_or_default();
+                format!("{} is process {pid}{proof}", copy.name(&program.name))
+            })
+            .collect();
+        if named.is_empty() {
+            let detail = program.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+            named.push(format!("{} is {}{detail}", program.name, program.state.as_str()));
+        }
+        let more = named.len().saturating_sub(MAX_COPIES);
+        named.truncate(MAX_COPIES);
+        if more > 0 {
+            named.push(format!("and {more} more"));
+        }
+        lines.extend(named);
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
+    use handover_api::CopyStatus;
+
     use super::*;
+
+    #[test]
+    fn a_program_is_told_with_its_processes_or_why_there_are_none() {
+        let copy = |number| CopyStatus {
+            number,
+            pid: Some(100 + number),
+            proof: (number == 1).then(|| "it said READY=1".to_owned()),
+            ..CopyStatus::default()
+        };
+        let web = ProgramStatus {
+            name: "web".to_owned(),
+            copies: (1..=6).map(copy).collect(),
+            ..ProgramStatus::default()
+        };
+        let cron = ProgramStatus {
+            name: "cron".to_owned(),
+            detail: Some("exited with code 1".to_owned()),
+            ..ProgramStatus::default()
+        };
+        let state = cron.state.as_str();
+        assert_eq!(
+            programs(&[web, cron]),
+            [
+                "web/1 is process 101: it said READY=1".to_owned(),
+                "web/2 is process 102".to_owned(),
+                "web/3 is process 103".to_owned(),
+                "web/4 is process 104".to_owned(),
+                "and 2 more".to_owned(),
+                format!("cron is {state}: exited with code 1"),
+            ]
+        );
+    }
 
     #[test]
     fn it_has_four_lines_whatever_is_served() {

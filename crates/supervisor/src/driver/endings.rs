@@ -262,6 +262,9 @@ impl Driver {
             notes.push(start.message.clone());
         }
         notes.extend(self.shown_pending().map(|pending| pending.sentence()));
+        if self.parts.options.for_programs {
+            notes.extend(banner::programs(&self.programs.status()));
+        }
         if self.parts.options.banner {
             let serving = banner::Serves {
                 summary: &serving.summary,

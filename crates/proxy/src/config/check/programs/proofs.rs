@@ -29,9 +29,9 @@ pub(super) fn ready(
         }
         return Ready::After(Duration::ZERO);
     }
-    let default = || match provable(sockets, private) {
-        Ok(true) => Ready::Tcp { address: None },
-        Ok(false) | Err(()) => Ready::After(LIVES),
+    let default = || match has_address(sockets, private) {
+        true => Ready::Tcp { address: None },
+        false => Ready::After(LIVES),
     };
     let Some(Located { value, span }) = subject.raw.ready.get() else { return default() };
     let ready = match value {
@@ -42,45 +42,24 @@ pub(super) fn ready(
         WordOr::Table(raw) => table(raw, *span, cx),
     };
     if let Some(Ready::Tcp { address: None } | Ready::Http { address: None, .. }) = &ready {
-        must_be_provable(*span, subject, sockets, private, cx);
+        must_have_address(*span, subject, sockets, private, cx);
     }
     ready.unwrap_or_else(default)
 }
 
-/// Whether a connection proves whose answer it gets. Of a Unix socket that all copies share, nobody can tell which of them has
-/// accepted: the kernel does not say who holds the other end.
-fn provable(sockets: &[ProgramSocket], private: Option<Private>) -> Result<bool, ()> {
-    match (private, sockets.first()) {
-        (Some(_), _) => Ok(true),
-        (None, Some(ProgramSocket { address: Address::Tcp(_), .. })) => Ok(true),
-        (None, Some(_)) => Err(()),
-        (None, None) => Ok(false),
-    }
-}
-
-fn must_be_provable(
+fn must_have_address(
     span: Span,
     subject: Subject<'_>,
     sockets: &[ProgramSocket],
     private: Option<Private>,
     cx: &mut Cx<'_>,
 ) {
-    match provable(sockets, private) {
-        Ok(true) => {}
-        Ok(false) if subject.raw.listen.is_present() || subject.raw.private.is_present() => {}
-        Ok(false) => {
-            cx.sink
-                .error(span, "the program has no address at which it could be asked")
-                .help("say address = \"127.0.0.1:…\" here, or add listen or private");
-        }
-        Err(()) => {
-            cx.sink
-                .error(
-                    span,
-                    "this proves nothing: on a Unix socket that copies share, nobody can tell which of them answers",
-                )
-                .help("use \"notify\" or a command, or put an address with a port first");
-        }
+    // What could not be understood was reported.
+    let is_given = subject.raw.listen.is_present() || subject.raw.private.is_present();
+    if !has_address(sockets, private) && !is_given {
+        cx.sink
+            .error(span, "the program has no address at which it could be asked")
+            .help("say address = \"127.0.0.1:…\" here, or add listen or private");
     }
 }
 
