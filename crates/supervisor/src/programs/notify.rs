@@ -194,7 +194,7 @@ mod tests {
              s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
              sys.stdin.read()\n";
         // Its child speaks for it, from a session of its own.
-        let script = format!("setsid python3 -c \"{python}\" </proc/self/fd/0 & wait");
+        let script = format!("exec 3<&0; setsid python3 -c \"{python}\" <&3 & wait");
         let (held, hold) = io::pipe().unwrap();
         let order = Order {
             program: "web",
