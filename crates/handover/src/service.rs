@@ -82,6 +82,12 @@ pub trait Service: Send + Sync + 'static {
         String::new()
     }
 
+    /// A JSON object of how many requests each pause holds now, by what is paused (`program web`); empty if nothing is, or this
+    /// service holds nothing.
+    fn held(&self) -> String {
+        "{}".to_owned()
+    }
+
     /// Takes the supervisor's own Prometheus text, for a metrics listener that serves both.
     fn facts(&self, _metrics: String) {}
 

@@ -48,6 +48,7 @@ fn requests_wait_while_their_service_is_paused_and_go_on_in_the_order_in_which_t
         })
         .collect();
     assert!(origin.requests().is_empty());
+    assert_eq!(plane.service.held(), "{\"service app\":20}");
     let shown = plane.service.connections();
     assert_eq!(shown.matches("\"state\":\"held\"").count(), 20);
     assert_eq!(shown.matches("\"service\":\"app\"").count(), 20);
@@ -61,6 +62,7 @@ fn requests_wait_while_their_service_is_paused_and_go_on_in_the_order_in_which_t
     order.sort_unstable_by_key(|(connection, _)| *connection);
     let targets: Vec<_> = order.into_iter().map(|(_, target)| target).collect();
     assert_eq!(targets, (0..20).map(|number| format!("/{number}")).collect::<Vec<_>>());
+    assert_eq!(plane.service.held(), "{}");
     assert_eq!(plane.metric("handover_held"), 0);
     assert_eq!(plane.metric("handover_holds_total"), 20);
     assert_eq!(plane.metric("handover_held_refused_total"), 0);

@@ -540,6 +540,8 @@ pub enum Report {
     ConnectionCount,
     /// The certificates that it serves and presents, a JSON array; nothing if it has no notion of them.
     Certificates,
+    /// How many requests each pause holds now: a JSON object, by what is paused.
+    Held,
 }
 
 /// What came of one listener.

@@ -51,6 +51,7 @@ impl Errands {
             Report::Metrics => service.metrics(),
             Report::Connections => service.connections(),
             Report::Certificates => service.certificates(),
+            Report::Held => service.held(),
             Report::ConnectionCount => {
                 service.open_connections().map_or_else(String::new, |count| count.to_string())
             }

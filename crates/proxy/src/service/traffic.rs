@@ -20,6 +20,14 @@ impl ProxyService {
         drop(before);
     }
 
+    /// See [`handover::Service::held`].
+    pub(super) fn held_by_pauses(&self) -> String {
+        let held = self.published.held().into_iter();
+        let held: serde_json::Map<_, _> =
+            held.map(|(target, held)| (target.to_string(), held.into())).collect();
+        serde_json::Value::Object(held).to_string()
+    }
+
     /// See [`handover::Service::quiet`].
     pub(super) fn wait(&self, target: &Target, limit: Duration, called_off: &CalledOff) -> Quiet {
         match self.running() {

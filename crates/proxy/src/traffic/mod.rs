@@ -218,6 +218,11 @@ impl Published {
         self.view.swap(Arc::new(view))
     }
 
+    /// How many each pause holds now.
+    pub(crate) fn held(&self) -> Vec<(Target, u32)> {
+        self.state().pauses.iter().map(|pause| (pause.target.clone(), pause.held())).collect()
+    }
+
     /// Publishes what is said of the traffic. Pauses that go on keep what they hold. Who asked waits until every thread acts on it.
     pub(crate) fn traffic(&self, traffic: Traffic) -> Arc<View> {
         let mut state = self.state();

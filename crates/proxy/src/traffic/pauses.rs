@@ -59,6 +59,11 @@ impl PausePlan {
         self.left().as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
     }
 
+    /// How many it holds now.
+    pub(super) fn held(&self) -> u32 {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Says that it has ended by itself: true for the first who asks.
     pub(crate) fn is_news(&self) -> bool {
         !self.said.swap(true, Ordering::Relaxed)

@@ -10,11 +10,11 @@
 //! What the supervisor itself wants done about a program is an operation like all others; if another one runs, it is asked
 //! for again when that one has ended.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use handover_api::{Actor, EventKind, Operation, ProgramStatus, Refused};
+use handover_api::{Actor, EventKind, Operation, PauseStatus, ProgramStatus, Refused};
 use handover_lifecycle::{
     CandidateKey, Event, Exam, Finding, GenerationNumber, OperationKey, Phase, WorkerKey,
 };
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::Driver;
 use crate::handle::{Ask, NewOperation, ProgramLogs};
 use crate::programs::{Asked, Asker, Ended, Out, Programs, Said};
-use crate::protocol::{PROGRAMS_VERSION, Settings, ToWorker, Traffic};
+use crate::protocol::{PROGRAMS_VERSION, Report, Settings, ToWorker, Traffic};
 use crate::worker::Worker;
 
 /// What is kept for the next supervisor is sent at most this often: a rolling restart changes it many times a second.
@@ -211,13 +211,12 @@ impl Driver {
         self.pending.push_back(Event::Carried { operation, outcome, cause });
     }
 
-    /// The supervisor wants something done about a program.
+    /// The supervisor wants something done about a program: as soon as nothing else runs.
     fn want(&mut self, asked: Asked, comment: String) {
         let known = self.hosting.own.iter().any(|(waits, _)| *waits == asked);
         if !known && self.hosting.own.len() < MAX_OWN {
             self.hosting.own.push_back((asked, comment));
         }
-        self.ask_for_own();
     }
 
     /// Asks for what the supervisor wants done, if nothing else runs.
@@ -256,6 +255,12 @@ impl Driver {
         }
     }
 
+    fn abort_exam(&mut self) {
+        if let Some((operation, _)) = self.hosting.exam.take() {
+            self.programs.abort(operation);
+        }
+    }
+
     /// What serves has these programs.
     pub(super) fn apply_programs(
         &mut self,
@@ -263,6 +268,10 @@ impl Driver {
         generation: GenerationNumber,
         settings: &Settings,
     ) {
+        if self.machine.view().phase == Phase::Stopping {
+            // It was being committed when the stop came: all programs end, and none is begun.
+            return self.abort_exam();
+        }
         let examined = self.hosting.exam.take();
         let examined = examined.filter(|(operation, of)| {
             // Or the worker that was to serve it died, and another one serves the same.
@@ -340,12 +349,29 @@ impl Driver {
     }
 
     /// The programs, with memory and connections as they are now; who asks is answered from elsewhere.
-    pub(super) fn answer_programs(&self, answer: oneshot::Sender<Vec<ProgramStatus>>) {
+    pub(super) fn answer_programs(&mut self, answer: oneshot::Sender<Vec<ProgramStatus>>) {
         let measure = self.programs.measure();
+        let held = self.report_held();
         tokio::spawn(async move {
+            let (mut programs, held) = tokio::join!(measure, held);
+            held.fill(programs.iter_mut().filter_map(|program| program.paused.as_mut()));
             // Whoever asked may be gone.
-            let _ = answer.send(measure.await);
+            let _ = answer.send(programs);
         });
+    }
+
+    /// How many requests each pause holds now, as the worker says.
+    pub(super) fn report_held(&mut self) -> impl Future<Output = Held> + Send + 'static + use<> {
+        let serving = self.serving.as_ref().and_then(|serving| self.workers.get(&serving.worker));
+        let asks = serving.is_some_and(hears_of_programs) && !self.programs.paused().is_empty();
+        let said = asks.then(|| self.report(Report::Held));
+        async move {
+            let text = match said {
+                Some(said) => said.wait().await,
+                None => None,
+            };
+            Held(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+        }
     }
 
     pub(super) fn answer_logs(
@@ -363,6 +389,19 @@ impl Driver {
 }
 
 /// Whether it would understand, and anything is worth saying to it.
+/// How many requests each pause holds, by what is paused.
+#[derive(Debug, Default)]
+pub(super) struct Held(BTreeMap<String, u64>);
+
+impl Held {
+    /// Says so. What nobody has said anything about stays as it was.
+    pub(super) fn fill<'a>(&self, pauses: impl Iterator<Item = &'a mut PauseStatus>) {
+        for pause in pauses {
+            pause.held = self.0.get(&pause.target).copied().or(pause.held);
+        }
+    }
+}
+
 fn hears_of_programs(worker: &Worker) -> bool {
     worker.protocol >= PROGRAMS_VERSION && !worker.is_ending
 }

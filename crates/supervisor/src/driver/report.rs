@@ -28,6 +28,7 @@ impl Driver {
         let drift = self.serving.as_ref().map(|serving| Arc::clone(&serving.loaded.drift));
         let on_disk = self.serving.as_ref().is_some_and(|serving| is_on_disk(serving.loaded.drift.bundle()));
         let scribe = self.parts.scribe.clone();
+        let held = self.report_held();
         // While it drains it says so by itself.
         let counted = match status.connections {
             None => self.report(Report::ConnectionCount),
@@ -36,11 +37,13 @@ impl Driver {
         tokio::spawn(async move {
             let journal = scribe.ask(|journal| journal.status());
             let compared = tokio::task::spawn_blocking(move || drift.map(|drift| drift.differing()));
-            let (journal, compared, counted) = tokio::join!(
+            let (journal, compared, counted, held) = tokio::join!(
                 timeout(DISK_LIMIT, journal),
                 timeout(DISK_LIMIT, compared),
-                timeout(COUNT_LIMIT, counted.wait())
+                timeout(COUNT_LIMIT, counted.wait()),
+                timeout(COUNT_LIMIT, held)
             );
+            held.unwrap_or_default().fill(status.paused.iter_mut());
             let counted = counted.ok().flatten().and_then(|count| count.parse().ok());
             status.connections = status.connections.or(counted);
             status.journal = journal.ok().flatten().unwrap_or_else(|| JournalStatus {
