@@ -1,4 +1,78 @@
 //! The machine of one program: which copies of it run, which get requests, and how one edition follows another.
+//!
+//! Pure, like the server's machine: the driver tells [`Machine::step`] what happened and what time it is, and performs the
+//! [`Effect`]s it gets back. Names, commands, addresses and last lines stay with the driver; here are keys, numbers and times.
+//!
+//! ```text
+//!   program ── held to one edition; beside it the one *before* (warm or cold), and one that was applied and failed (*wanted*)
+//!      ├─ numbers 1, 2, …   each has one copy that serves, or waits for its back-off          healing.rs
+//!      ├─ copies            roles: serving, candidate, warm, leaving; each in one stage       copies.rs
+//!      ├─ one change        an operation's or its own: from its first step to its one end     change.rs
+//!      ├─ probation         a deploy that goes back unless it is confirmed                    probation.rs
+//!      └─ traffic           what requests can reach, as it was said last                      traffic.rs
+//! ```
+//!
+//! `asking.rs` says how each operation begins and which are refused, `applying.rs` what the configuration does, `time.rs` has all
+//! deadlines, `saving.rs` what survives the supervisor. Operations wait for nothing but the change that is active; the server has
+//! one of them at a time, and a second one is refused here too.
+//!
+//! # A change
+//!
+//! ```text
+//!   overlap:     hook ─▶ start ─▶ ready ─▶ settle ─▶ write ─▶ switch ─▶ drain ─▶ stop, or keep warm ─▶ done
+//!   stop first:  hook ─▶ hold ─▶ quiet ─▶ stop ─▶ start ─▶ ready ─▶ settle ─▶ write ─▶ switch ─▶ resume ─▶ done
+//!   guard:       where the old one can stay warm, or stops first: after the switch; on shared sockets: before the old one stops
+//! ```
+//!
+//! A restart of the same edition goes through this in batches, new beside old; everything else takes all copies at once, so that there
+//! is one moment at which the edition changes, and one way back. Only deploys, rollbacks and confirmations are written: which slot
+//! serves is nowhere else; a definition is in the configuration.
+//!
+//! | it fails in             | by                                       | overlap                            | stop first                                   |
+//! |-------------------------|------------------------------------------|------------------------------------|----------------------------------------------|
+//! | hook                    | its code, its deadline                   | rejected                           | rejected                                     |
+//! | hold, quiet             | what is in flight takes longer than requests may be held | –                  | resume; not ready: nothing was stopped       |
+//! | quiet                   | its limit                                | goes on: counted                   | goes on: counted                             |
+//! | stop                    | its limit                                | killed: applied with losses        | the same                                     |
+//! | stop                    | cannot even be killed                    | given up, and still shown          | nothing is started beside it: see *restore*  |
+//! | start, ready, settle    | not started, died, said no, its deadline | candidates end; not ready          | candidates end; *restore*: rolled back       |
+//! | the same, rolling       | as many as may fail                      | the others are replaced; not ready | (it never rolls)                             |
+//! | write                   | failed, its deadline                     | candidates end; not ready          | *restore*: rolled back                       |
+//! | guard                   | a death, a check                         | back within the operation: rolled back | the same, stopping first                 |
+//! | the way back            | what was before does not get ready       | the new one serves on: applied with losses, not taken back | the same; or unknown |
+//! | *restore*               | the old edition does not start again     | –                                  | resume; unknown; it is tried again           |
+//! | anything before the switch | called off                            | candidates end; rejected           | before the stop: rejected; then *restore*    |
+//! | anything after it       | called off                               | applied; the rest goes on          | applied                                      |
+//! | anything                | the end of the server, or of the program | answered at once by what is so     | the same                                     |
+//!
+//! The old copies go on being healed while candidates rise: a change never keeps a program down. While a program that stops first is
+//! swapped, nothing is started beside the swap.
+//!
+//! # Deaths
+//!
+//! A copy ends when its first process does; what that has left behind is asked to stop, then killed. Killed without having been asked
+//! is only who was never ready.
+//!
+//! | who dies                        | what follows                                                                        |
+//! |---------------------------------|-------------------------------------------------------------------------------------|
+//! | one that serves                 | out of traffic at once; another one after its back-off, if its policy wants that      |
+//! | one that serves, under guard    | the guard has failed                                                                |
+//! | one that serves, on probation   | if none is left, or it is the second death in a row: it goes back                   |
+//! | a candidate                     | the change fails (above); one that a reload's exam holds: its apply starts it again  |
+//! | one that is warm                | what is left of the warm ones ends: a rollback will be a cold one                   |
+//! | all, and none is to be restarted | `Ended`; on demand: it waits for the next connection                                |
+//!
+//! # Going back by itself
+//!
+//! When the time is over, or what is on probation dies, the machine *proposes* an operation of the supervisor's; if that does not
+//! come within [`Plan::PROPOSE_LIMIT`], because something else runs, it goes back without one. If what was before cannot be made to
+//! serve, what serves stays and nothing is pending any more: that somebody serves outranks the deadline. A program that is stopped or
+//! asleep goes back by its name alone.
+//!
+//! # Waiting
+//!
+//! Every wait has a deadline of the machine's own, so a check, a hook, a worker or a disk that never answers delays and no more.
+//! [`Machine::longest`] says how long an operation can take with all of them.
 
 mod applying;
 mod asking;

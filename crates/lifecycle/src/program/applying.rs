@@ -46,6 +46,7 @@ impl Machine {
             (false, true) => Phase::Asleep,
             (false, false) => Phase::Up,
         };
+        self.table.durable = self.durable_now();
     }
 
     pub(super) fn prepare(&mut self, operation: OperationKey, edition: EditionKey, plan: Plan) {

@@ -105,6 +105,7 @@ impl Machine {
     /// Says what is looked for, which step the operation has come to, and which editions are not needed any more.
     pub(super) fn tell(&mut self) {
         self.watch();
+        self.write_whether_stopped();
         let step = self.table.change.as_ref().and_then(|change| {
             let operation = change.operation.filter(|_| change.what != What::Exam)?;
             Some((operation, self.step_name(change)))

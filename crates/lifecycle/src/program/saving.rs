@@ -2,27 +2,55 @@
 
 use std::time::Duration;
 
-use super::table::{Life, Pending, Routes, Step, Table, Watched, What};
+use super::table::{Life, Pending, Phase, Routes, Step, Table, Watched, What};
 use super::{Durable, EditionKey, Effect, Machine, Plan, Saved, Why};
 use crate::{CallKey, Cause, Outcome};
 
 impl Machine {
-    /// What a start has to know is written down, then the change goes on.
+    /// What a start will have to know is written down, then the change goes on.
     pub(super) fn write_down(
         &mut self,
         edition: Option<EditionKey>,
         before: Option<EditionKey>,
         pending: Option<Duration>,
     ) {
-        let pending_ms = pending.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        let stopped = self.table.phase == super::table::Phase::Down;
-        self.table.durable = Durable { edition, before, pending_ms, stopped };
-        let (call, by) = (self.call(), Some(self.after(Plan::SAVE_LIMIT)));
+        let pending_ms = pending.map(milliseconds);
+        let deploys = self.table.change.as_ref().is_some_and(|change| change.what == What::Deploy);
+        let stopped = self.table.phase == Phase::Down && !deploys;
+        let call = self.write(Durable { edition, before, pending_ms, stopped });
+        let by = Some(self.after(Plan::SAVE_LIMIT));
         self.at_step(Step::Saving(call));
         if let Some(change) = &mut self.table.change {
             change.by = by;
         }
+    }
+
+    fn write(&mut self, durable: Durable) -> CallKey {
+        self.table.durable = durable;
+        let call = self.call();
         self.emit(Effect::Save { call });
+        call
+    }
+
+    /// What a start has to know as things are now.
+    pub(super) fn durable_now(&self) -> Durable {
+        let left = |pending: Pending| milliseconds(pending.until.saturating_sub(self.now));
+        Durable {
+            edition: self.table.edition,
+            before: self.table.before,
+            pending_ms: self.table.pending.map(left),
+            stopped: self.table.phase == Phase::Down,
+        }
+    }
+
+    /// That an operator has stopped it, or started it again, is written down too; nothing waits for that.
+    pub(super) fn write_whether_stopped(&mut self) {
+        let waits = |change: &super::table::Change| matches!(change.step, Step::Saving(_) | Step::Rising);
+        let waits = self.table.change.as_ref().is_some_and(waits);
+        let differs = self.table.durable.stopped != (self.table.phase == Phase::Down);
+        if differs && !waits && !self.is_over() && self.table.phase != Phase::New {
+            self.write(self.durable_now());
+        }
     }
 
     pub(super) fn saved(&mut self, call: CallKey, ok: bool) {
@@ -138,7 +166,13 @@ impl Machine {
 
     /// The active change asks again.
     fn change_again(&mut self) {
-        let Some(change) = self.table.change.clone() else { return };
+        let Some(change) = self.table.change.clone() else {
+            // Whether it was stopped may have been on its way to the disk.
+            if self.table.edition.is_some() && !self.is_over() {
+                self.write(self.durable_now());
+            }
+            return;
+        };
         let left = change.by.map_or(Duration::ZERO, |by| by.saturating_sub(self.now));
         match change.step {
             // Whether it ran to its end, nobody knows; it is not run twice.
@@ -170,6 +204,11 @@ impl Machine {
             _ => {}
         }
     }
+}
+
+/// Milliseconds, as they are written.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Table {

@@ -350,7 +350,7 @@ impl World {
         let keys_from = self.machine.save(self.now);
         let from = serde_json::to_value(&keys_from).unwrap()["table"]["next_key"].as_u64().unwrap();
         self.machine = Machine::new(from);
-        let (Durable { edition, before, pending_ms, .. }, since) = self.disk;
+        let (Durable { edition, before, pending_ms, stopped }, since) = self.disk;
         let Some(edition) = edition else { return };
         let plan = self.editions[&edition].0;
         self.forgotten.remove(&edition);
@@ -367,7 +367,7 @@ impl World {
             },
             self.now,
         );
-        self.feed(Event::Begin { edition, plan, before, pending, stopped: false });
+        self.feed(Event::Begin { edition, plan, before, pending, stopped });
     }
 
     fn end(&mut self) {

@@ -291,6 +291,7 @@ fn a_stop_ends_all_of_it_and_a_start_brings_it_back() {
     assert_eq!(program.verdict(start), None, "it has to stay ready for a moment");
     program.wait();
     assert_eq!(program.verdict(start), Some((Outcome::Applied, Cause::Done)));
+    assert!(!program.machine.durable().stopped);
 }
 
 #[test]
