@@ -231,7 +231,7 @@ fn readable_time(rfc3339: &str) -> String {
     }
 }
 
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     if line.chars().count() <= CELL_CHARACTERS {
         return line.to_owned();

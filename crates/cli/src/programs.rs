@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::args::{Deploy, Enable, Logs, Pause, Restart, Start};
 use crate::change::{about_program, milliseconds, operate, program_call};
-use crate::look::{plain_table, shown, trimmed};
+use crate::look::{plain_table, shortened, shown, trimmed};
 use crate::output::note;
 use crate::session::Session;
 
@@ -89,19 +89,23 @@ fn table_of(programs: &[ProgramStatus], now: jiff::Timestamp) -> String {
         return "this server runs no program".to_owned();
     }
     let mut table = plain_table();
-    table.set_header(["PROGRAM", "COPY", "SLOT", "PID", "STATE", "AGE", "RESTARTS", "MEMORY", "CONNECTIONS"]);
+    let mut head =
+        vec!["PROGRAM", "COPY", "SLOT", "PID", "STATE", "AGE", "RESTARTS", "MEMORY", "CONNECTIONS"];
+    if programs.iter().any(|program| program.detail.is_some()) {
+        head.push("NOTE");
+    }
+    table.set_header(head);
     for program in programs {
-        for copy in &program.copies {
-            table.add_row(row_of(program, copy, now).map(Cell::new));
+        let note = || program.detail.as_deref().map(shortened).unwrap_or_default();
+        for (at, copy) in program.copies.iter().enumerate() {
+            let note = if at == 0 { note() } else { String::new() };
+            table.add_row(row_of(program, copy, now).into_iter().chain([note]).map(Cell::new));
         }
         if program.copies.is_empty() {
-            let state = match &program.detail {
-                Some(detail) => format!("{}: {detail}", program.state),
-                None => program.state.to_string(),
-            };
-            let row = [program.name.as_str(), "", program.slot.as_deref().unwrap_or(""), "", &state];
-            let restarts = ["", &program.restarts.to_string()].map(str::to_owned);
-            table.add_row(row.map(str::to_owned).into_iter().chain(restarts).map(Cell::new));
+            let (slot, restarts) = (program.slot.as_deref().unwrap_or(""), program.restarts.to_string());
+            let state = program.state.as_str();
+            let row = [&program.name, "", slot, "", state, "", &restarts, "", "", &note()];
+            table.add_row(row.map(Cell::new));
         }
     }
     trimmed(&table)

@@ -133,10 +133,10 @@ fn ps_is_a_table_with_a_row_for_each_copy() {
     assert_eq!(
         stdout(&output).lines().collect::<Vec<_>>(),
         [
-            "PROGRAM  COPY  SLOT  PID   STATE                         AGE    RESTARTS  MEMORY  CONNECTIONS",
-            "db                         back-off: exited with code 1         7",
-            "web      1     b     4711  ready                         2h10m  0         41 MiB  12",
-            "web      2     b     4712  ready, off                    4d3h   0         41 MiB  12",
+            "PROGRAM  COPY  SLOT  PID   STATE       AGE    RESTARTS  MEMORY  CONNECTIONS  NOTE",
+            "db                         back-off           7                              exited with code 1",
+            "web      1     b     4711  ready       2h10m  0         41 MiB  12",
+            "web      2     b     4712  ready, off  4d3h   0         41 MiB  12",
         ]
     );
     let output = handover(&canned(200, "application/json", json.clone()).path, &["ps", "-o", "json"]);
