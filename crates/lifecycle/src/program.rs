@@ -25,8 +25,8 @@
 //! ```
 //!
 //! A restart of the same edition goes through this in batches, new beside old; everything else takes all copies at once, so that there
-//! is one moment at which the edition changes, and one way back. Only deploys, rollbacks and confirmations are written: which slot
-//! serves is nowhere else; a definition is in the configuration.
+//! is one moment at which the edition changes, and one way back. Only what is nowhere else is written: which slot
+//! serves, until when it has to be confirmed, and whether an operator has stopped it. A definition is in the configuration.
 //!
 //! | it fails in             | by                                       | overlap                            | stop first                                   |
 //! |-------------------------|------------------------------------------|------------------------------------|----------------------------------------------|

@@ -13,6 +13,7 @@
 mod by_hand;
 mod driver;
 mod hazards;
+mod liars;
 mod probation;
 #[path = "../simulation/rng.rs"]
 mod rng;
