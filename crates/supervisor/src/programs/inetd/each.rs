@@ -25,6 +25,8 @@ use super::{Order, SavedProcess, View, is_shortage};
 use crate::programs::copy;
 use crate::programs::demand::Arrivals;
 
+/// Connections in a row that may be gone before they are accepted, until the next socket is looked at.
+const MAX_GONE: usize = 64;
 /// How long it waits when the system is short of something.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -225,7 +227,7 @@ fn waits(order: &Order) -> bool {
 /// The next connection of any of its sockets, and who is at the other end (nobody knows, over a Unix socket).
 fn accept(order: &Order) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
     for socket in &order.sockets {
-        loop {
+        for _ in 0..MAX_GONE {
             // The connection itself waits for its reader, as such programs expect it.
             match rustix::net::acceptfrom_with(socket, SocketFlags::CLOEXEC) {
                 Ok((connection, peer)) => {

@@ -134,7 +134,7 @@ impl Shared {
                     longer(pause, &order)
                 }
             };
-            self.processes.pauses(pause);
+            self.processes.pauses(pause.filter(|pause| !pause.is_zero()));
         }
     }
 
@@ -160,7 +160,7 @@ impl Shared {
                     _ => {
                         let pause = longer(pause, order);
                         let what = format!(
-                            "it {exit} at once, without accepting a connection; the next start waits for {:?}",
+                            "it {exit} at once, and connections wait; the next start is in {:?}",
                             pause.unwrap_or_default()
                         );
                         self.processes.complain(&order.program, "at once", &what);
