@@ -76,21 +76,18 @@ fn one_that_waits_is_given_the_listening_socket() {
 
 #[test]
 fn it_is_started_by_the_first_connection_and_stopped_when_there_is_none() {
-    for way in [Way::Shared, Way::Route] {
-        let more = "on_demand = true\nidle = \"1s\"\n";
-        let server = Programs::start(handover!(), way, &["notify", "says", "lazy"], more);
-        assert!(server.pids().is_empty(), "{}", server.program());
-        let first = server.says();
-        assert!(wait_for_exit(first.pid, DEADLINE), "nobody needs it");
-        let next = server.says();
-        assert_ne!(next.pid, first.pid);
-    }
+    let more = "on_demand = true\nidle = \"1s\"\n";
+    let server = Programs::start(handover!(), Way::Shared, &["notify", "says", "lazy"], more);
+    assert!(server.pids().is_empty(), "{}", server.program());
+    let first = server.says();
+    assert!(wait_for_exit(first.pid, DEADLINE), "nobody needs it");
+    let next = server.says();
+    assert_ne!(next.pid, first.pid);
 }
 
-/// A route's program that is not there yet is waited for; a health check does not start it.
 #[test]
 fn what_is_open_keeps_it_running() {
-    let more = "on_demand = true\nidle = \"500ms\"\n";
+    let more = "on_demand = true\nidle = \"1s\"\n";
     let server = Programs::start(handover!(), Way::Shared, &["notify", "says", "lazy"], more);
     let mut kept = Connection::open(server.address());
     let first = kept.get("/").expect(200).text();

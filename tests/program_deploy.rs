@@ -86,7 +86,7 @@ fn a_deploy_whose_copy_dies_before_it_is_confirmed_goes_back_at_once() {
 fn of_two_deploys_at_once_one_runs_and_the_other_is_told_which() {
     let server = slots(Way::Route, &["starts-slowly", "1000"], "");
     let mut first = Process::start(server.handover.command(["deploy", "app"]));
-    until("the deploy runs", || (!server.control().get("/v1/status")["operation"].is_null()).then_some(()));
+    until("the deploy runs", || (!server.control().get("/v1/status")["running"].is_null()).then_some(()));
     let second = server.cli(&["deploy", "app"]);
     second.expect_code(13).says("program_deploy");
     first.wait().expect_code(0);

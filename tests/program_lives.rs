@@ -131,11 +131,13 @@ fn programs_get_their_sockets_and_nothing_else() {
         };
         // The program's own: signals, the listing itself, the connection that asks.
         let first = kinds(server.text("/descriptors"));
-        let supervisor = proc::descriptor_kinds(server.handover.pid());
-        for _ in 0..3 {
+        let round = || {
             server.cli(&["restart", "app"]).expect_code(0);
             server.cli(&["upgrade"]).expect_code(0);
-        }
+        };
+        round();
+        let supervisor = proc::descriptor_kinds(server.handover.pid());
+        (0..3).for_each(|_| round());
         until("no descriptor is left over", || {
             (proc::descriptor_kinds(server.handover.pid()) == supervisor).then_some(())
         });
