@@ -257,8 +257,9 @@ impl Programs {
             self.said.settled = true;
             self.common.out.push(Out::Settled);
         }
-        let all_ended =
-            !self.all.is_empty() && self.served.is_empty() && self.all.values().all(|hosted| hosted.has_ended() && hosted.is_over());
+        let all_ended = !self.all.is_empty()
+            && self.served.is_empty()
+            && self.all.values().all(|hosted| hosted.has_ended() && hosted.is_over());
         if all_ended && !self.said.all_ended {
             let mut codes = self.all.values().map(Hosted::code);
             let code = match self.all.len() {
@@ -594,3 +595,6 @@ fn program_name(asked: &Asked) -> Option<&str> {
     let name = asked.target.as_deref()?;
     Some(name.strip_prefix("program:").unwrap_or(name))
 }
+
+#[cfg(test)]
+mod tests;

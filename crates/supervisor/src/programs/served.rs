@@ -334,8 +334,11 @@ impl Served {
         if let Some(active) = &mut self.active {
             active.ended.program.to = to.filter(|_| moves);
             if running > 0 {
-                let what = if running == 1 { "1 process goes" } else { &format!("{running} processes go") };
-                let warning = format!("{what} on as they were started; the next connection gets the new one");
+                let what = match running {
+                    1 => "1 process goes on as it was".to_owned(),
+                    _ => format!("{running} processes go on as they were"),
+                };
+                let warning = format!("{what} started; the next connection gets the new one");
                 active.ended.warnings.push(Problem::new(warning));
             }
         }
@@ -503,7 +506,7 @@ impl Served {
             detail: self.why_not.clone(),
             slot: self.place(),
             slots: self.edition.spec.slots.iter().map(|slot| slot.name.clone()).collect(),
-            wanted: 0,
+            wanted: u32::try_from(view.running.len()).unwrap_or(u32::MAX),
             copies: copies.collect(),
             sockets: self.edition.sockets.iter().map(|shared| shared.actual.clone()).collect(),
             warnings: held_back.into_iter().chain(failed).collect(),

@@ -152,7 +152,10 @@ impl Entry {
         let (copy, stop, teller) = (Arc::clone(&born.copy), edition.spec.stop.clone(), teller.clone());
         let (places, has_ended) = (shared_places(edition), self.exit.is_some());
         tokio::spawn(async move {
-            let accepted = if has_ended { None } else { count(&copy, places).await };
+            if has_ended {
+                return signal(copy, &stop, has_ended).await;
+            }
+            let accepted = count(&copy, places).await;
             signal(copy, &stop, has_ended).await;
             teller.tell(Of::Stopping { copy: key, accepted });
         });

@@ -181,6 +181,14 @@ impl Hosted {
         }
         if asked {
             tracing::info!(program = self.name, copy = number, "{}/{number} {exit}", self.name);
+            // The first process was asked alone: it has not passed that on.
+            let teller = common.teller(&self.name);
+            let known = self.copies.get_mut(&copy).filter(|_| left > 0);
+            if let Some(entry) = known
+                && let Some(edition) = self.editions.get(&entry.edition)
+            {
+                entry.stop(copy, edition, &teller);
+            }
         } else if was_ready {
             self.lost(common, copy, exit);
         } else {

@@ -1,0 +1,89 @@
+//! Pauses and endpoints.
+
+use handover_lifecycle::{Cause, Outcome};
+
+use super::*;
+use crate::protocol::Target;
+
+const STAYS: &str = "exec sleep 1000";
+
+fn pause(milliseconds: u64) -> What {
+    What::Pause { time: Some(Duration::from_millis(milliseconds)), max_held: Some(5) }
+}
+
+#[tokio::test]
+async fn a_pause_is_told_to_the_worker_and_a_resume_says_how_many_were_held() {
+    let mut stage = Stage::new();
+    stage.apply(&[private("web", STAYS)]);
+    stage.runs("web").await;
+    assert_eq!(stage.ask("web", What::Resume).await.outcome, Outcome::Unchanged);
+    stage.held = 3;
+    let ended = stage.ask("web", pause(60_000)).await;
+    assert_eq!((ended.outcome, ended.program.held), (Outcome::Applied, Some(3)), "{ended:?}");
+    assert!(ended.program.paused_until.is_some());
+    let pauses = stage.programs.traffic().pauses;
+    assert_eq!((&pauses[0].target, pauses[0].max_held), (&Target::Program("web".to_owned()), 5));
+    // It goes on through a restart.
+    let what = What::Restart { batch: None, max_unhealthy: None };
+    assert_eq!(stage.ask("web", what).await.outcome, Outcome::Applied);
+    assert_eq!(stage.programs.traffic().pauses.len(), 1);
+    let ended = stage.ask("web", What::Resume).await;
+    assert_eq!((ended.outcome, ended.program.held), (Outcome::Applied, Some(3)), "{ended:?}");
+    assert!(stage.programs.traffic().pauses.is_empty());
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_pause_that_nobody_ends_ends_by_itself_and_that_is_said() {
+    let mut stage = Stage::new();
+    stage.apply(&[private("web", STAYS)]);
+    stage.runs("web").await;
+    stage.ask("program:web", pause(300)).await;
+    let notice = stage
+        .until(|out| match out {
+            Out::Notice(notice) => Some(notice.clone()),
+            _ => None,
+        })
+        .await;
+    assert!(notice.contains("program web"), "{notice}");
+    assert!(stage.programs.paused().is_empty());
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_that_accepts_by_itself_cannot_be_paused_and_the_answer_says_why() {
+    let mut stage = Stage::new();
+    stage.apply(&[shell("web", STAYS)]);
+    stage.runs("web").await;
+    let ended = stage.ask("web", pause(1000)).await;
+    assert_eq!((ended.outcome, ended.cause), (Outcome::Rejected, Cause::Unfit));
+    assert!(ended.problems[0].detail.contains("accepts its connections itself"), "{ended:?}");
+    let asked = Asked { target: Some("wbe".to_owned()), what: pause(1000) };
+    assert!(stage.programs.refusal(&asked).is_some());
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_off_stays_off_for_the_next_copy_until_it_is_enabled() {
+    let mut stage = Stage::new();
+    stage.apply(&[ProgramSpec { copies: 2, ..private("web", STAYS) }]);
+    let is_ready = |copy: &handover_api::CopyStatus| copy.state == handover_api::CopyState::Ready;
+    stage.looks("web", |status| status.copies.iter().filter(|copy| is_ready(copy)).count() == 2).await;
+    let on = |stage: &Stage| -> Vec<bool> {
+        let traffic = stage.programs.traffic();
+        traffic.programs["web"].iter().filter(|endpoint| endpoint.on).map(|endpoint| endpoint.on).collect()
+    };
+    let ended = stage.ask("web/1", What::DrainEndpoint { limit: None }).await;
+    assert_eq!(ended.outcome, Outcome::Applied, "{ended:?}");
+    assert_eq!((on(&stage).len(), stage.programs.endpoints_off()), (1, vec!["web/1".to_owned()]));
+    assert_eq!(stage.ask("web/1", What::DrainEndpoint { limit: None }).await.outcome, Outcome::Unchanged);
+    stage.ask("web", What::Restart { batch: None, max_unhealthy: None }).await;
+    assert_eq!(on(&stage).len(), 1);
+    let ended = stage.ask("web/2", What::DrainEndpoint { limit: None }).await;
+    assert!(ended.warnings[0].detail.contains("no endpoint of web"), "{ended:?}");
+    stage.ask("web/1", What::EnableEndpoint).await;
+    stage.ask("web/2", What::EnableEndpoint).await;
+    assert_eq!((on(&stage).len(), stage.programs.endpoints_off().len()), (2, 0));
+    assert_eq!(stage.ask("web/2", What::EnableEndpoint).await.outcome, Outcome::Unchanged);
+    stage.stop().await;
+}
