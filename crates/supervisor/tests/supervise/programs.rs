@@ -19,6 +19,8 @@ crate::tests! {
     a_reload_whose_program_does_not_get_ready_changes_nothing_and_shows_its_last_lines
     a_reload_replaces_a_program_before_it_is_answered
     a_program_that_is_taken_out_of_the_configuration_is_ended
+    what_was_proved_serves_although_the_worker_dies_in_the_commit
+    a_stop_during_the_proof_of_a_reload_leaves_nothing_behind
     every_worker_knows_the_traffic_before_it_serves
     a_supervisor_that_is_killed_finds_its_programs_again
     programs_go_with_the_supervisor_into_another_binary
@@ -253,6 +255,48 @@ fn a_program_that_is_taken_out_of_the_configuration_is_ended() {
     assert!(wait_for_exit(second, DEADLINE));
     assert_eq!(running(&server, "web"), web);
     until("it is shown no longer", || status(&server, "second").is_null().then_some(()));
+}
+
+fn what_was_proved_serves_although_the_worker_dies_in_the_commit() {
+    let workspace = Workspace::new();
+    let server = start(&workspace, &[web()]);
+    let pid = running(&server, "web");
+    let mut other = web();
+    other["environment"] = json!({ "OTHER": "1" });
+    let mut lines = lines(&[other]);
+    lines.push(format!("commit die-once {}", workspace.path("died").display()));
+    let answer = server.reload(&workspace, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    expect(&answer, "applied_with_losses");
+    let new = running(&server, "web");
+    assert!(proc::environment(new).contains(&"OTHER=1".to_owned()));
+    assert!(wait_for_exit(pid, DEADLINE));
+    let supervisor = server.process.pid();
+    until("worker and copy, and nobody else", || (proc::children(supervisor).len() == 2).then_some(()));
+    expect(&server.control.post("/v1/programs/web/restart", &[]), "applied");
+}
+
+fn a_stop_during_the_proof_of_a_reload_leaves_nothing_behind() {
+    let workspace = Workspace::new();
+    let mut server = start(&workspace, &[web()]);
+    let pid = running(&server, "web");
+    workspace.write("slow", "");
+    let mut other = slow_when(&workspace, "slow");
+    other["environment"] = json!({ "OTHER": "1" });
+    let lines = lines(&[other]);
+    configure(&workspace, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let headers = [("Idempotency-Key", "never-proved"), ("Prefer", "respond-async")];
+    assert_eq!(server.control.post("/v1/reload", &headers).0, 202);
+    let supervisor = server.process.pid();
+    let copies = until("the new copy is there", || {
+        let children: Vec<u32> = proc::children(supervisor).iter().map(|child| child.pid).collect();
+        (children.len() >= 3).then_some(children)
+    });
+    assert!(copies.contains(&pid));
+    assert_eq!(server.terminate().code, 0);
+    assert!(copies.into_iter().all(|pid| !proc::alive(pid)));
+    configure(&workspace, &[WEB, "body one"]);
+    let server = Server::start_again(&workspace);
+    assert_eq!(outcome(&server.control.get("/v1/operations/never-proved")), "rejected");
 }
 
 /// One with an address of its own for each copy.

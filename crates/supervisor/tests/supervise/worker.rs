@@ -177,6 +177,7 @@ impl Worker {
                     Report::Connections => "[]".to_owned(),
                     Report::ConnectionCount => "7".to_owned(),
                     Report::Certificates => String::new(),
+                    Report::Held => "{}".to_owned(),
                 };
                 self.say(&ToSupervisor::Reported { call, body }, &[]);
             }
