@@ -24,8 +24,6 @@ const MAX_NAME_BYTES: usize = 64;
 const NAMELESS: &str = "program";
 /// The listener's name, where connections are accepted here: another than the program's, so that `handover pause NAME` means one thing.
 const LISTENER: &str = "http";
-/// Where the configuration comes from, for `status`.
-const MADE: &str = "the command line";
 /// Lines of a command are run by this shell.
 const SHELL: &str = "sh";
 
@@ -41,11 +39,11 @@ pub(crate) fn run(common: &Common, run: &Run) -> ExitCode {
         .unwrap_or_else(|| handover_supervisor::paths::state_directory(&control));
     options.next_command = command_for(&control, &format!("restart {name}"));
     options.control = control;
-    options.config = Some(MADE.into());
     options.for_programs = true;
     options.banner = !run.quiet;
-    let text = configuration(run, &name);
-    handover::host(options, move || ProxyService::new(ConfigSource::CommandLine(text)))
+    let source = ConfigSource::CommandLine(configuration(run, &name));
+    options.config = Some(source.name().into());
+    handover::host(options, move || ProxyService::new(source))
 }
 
 /// The program's name: as given, or that of the command as far as a name may have it.
