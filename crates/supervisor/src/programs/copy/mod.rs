@@ -403,6 +403,8 @@ impl Drop for Copy {
             // If it has ended. Otherwise it is an orphan from now on.
             let _ = main.process.child.try_wait();
         }
+        // It goes only if nothing is in it any more.
+        self.group().iter().for_each(Group::remove);
     }
 }
 
