@@ -15,7 +15,7 @@ mod sockets;
 mod start;
 mod words;
 
-use handover::program::{Private, ProgramSocket, ProgramSpec};
+use handover::program::{Private, ProgramSocket, ProgramSpec, Swap};
 
 use super::super::decode::{Field, Named};
 use super::super::model::{Program, Service, ServiceIndex};
@@ -152,6 +152,8 @@ fn check_one(subject: Subject<'_>, taken: &mut Taken, cx: &mut Cx<'_>) -> Progra
     let reload = proofs::reload(subject, &sockets, private, cx);
     let hook = raw.hook.get().and_then(|hook| start::command_spec(&hook.value.0, cx));
     let life = life::check(subject, &sockets, private, cx);
+    // Of a process for each connection there are no copies that could follow each other.
+    let has_copies = subject.accepts() == Accepts::Program;
     let spec = ProgramSpec {
         name: subject.name.value.clone(),
         command: start.command,
@@ -163,8 +165,8 @@ fn check_one(subject: Subject<'_>, taken: &mut Taken, cx: &mut Cx<'_>) -> Progra
         sockets,
         pass,
         private,
-        copies: raw.copies().0,
-        swap: raw.swap().0,
+        copies: if has_copies { raw.copies().0 } else { 1 },
+        swap: if has_copies { raw.swap().0 } else { Swap::Overlap },
         slots: start.slots,
         hook,
         ready,
@@ -180,7 +182,7 @@ fn check_one(subject: Subject<'_>, taken: &mut Taken, cx: &mut Cx<'_>) -> Progra
         idle: raw.idle.get().map(|idle| idle.value.0),
         warm: raw.warm().0,
         batch: raw.batch().0,
-        max_unhealthy: raw.max_unhealthy().0,
+        max_unhealthy: if has_copies { raw.max_unhealthy().0 } else { 0 },
         max_held: raw.max_held().0,
         pause_limit: raw.pause_timeout().0,
     };
