@@ -75,7 +75,6 @@ impl Machine {
                         | Step::Stopping
                         | Step::Raising
                         | Step::Saving(_)
-                        | Step::Switching(_)
                         | Step::Discarding
                 )
                 && change.what != What::Confirm

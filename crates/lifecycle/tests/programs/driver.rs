@@ -51,7 +51,9 @@ impl World {
             }
             Effect::Pause { call, limit } => {
                 self.expect_next_call(call);
-                self.paused = Some((self.now, limit, self.view.edition));
+                // Said again after the supervisor's exec, it is still the same pause.
+                let (since, _, edition) = self.paused.unwrap_or((self.now, limit, self.view.edition));
+                self.paused = Some((since, self.now - since + limit, edition));
                 self.answer(Event::TrafficSet { call }, (0, 5));
             }
             Effect::Resume => self.check_resume(),
