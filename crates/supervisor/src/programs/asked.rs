@@ -94,6 +94,6 @@ pub enum What {
 /// How long a guard watches a deploy that names no time.
 pub const GUARD_TIME: Duration = Duration::from_secs(10);
 /// How long a pause lasts that names no time.
-pub const PAUSE_TIME: Duration = Duration::from_secs(30);
+pub(crate) const PAUSE_TIME: Duration = Duration::from_secs(30);
 /// How many requests a pause holds that names no number and whose program names none.
-pub const MAX_HELD: u32 = 10_000;
+pub(crate) const MAX_HELD: u32 = 10_000;

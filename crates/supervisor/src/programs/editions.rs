@@ -83,9 +83,22 @@ impl Edition {
     /// Whether copies of the two could not be told apart: the same is started at the same place on the same sockets.
     pub(super) fn is_same(&self, other: &Edition) -> bool {
         let socket = |shared: &SharedSocket| shared.actual.clone();
+        self.starts_same(other) && self.sockets.iter().map(socket).eq(other.sockets.iter().map(socket))
+    }
+
+    /// Whether both start the same; what differs otherwise is when and how it is watched, restarted and replaced.
+    pub(super) fn starts_same(&self, other: &Edition) -> bool {
+        let (one, two) = (&self.spec, &other.spec);
         self.place == other.place
-            && is_same_start(&self.spec, &other.spec)
-            && self.sockets.iter().map(socket).eq(other.sockets.iter().map(socket))
+            && self.command() == other.command()
+            && self.directory() == other.directory()
+            && self.environment() == other.environment()
+            && one.clear_environment == two.clear_environment
+            && one.user == two.user
+            && one.limits == two.limits
+            && one.sockets == two.sockets
+            && one.pass == two.pass
+            && one.private == two.private
     }
 
     /// What is known of it before a copy is there.
@@ -104,21 +117,6 @@ impl Edition {
             pid: None,
         }
     }
-}
-
-/// Whether both definitions start the same; what differs otherwise is when and how it is watched, restarted and replaced.
-pub(super) fn is_same_start(one: &ProgramSpec, other: &ProgramSpec) -> bool {
-    one.command == other.command
-        && one.directory == other.directory
-        && one.environment == other.environment
-        && one.clear_environment == other.clear_environment
-        && one.user == other.user
-        && one.limits == other.limits
-        && one.sockets == other.sockets
-        && one.pass == other.pass
-        && one.private == other.private
-        && one.slots == other.slots
-        && std::mem::discriminant(&one.accept) == std::mem::discriminant(&other.accept)
 }
 
 /// What the words in braces stand for.

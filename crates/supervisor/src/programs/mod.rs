@@ -10,6 +10,7 @@
 //! Nothing here waits in the driver's task: what may take long is a task of its own, has a deadline, and comes back as a
 //! [`Happened`] through [`Programs::next`]. After every call the driver takes what is to be done from [`Programs::out`].
 
+mod applying;
 mod asked;
 mod checks;
 mod commands;
@@ -47,7 +48,7 @@ use std::time::{Duration, Instant};
 use handover_lifecycle::OperationKey;
 use tokio::sync::mpsc;
 
-use crate::protocol::{Accept, Address, Names, ProgramSpec, Traffic};
+use crate::protocol::{Address, Names, Traffic};
 use common::Common;
 use copy::SavedCopy;
 use editions::Edition;
@@ -102,7 +103,6 @@ fn actual_address(shared: &SharedSocket) -> Address {
 /// All programs.
 #[derive(Debug)]
 pub(crate) struct Programs {
-    setup: Setup,
     common: Common,
     all: All,
     /// Those whose connections are accepted, or looked for, here.
@@ -141,7 +141,6 @@ impl Programs {
         let (sender, happened) = mpsc::unbounded_channel();
         Programs {
             common: Common::new(&setup, sender),
-            setup,
             all: All::new(),
             served: BTreeMap::new(),
             names: Names::default(),
@@ -367,110 +366,6 @@ impl Programs {
                 || self.served.values_mut().any(|served| served.call_off(common, operation));
         }
         self.go_on();
-    }
-
-    /// Whether a reload to these needs an exam, and the longest time that it may take.
-    pub(crate) fn differs(&self, specs: &[ProgramSpec]) -> Option<Duration> {
-        let limits: Vec<_> = specs.iter().filter_map(|spec| self.exam_limit(spec)).collect();
-        // Those that come after others are examined after them.
-        (!limits.is_empty()).then(|| limits.iter().sum())
-    }
-
-    /// The longest time that the exam of this definition may take; `None` if it needs none, or cannot have one.
-    fn exam_limit(&self, spec: &ProgramSpec) -> Option<Duration> {
-        if spec.accept != Accept::Program
-            || self.common.sockets.is_empty() && self.all.is_empty() && !self.said.settled
-        {
-            return None;
-        }
-        match self.all.get(&spec.name) {
-            Some(hosted) if hosted.is_leaving() => None,
-            Some(hosted) if !hosted.starts_otherwise(spec) => None,
-            Some(hosted) => hosted.longest_exam(spec),
-            None => Hosted::new(&spec.name, 1).longest_exam(spec),
-        }
-    }
-
-    /// Starts what is new beside what runs, and proves it; [`Out::Examined`] follows. Then [`Programs::apply`] with the same
-    /// operation, or [`Programs::abort`].
-    pub(crate) fn examine(&mut self, operation: OperationKey, specs: &[ProgramSpec], sockets: Sockets) {
-        let examined = specs.iter().filter(|spec| self.exam_limit(spec).is_some());
-        let examined = examined.cloned().map(Arc::new).collect();
-        self.exam = Some(Exam::new(operation, examined, sockets));
-        self.go_on();
-    }
-
-    /// What was started for this exam is killed.
-    pub(crate) fn abort(&mut self, operation: OperationKey) {
-        if self.exam.take_if(|exam| exam.operation == operation).is_some() {
-            for hosted in self.all.values_mut() {
-                hosted.abort(&mut self.common);
-            }
-        }
-        self.go_on();
-    }
-
-    /// These are to run from now on. With an exam, what it has started serves; otherwise each program that differs is
-    /// swapped by itself.
-    pub(crate) fn apply(
-        &mut self,
-        specs: &[ProgramSpec],
-        names: &Names,
-        sockets: Sockets,
-        examined: Option<OperationKey>,
-    ) {
-        self.end_forgotten();
-        self.names = names.clone();
-        self.common.sockets = sockets;
-        let exam = self.exam.take();
-        let passed = exam.is_some_and(|exam| Some(exam.operation) == examined);
-        let (accepted, own): (Vec<_>, Vec<_>) =
-            specs.iter().cloned().map(Arc::new).partition(|spec| spec.accept != Accept::Program);
-        self.apply_served(&accepted);
-        for spec in own {
-            let hosted = self.all.entry(spec.name.clone()).or_insert_with(|| Hosted::new(&spec.name, 1));
-            let edition: Edition = hosted.next_edition(&spec, &self.common.sockets);
-            hosted.resume(&mut self.common);
-            hosted.apply(&mut self.common, edition, passed);
-        }
-        let is_own = |spec: &&ProgramSpec| spec.accept == Accept::Program;
-        let is_wanted = |name: &str| specs.iter().filter(is_own).any(|spec| spec.name == name);
-        for hosted in self.all.values_mut().filter(|hosted| !is_wanted(&hosted.name)) {
-            hosted.resume(&mut self.common);
-            hosted.leave(&mut self.common);
-        }
-        self.go_on();
-    }
-
-    /// The same for those whose connections are accepted here.
-    fn apply_served(&mut self, specs: &[Arc<ProgramSpec>]) {
-        for spec in specs {
-            match self.served.get_mut(&spec.name) {
-                Some(served) => served.apply(&mut self.common, spec),
-                None => {
-                    let sockets = hosted::sockets_of(spec, &self.common.sockets);
-                    let edition = Edition { spec: Arc::clone(spec), place: None, sockets };
-                    self.served.insert(spec.name.clone(), Served::new(edition, &self.common));
-                }
-            }
-        }
-        for served in self.served.values_mut() {
-            if !served.is_leaving() && !specs.iter().any(|spec| spec.name == served.name) {
-                served.end(&mut self.common, None, true);
-            }
-        }
-    }
-
-    /// After a start that takes over from nobody, nothing of them runs any more. Otherwise what was known of them is lost.
-    fn end_forgotten(&mut self) {
-        let copies = std::mem::take(&mut self.leftovers);
-        if !copies.is_empty() {
-            tokio::spawn(async move {
-                for ended in leftovers::end_all(copies).await {
-                    tracing::warn!("{ended}");
-                }
-            });
-        }
     }
 
     /// For a new worker, before its `Commit`. Its call is never that of a message of [`Out::ToWorker`]'s.

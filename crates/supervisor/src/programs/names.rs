@@ -60,9 +60,12 @@ pub(super) fn written(target: &Target) -> String {
     format!("{}:{name}", kind(target))
 }
 
+/// A kind of things, their names, and what such a name means.
+type List = (&'static str, Vec<String>, fn(String) -> Target);
+
 /// What `name` means, of the things that can be paused.
 pub(super) fn pausable(name: &str, programs: &BTreeSet<String>, names: &Names) -> Result<Target, Unclear> {
-    let lists: [(&'static str, Vec<String>, fn(String) -> Target); 4] = [
+    let lists: [List; 4] = [
         ("program", programs.iter().cloned().collect(), Target::Program),
         ("service", names.services.keys().cloned().collect(), Target::Service),
         ("route", names.routes.clone(), Target::Route),

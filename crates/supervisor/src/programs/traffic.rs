@@ -198,10 +198,8 @@ impl Board {
     /// Holds new requests for it.
     pub(super) fn pause(&mut self, paused: Paused) {
         let is_same = |known: &Paused| {
-            known.target == paused.target
-                && matches!((&known.by, &paused.by), (PausedBy::Machine, PausedBy::Machine))
-                || known.target == paused.target
-                    && matches!((&known.by, &paused.by), (PausedBy::Operator(_), PausedBy::Operator(_)))
+            let same_kind = std::mem::discriminant(&known.by) == std::mem::discriminant(&paused.by);
+            same_kind && known.target == paused.target
         };
         self.paused.retain(|known| !is_same(known));
         self.paused.push(paused);
@@ -369,7 +367,7 @@ mod tests {
             matches!(&messages[1], ToWorker::AwaitQuiet { call: 4, target: asked, .. } if *asked == target)
         );
         assert_eq!(board.quiet(2, Quiet::default()), None, "the dead one's answer");
-        assert_eq!(board.set(3), [waiter.clone()]);
+        assert_eq!(board.set(3), [waiter]);
         assert!(board.quiet(4, Quiet::default()).is_some());
     }
 

@@ -370,8 +370,10 @@ impl Hosted {
 
     /// Whether this definition would start something else than what runs.
     pub(super) fn starts_otherwise(&self, spec: &ProgramSpec) -> bool {
-        let current = self.current().and_then(|key| self.editions.get(&key));
-        current.is_none_or(|current| !super::editions::is_same_start(&current.spec, spec))
+        let Some(current) = self.current().and_then(|key| self.editions.get(&key)) else { return true };
+        let place = self.place_under(spec);
+        let next = Edition { spec: Arc::new(spec.clone()), place, sockets: Vec::new() };
+        !current.starts_same(&next)
     }
 
     /// Whether it is on its way out.
