@@ -71,8 +71,8 @@ fn over_a_unix_socket_the_far_end_is_found_too() {
 }
 
 /// Another process, which holds the connection `stream` as its standard input until this is dropped.
-fn holding(stream: impl Into<Stdio>) -> (std::process::Child, std::io::PipeWriter) {
-    let (until, keep) = std::io::pipe().unwrap();
+fn holding(stream: impl Into<Stdio>) -> (std::process::Child, io::PipeWriter) {
+    let (until, keep) = io::pipe().unwrap();
     // It reads a pipe, which is its standard error for want of another descriptor, and ends when the other end is closed.
     let mut command = Command::new("sh");
     command.args(["-c", "read line <&2 || true"]).stdin(stream).stdout(Stdio::null()).stderr(until);

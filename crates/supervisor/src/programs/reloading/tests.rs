@@ -165,14 +165,13 @@ async fn a_post_reaches_no_other_copy() {
     let mut rig = Rig::new(1, |_| {});
     let (address, asked) = server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     rig.copy.subject.place = Some(Place { address, own: false });
-    let (until, keep) = std::io::pipe().unwrap();
+    let (until, keep) = io::pipe().unwrap();
     let mut other = std::process::Command::new("cat").stdin(until).spawn().unwrap();
     let pid = other.id();
     rig.copy.subject.processes = Processes::new(move || vec![pid]);
     let short = Reload::Http { path: "/".to_owned(), host: "localhost".to_owned(), limit: SHORT };
     let not = rig.reload(&short, LIMIT).await.unwrap_err();
     assert!(not.why.starts_with("copy 1 has not reloaded: "), "{not}");
-    assert!(not.why.contains("another copy answered"), "{not}");
     assert!(asked.try_recv().is_err(), "another copy was told");
     drop(keep);
     other.wait().unwrap();
