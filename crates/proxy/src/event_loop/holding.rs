@@ -71,7 +71,8 @@ impl EventLoop {
     fn end_pauses(&mut self) {
         if let Some(pauses) = &self.cx.local().view.pauses {
             for pause in pauses.all.iter().filter(|pause| pause.is_over() && pause.is_news()) {
-                tracing::warn!(target = %pause.target, "the pause of {} has ended by itself", pause.target);
+                // The supervisor tells the operator.
+                tracing::debug!("the pause of {} has ended by itself", pause.target);
             }
         }
         self.follow_traffic();
