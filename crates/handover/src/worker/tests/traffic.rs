@@ -89,9 +89,9 @@ fn what_is_kept_of_programs_comes_last_to_the_next_supervisor() {
     let mut worker = Worker::start();
     worker.serve(1);
     let keep = |programs: &str| ToWorker::Keep { programs: programs.to_owned() };
-    let (mut early, early_writer) = std::io::pipe().unwrap();
+    let (mut early, early_writer) = io::pipe().unwrap();
     worker.channel.send(&keep("early"), &[early_writer.as_fd()], PATIENCE).unwrap();
-    let (mut pipe, writer) = std::io::pipe().unwrap();
+    let (mut pipe, writer) = io::pipe().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     worker.channel.send(&keep("web"), &[listener.as_fd(), writer.as_fd()], PATIENCE).unwrap();
     worker.ping();

@@ -63,10 +63,7 @@ pub(super) fn program(old: &Program, new: &Program) -> Vec<String> {
     found.value("backlog", &old.backlog, &new.backlog, Clone::clone);
     found.value("private", private, &is.private, |kind| shown(kind.map(private_word)));
     found.value("copies", copies, &is.copies, Clone::clone);
-    found.value("swap", swap, &is.swap, |swap| match swap {
-        Swap::Overlap => "overlap",
-        Swap::StopFirst => "stop-first",
-    });
+    found.value("swap", swap, &is.swap, |swap| swap_word(*swap));
     self::slots(&mut found, slots, &is.slots);
     found.value("hook", hook, &is.hook, |hook| shown(hook.as_ref().map(command_spec)));
     found.value("ready", ready, &is.ready, self::ready);
@@ -79,14 +76,18 @@ pub(super) fn program(old: &Program, new: &Program) -> Vec<String> {
     self::restart(&mut found, restart, &is.restart);
     found.list("after", after, &is.after, Clone::clone);
     found.value("accept", accept, &is.accept, self::accept);
-    found.value("on_demand", on_demand, &is.on_demand, Clone::clone);
-    found.value("idle", idle, &is.idle, |idle: &Option<Duration>| shown(idle.map(show_time)));
+    demand(&mut found, (*on_demand, *idle), (is.on_demand, is.idle));
     found.time("warm", *warm, is.warm);
     found.value("batch", batch, &is.batch, Clone::clone);
     found.value("max_unhealthy", max_unhealthy, &is.max_unhealthy, Clone::clone);
     found.value("max_held", max_held, &is.max_held, Clone::clone);
     found.time("pause_timeout", *pause_limit, is.pause_limit);
     found.0
+}
+
+fn demand(found: &mut Differences, old: (bool, Option<Duration>), new: (bool, Option<Duration>)) {
+    found.value("on_demand", &old.0, &new.0, Clone::clone);
+    found.value("idle", &old.1, &new.1, |idle| shown(idle.map(show_time)));
 }
 
 fn shown<T: Display>(value: Option<T>) -> String {
@@ -157,6 +158,13 @@ fn private_word(kind: Private) -> &'static str {
         Private::Socket => "socket",
         Private::Path => "path",
         Private::Port => "port",
+    }
+}
+
+fn swap_word(swap: Swap) -> &'static str {
+    match swap {
+        Swap::Overlap => "overlap",
+        Swap::StopFirst => "stop-first",
     }
 }
 

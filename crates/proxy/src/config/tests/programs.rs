@@ -72,9 +72,8 @@ fn a_command_alone_has_the_usual_for_all_else() {
     assert_eq!(good("[program.web]\ncommand = \"worker\"\n").config.programs[0].backlog, 4096);
 }
 
-#[test]
-fn everything_that_is_written_arrives() {
-    let text = r#"
+/// A program with almost every key.
+const WHOLE: &str = r#"
 [program.web]
 command = ["gunicorn", "app:app"]
 directory = "app"
@@ -101,7 +100,10 @@ idle = "5m"
 batch = 1
 max_held = 5
 "#;
-    let spec = spec(text);
+
+#[test]
+fn everything_that_is_written_arrives() {
+    let spec = spec(WHOLE);
     let words = |text: &[&str]| text.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
     let command =
         |text: &[&str], seconds| CommandSpec { command: words(text), limit: Duration::from_secs(seconds) };
@@ -349,10 +351,8 @@ fn values_of_variables_are_never_told() {
     assert_eq!(problems.len(), 1);
 }
 
-#[test]
-fn every_difference_of_a_program_is_told_in_the_words_of_the_file() {
-    let before = "[program.gone]\ncommand = \"x\"\n[program.web]\ncommand = [\"web\", \"a b\"]\n";
-    let after = r#"
+/// A program with other values than the usual for every key, as far as they go together.
+const UNUSUAL: &str = r#"
 listeners.l.address = "127.0.0.1:80"
 [[routes]]
 program = "web"
@@ -389,7 +389,11 @@ max_held = 7
 [program.db]
 command = "db"
 "#;
-    let both = (good(before).config, good(after).config);
+
+#[test]
+fn every_difference_of_a_program_is_told_in_the_words_of_the_file() {
+    let before = "[program.gone]\ncommand = \"x\"\n[program.web]\ncommand = [\"web\", \"a b\"]\n";
+    let both = (good(before).config, good(UNUSUAL).config);
     let lines: Vec<String> = diff(&both.0, &both.1).iter().map(handover_api::Change::line).collect();
     assert_eq!(lines[0], "added listener l");
     let [changed, added, removed] = &lines[lines.len() - 3..] else { panic!("{lines:?}") };
