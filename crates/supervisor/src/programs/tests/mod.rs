@@ -14,7 +14,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::protocol::{
-    Pass, Private, Ready, ResourceLimits, Restart, RestartPolicy, Slot, Stop, Swap, ToWorker,
+    Accept, Pass, Private, ProgramSpec, Ready, ResourceLimits, Restart, RestartPolicy, Slot, Stop, Swap,
+    ToWorker,
 };
 
 /// Longer than anything here takes on a busy machine.
