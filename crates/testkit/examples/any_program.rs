@@ -42,8 +42,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 const LOCKED: i32 = 4;
 /// What it exits with when it dies.
 const DIED: i32 = 3;
-/// How much it writes when it floods: in lines of a hundred bytes.
-const FLOOD_LINES: usize = 1_000_000;
+/// How much it writes when it floods: in lines of a thousand bytes.
+const FLOOD_LINES: usize = 100_000;
 
 fn main() {
     let words = Words(env::args().skip(1).collect());
@@ -151,7 +151,7 @@ fn leave_children() {
 }
 
 fn flood() {
-    let line = format!("{}\n", "x".repeat(99));
+    let line = format!("{}\n", "x".repeat(999));
     let mut stderr = io::stderr().lock();
     for _ in 0..FLOOD_LINES {
         stderr.write_all(line.as_bytes()).unwrap();

@@ -10,6 +10,7 @@ use super::super::commands::{Failed, Finished};
 use super::super::common::Common;
 use super::super::copy::Killed;
 use super::super::happened::Of;
+use super::super::out::Out;
 use super::super::traffic::Quiet;
 use super::copies::Wish;
 use super::starting::Born;
@@ -152,6 +153,7 @@ impl Hosted {
                     active.ended.program.proof = Some(proof.how.clone());
                 }
                 entry.proof = Some(proof);
+                common.out.push(Out::KeepNow);
                 self.ask_held(common);
                 self.step(common, Event::Ready { copy });
             }
@@ -192,7 +194,7 @@ impl Hosted {
         } else if was_ready {
             self.lost(common, copy, exit);
         } else {
-            self.failed(common, copy, &format!("{exit} before it was ready"));
+            self.failed(common, copy, &ended_early(exit, left));
         }
         self.step(common, Event::Exited { copy, ok: exit == Exit::Code(0) });
     }
@@ -305,4 +307,16 @@ impl Hosted {
             exam.last_lines = lines;
         }
     }
+}
+
+/// How a copy ended before it was ready. One that goes into the background leaves the work to processes that nobody can watch.
+fn ended_early(exit: Exit, left: u32) -> String {
+    let behind = match left {
+        0 => return format!("{exit} before it was ready"),
+        1 => "one process".to_owned(),
+        more => format!("{more} processes"),
+    };
+    format!(
+        "{exit} before it was ready; its first process left {behind} behind (ended too): run it in the foreground"
+    )
 }
