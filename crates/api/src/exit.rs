@@ -57,9 +57,9 @@ impl From<Outcome> for ExitCode {
 
 impl From<&Operation> for ExitCode {
     /// That of the outcome; a running operation's outcome is unknown. What was rejected because another change
-    /// awaits confirmation came at the wrong time.
+    /// awaits confirmation, or because none does that could be confirmed or cancelled, came at the wrong time.
     fn from(operation: &Operation) -> Self {
-        if (operation.outcome, operation.cause) == (Some(Outcome::Rejected), Some(Cause::Pending)) {
+        if operation.is_untimely() {
             return Self::BusyOrStale;
         }
         operation.outcome.map_or(Self::Unknown, Self::from)

@@ -46,6 +46,7 @@ impl Operation {
         let word = self.refused.as_deref().or(self.outcome.map(Outcome::as_str)).unwrap_or("running");
         let title = match self.outcome {
             Some(Outcome::Rejected) if self.cause == Some(Cause::Pending) => "A change awaits confirmation",
+            Some(Outcome::Rejected) if self.is_untimely() => "Nothing awaits confirmation",
             Some(Outcome::Rejected) => "What was asked for is wrong; nothing changed",
             Some(Outcome::NotReady) => "The candidate was not ready; nothing changed",
             Some(Outcome::RolledBack) => "It was begun and undone",

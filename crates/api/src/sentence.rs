@@ -246,10 +246,18 @@ impl Operation {
         match self.outcome {
             None => 202,
             Some(Outcome::Applied | Outcome::Unchanged | Outcome::AppliedWithLosses | Outcome::Sent) => 200,
-            Some(Outcome::Rejected) if self.cause == Some(Cause::Pending) => 409,
+            Some(Outcome::Rejected) if self.is_untimely() => 409,
             Some(Outcome::Rejected) if self.kind != Kind::Action => 422,
             Some(_) => 500,
         }
+    }
+
+    /// Whether it was rejected only because of when it came: a change awaits confirmation, or no deploy of this program
+    /// does that was to be confirmed or cancelled.
+    pub(crate) fn is_untimely(&self) -> bool {
+        let ends_one = matches!(self.kind, Kind::ProgramConfirm | Kind::ProgramCancel);
+        self.outcome == Some(Outcome::Rejected)
+            && (self.cause == Some(Cause::Pending) || (ends_one && self.cause == Some(Cause::Unfit)))
     }
 }
 

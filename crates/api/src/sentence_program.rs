@@ -216,7 +216,7 @@ impl Operation {
             _ => why,
         };
         let subject = match &self.target {
-            Some(target) if !why.starts_with(target.as_str()) => format!("{target}: "),
+            Some(target) if !begins_with_name(&why, target) => format!("{target}: "),
             _ => String::new(),
         };
         let figures = if word == "rolled back" {
@@ -244,6 +244,8 @@ impl Operation {
                 | Kind::ProgramCancel
         );
         match (self.kind, result.serves) {
+            // What a signal has ended does not run on, and the reason says so.
+            (Kind::ProgramReload, ServesNow::Nothing) => None,
             (Kind::ProgramReload, _) => Some("it runs on as it was".to_owned()),
             (Kind::ProgramStart, ServesNow::Old) => None,
             (_, ServesNow::Old) if of_copies => Some(match slot(&result.from) {
@@ -327,7 +329,7 @@ impl ProgramResult {
     }
 
     fn target(&self) -> String {
-        self.to.as_deref().map_or_else(|| "what was asked for".to_owned(), place)
+        self.to.as_deref().map_or_else(|| "what ran before".to_owned(), place)
     }
 
     fn confirmed(&self) -> String {
@@ -346,6 +348,12 @@ impl ProgramResult {
         };
         undone.as_deref().map_or_else(|| "the deploy".to_owned(), place)
     }
+}
+
+/// Whether a sentence is about this name already: `c` is not the subject of `copy 1 is late`.
+fn begins_with_name(sentence: &str, name: &str) -> bool {
+    let goes_on = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    sentence.strip_prefix(name).is_some_and(|rest| !rest.starts_with(goes_on))
 }
 
 /// `slot b`; a directory as it is.

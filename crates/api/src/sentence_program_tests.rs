@@ -208,6 +208,37 @@ fn what_is_taken_back_says_what_and_why() {
 }
 
 #[test]
+fn a_program_without_slots_goes_back_to_what_ran_before() {
+    let back = ended(Kind::ProgramRollback, Outcome::Applied, Cause::Done, |_, result| {
+        result.from = Some("/srv/releases/42".to_owned());
+    });
+    assert_eq!(back, "applied: web: what ran before serves again, no connection cut, in 2.31 s");
+}
+
+#[test]
+fn to_confirm_or_cancel_what_is_not_there_comes_at_the_wrong_time() {
+    for kind in [Kind::ProgramConfirm, Kind::ProgramCancel] {
+        let none = finished(kind, Outcome::Rejected, Cause::Unfit, |_, _| {});
+        assert_eq!((ExitCode::from(&none).code(), none.http_status()), (13, 409));
+        assert_eq!(none.problem_details().title, "Nothing awaits confirmation");
+    }
+    let back = finished(Kind::ProgramRollback, Outcome::Rejected, Cause::Unfit, |_, _| {});
+    assert_eq!((ExitCode::from(&back).code(), back.http_status()), (10, 422));
+}
+
+#[test]
+fn a_reason_that_only_begins_like_the_name_still_gets_the_name() {
+    let failed = |name: &str| {
+        ended(Kind::ProgramReload, Outcome::Rejected, Cause::ReloadRefused, |operation, _| {
+            operation.target = Some(name.to_owned());
+            operation.errors = vec![Problem::new("copy 1 has not reloaded")];
+        })
+    };
+    assert_eq!(failed("c"), "rejected: c: copy 1 has not reloaded; it runs on as it was");
+    assert_eq!(failed("copy"), "rejected: copy 1 has not reloaded; it runs on as it was");
+}
+
+#[test]
 fn a_signal_that_nothing_confirms_is_no_success_and_says_how_it_could_be_proved() {
     let sent = finished(Kind::ProgramReload, Outcome::Sent, Cause::Unproved, |_, result| {
         result.proof = Some("SIGHUP".to_owned());
@@ -233,6 +264,11 @@ fn a_signal_that_nothing_confirms_is_no_success_and_says_how_it_could_be_proved(
         refused.report(),
         "rejected: web: the program refused to reload (exited with code 1); it runs on as it was\n\nwhat it answered:\n  | nginx: [emerg] unknown directive \"lisen\""
     );
+    let died = ended(Kind::ProgramReload, Outcome::Rejected, Cause::ReloadRefused, |operation, result| {
+        operation.errors = vec![Problem::new("the signal ended it: web/1 was ended by signal HUP")];
+        result.serves = ServesNow::Nothing;
+    });
+    assert_eq!(died, "rejected: web: the signal ended it: web/1 was ended by signal HUP");
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl Hosted {
             )));
         }
         let needs_words = !outcome.is_success() && active.ended.problems.is_empty();
-        if needs_words && let Some(words) = words_for(cause, &name) {
+        if needs_words && let Some(words) = words_for(cause, &active.what, &name) {
             active.ended.problems.push(Problem::new(words));
         }
         self.finish(common, outcome, cause);
@@ -105,7 +105,7 @@ impl What {
 }
 
 /// What there is to say about an end of which no copy has told why.
-fn words_for(cause: Cause, name: &str) -> Option<String> {
+fn words_for(cause: Cause, what: &What, name: &str) -> Option<String> {
     Some(match cause {
         Cause::Pending => {
             format!(
@@ -116,7 +116,10 @@ fn words_for(cause: Cause, name: &str) -> Option<String> {
             "which slot of {name} serves could not be written down, and a restart would not know it: look at the disk of \
              the state directory"
         ),
-        Cause::Unfit => format!("{name} has nothing that could be gone back to, confirmed or cancelled"),
+        Cause::Unfit if matches!(what, What::Confirm | What::Cancel) => {
+            format!("no deploy of {name} awaits confirmation")
+        }
+        Cause::Unfit => format!("there is nothing that {name} ran before its last deploy and could go back to"),
         _ => return None,
     })
 }

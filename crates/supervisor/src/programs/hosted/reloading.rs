@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover_api::Problem;
+use handover_api::{Problem, ServesNow};
 use handover_lifecycle::program::Role;
 use handover_lifecycle::{Cause, OperationKey, Outcome, StepName};
 
@@ -103,7 +103,9 @@ impl Hosted {
                     "the signal ended it: {}; it is started again, and if it cannot reload, 'handover restart {}' is the way",
                     end.sentence, self.name
                 );
-                active.ended.problems.push(Problem::new(why));
+                // Instead of what each copy's end was noted as: this says it, and why.
+                active.ended.problems = vec![Problem::new(why)];
+                active.ended.program.serves = ServesNow::Nothing;
                 self.finish(common, Outcome::Rejected, Cause::ReloadRefused);
             }
             None => self.finish(common, Outcome::Sent, Cause::Unproved),
