@@ -82,11 +82,7 @@ impl Driver {
                     Some(bundle) => self.unpack_renewed(key, call, ok, bundle),
                 }
             }
-            ToSupervisor::Reported { call, body } => {
-                if let Some(asked) = self.reports.remove(&call) {
-                    let _ = asked.send(body);
-                }
-            }
+            ToSupervisor::Reported { call, body } => self.reported(call, body),
             ToSupervisor::Pong { .. } => self.is_there(),
             ToSupervisor::GuardEnded { call, passed, detail, figures } => {
                 self.guard_ended(key, call, passed, detail, figures);
@@ -105,6 +101,12 @@ impl Driver {
             ToSupervisor::HandedOver { call, moved, freeze } => self.handed_over(key, call, moved, freeze),
             ToSupervisor::HandoffFailed { call, why } => self.handoff_failed(key, call, why),
             ToSupervisor::Stopping { losses } => self.lose_connections(&losses),
+        }
+    }
+
+    fn reported(&mut self, call: u64, body: String) {
+        if let Some(asked) = self.reports.remove(&call) {
+            let _ = asked.send(body);
         }
     }
 

@@ -171,16 +171,7 @@ impl Worker {
             }
             ToWorker::Keep { programs } => self.kept = Some((programs, fds)),
             ToWorker::Action { call, name, body } => self.act(call, &name, &body),
-            ToWorker::Report { call, what } => {
-                let body = match what {
-                    Report::Metrics => format!("fake_facts {}\n", self.facts.lines().count()),
-                    Report::Connections => "[]".to_owned(),
-                    Report::ConnectionCount => "7".to_owned(),
-                    Report::Certificates => String::new(),
-                    Report::Held => "{}".to_owned(),
-                };
-                self.say(&ToSupervisor::Reported { call, body }, &[]);
-            }
+            ToWorker::Report { call, what } => self.report(call, &what),
             ToWorker::Ping { call } => self.say(&ToSupervisor::Pong { call }, &[]),
             ToWorker::Facts { metrics } => self.facts = metrics,
             ToWorker::Guard { call, .. } => self.guard(call),
@@ -198,6 +189,17 @@ impl Worker {
             ToWorker::Stop { .. } => return Some(ExitCode::SUCCESS),
         }
         None
+    }
+
+    fn report(&mut self, call: u64, what: &Report) {
+        let body = match what {
+            Report::Metrics => format!("fake_facts {}\n", self.facts.lines().count()),
+            Report::Connections => "[]".to_owned(),
+            Report::ConnectionCount => "7".to_owned(),
+            Report::Certificates => String::new(),
+            Report::Held => "{}".to_owned(),
+        };
+        self.say(&ToSupervisor::Reported { call, body }, &[]);
     }
 
     fn welcome(&mut self, key: u64, candidate: bool, carried: Option<OwnedFd>) {
