@@ -65,6 +65,7 @@ impl Driver {
         let out = self.programs.out();
         let heard = !out.is_empty();
         let ends = out.iter().any(|out| matches!(out, Out::Ended(_)));
+        let mut keep_now = false;
         for out in out {
             match out {
                 Out::ToWorker(message) => self.pass_to_workers(message),
@@ -83,6 +84,7 @@ impl Driver {
                     self.pending.push_back(Event::Examined { operation, exam, finding });
                 }
                 Out::Own { asked, comment } => self.want(asked, comment),
+                Out::KeepNow => keep_now = true,
                 Out::Keep => {
                     let soonest = self.hosting.kept_last.map(|last| last + KEEP_INTERVAL);
                     let now = Instant::now();
@@ -97,7 +99,7 @@ impl Driver {
                 Out::AllEnded { code } => self.all_ended(code),
             }
         }
-        if ends && self.hosting.keep_at.is_some() {
+        if keep_now || ends && self.hosting.keep_at.is_some() {
             // What is about to be answered outlives this process.
             self.keep();
         }
@@ -388,7 +390,6 @@ impl Driver {
     }
 }
 
-/// Whether it would understand, and anything is worth saying to it.
 /// How many requests each pause holds, by what is paused.
 #[derive(Debug, Default)]
 pub(super) struct Held(BTreeMap<String, u64>);
@@ -402,6 +403,7 @@ impl Held {
     }
 }
 
+/// Whether it would understand, and anything is worth saying to it.
 fn hears_of_programs(worker: &Worker) -> bool {
     worker.protocol >= PROGRAMS_VERSION && !worker.is_ending
 }

@@ -113,10 +113,13 @@ impl Programs {
     fn end_forgotten(&mut self) {
         let copies = std::mem::take(&mut self.leftovers);
         if !copies.is_empty() {
+            let (place, marks) =
+                (self.common.place.clone(), copies.iter().map(|copy| copy.mark.clone()).collect());
             tokio::spawn(async move {
                 for ended in leftovers::end_all(copies).await {
                     tracing::warn!("{ended}");
                 }
+                place.forget_marks(&marks);
             });
         }
     }

@@ -209,7 +209,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let (Some(copy), Ok(runtime)) = (self.copy.take(), tokio::runtime::Handle::try_current()) {
+        let Some(copy) = self.copy.take() else { return };
+        // At once: where the runtime ends, too, nobody comes to it later.
+        copy.kill_now();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { copy.kill_all(KILL_LIMIT).await });
         }
     }

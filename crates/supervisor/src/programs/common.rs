@@ -161,6 +161,7 @@ impl Common {
 
     /// Nothing of it is left.
     pub(super) fn forget_copy(&mut self, name: &str, copy: CopyKey) {
+        self.place.forget_copy(name, copy.0);
         if self.copies.remove(&(name.to_owned(), copy)).is_some() {
             self.save(None);
         }
@@ -180,6 +181,7 @@ impl Common {
             }
             Err(error) => {
                 tracing::warn!("{error}: programs are started from their first slots");
+                self.file.set_aside();
                 Vec::new()
             }
         }

@@ -1,13 +1,16 @@
 //! Copies of an earlier life that still run: the whole server was killed, and they were not.
 //!
 //! ```text
-//!   state.json ─▶ copies, by process, time of its start and mark ─▶ asked to end ── limit ─▶ killed
+//!   state.json ─▶ copies, by process, time of its start and mark ─┬─▶ asked to end ── limit ─▶ killed
+//!   NAME-KEY.mark ─▶ copies, by mark: what state.json missed ─────┘
 //! ```
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Setup;
 use super::copy::{Copy, SavedCopy};
+use super::groups;
 use super::private::Place;
 use super::state::StateFile;
 
@@ -20,16 +23,25 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Ends them, all at the same time; says which.
 pub(super) async fn end(setup: &Setup) -> Vec<String> {
-    let copies = match StateFile::new(&setup.state).read() {
+    let place = Place::new(&setup.runtime, &setup.name);
+    let mut copies = match StateFile::new(&setup.state).read() {
         Ok(durable) => durable.copies,
         Err(error) => {
-            tracing::warn!("{error}; copies of an earlier life, if there are any, run on");
-            return Vec::new();
+            tracing::warn!("{error}; of copies of an earlier life only the marks are known");
+            Vec::new()
         }
     };
+    let known = copies.iter().map(|copy| copy.mark.clone()).collect();
+    copies.extend(marked(&place, &known));
     let said = end_all(copies).await;
-    Place::new(&setup.runtime, &setup.name).clean();
+    place.clean();
     said
+}
+
+/// The copies of which nothing is known but the mark that was written down before they were started.
+pub(super) fn marked(place: &Place, known: &BTreeSet<String>) -> Vec<SavedCopy> {
+    let unknown = place.marks().into_iter().filter(|mark| !known.contains(mark));
+    unknown.map(|mark| SavedCopy { mark, boot: groups::boot(), ..SavedCopy::default() }).collect()
 }
 
 /// The same for these.
@@ -43,10 +55,13 @@ pub(super) async fn end_all(copies: Vec<SavedCopy>) -> Vec<String> {
 }
 
 async fn end_one(saved: SavedCopy) -> Option<String> {
-    let (mark, pid) = (saved.mark.clone(), saved.pid);
+    let shown = match saved.pid {
+        0 => saved.mark.clone(),
+        pid => format!("{} (process {pid})", saved.mark),
+    };
     let copy = match Copy::restore(saved, None) {
         Ok(copy) => std::sync::Arc::new(copy),
-        Err(error) => return Some(format!("{mark} (process {pid}) may still run: {error}")),
+        Err(error) => return Some(format!("{shown} may still run: {error}")),
     };
     let told = std::sync::Arc::clone(&copy);
     let signalled = tokio::task::spawn_blocking(move || {
@@ -61,11 +76,11 @@ async fn end_one(saved: SavedCopy) -> Option<String> {
         return None;
     }
     if tokio::time::timeout(LIMIT, copy.gone()).await.is_ok() {
-        return Some(format!("{mark} (process {pid}) had outlived the server, and was ended"));
+        return Some(format!("{shown} had outlived the server, and was ended"));
     }
     let killed = copy.kill_all(KILL_LIMIT).await;
     Some(format!(
-        "{mark} (process {pid}) had outlived the server, and was killed: {} processes, and {} could not be",
+        "{shown} had outlived the server, and was killed: {} processes, and {} could not be",
         killed.killed, killed.left
     ))
 }

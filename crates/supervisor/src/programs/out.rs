@@ -48,6 +48,8 @@ pub(crate) enum Out {
     Own { asked: Asked, comment: String },
     /// What is kept for the next supervisor has changed.
     Keep,
+    /// The same, and what has changed nobody could learn again: a copy says only once that it is ready.
+    KeepNow,
     /// Every program that was applied first has been ready by now, or has failed. Said once.
     Settled,
     /// For the log and `/v1/events`: one sentence (a pause that ended by itself, a copy that died, a deploy that was taken back).

@@ -5,13 +5,15 @@
 //!      web-7.sock       a socket that is bound here and passed (private = "socket")
 //!      web-7/app.sock   a path where the program binds (private = "path"); the directory is its user's alone
 //!      web-7.notify     its NOTIFY_SOCKET
+//!      web-7.mark       its mark, from before it is started: whoever comes next knows what to look for, whenever this life ends
 //!   127.0.0.1:PORT      a free port where the program binds (private = "port")
 //! ```
 //!
 //! What is made for a copy is removed when nothing of the copy is left, by the supervisor that then owns it.
 
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
@@ -27,6 +29,10 @@ use crate::sockets::{self, SocketFile};
 const BACKLOG: u32 = 4096;
 /// Characters of a program's name in a path: the whole of it must not be longer than `sun_path` (unix(7)).
 const MAX_NAME: usize = 24;
+/// What the name of a file with a mark ends with.
+const MARK: &str = ".mark";
+/// A file that is longer is none of ours.
+const MAX_MARK_BYTES: u64 = 4096;
 /// Ports that are tried until one is free that no other copy was given.
 const PORT_TRIES: usize = 32;
 
@@ -44,6 +50,7 @@ pub(super) struct Place {
 pub(super) struct Files {
     socket: PathBuf,
     directory: PathBuf,
+    mark: PathBuf,
     /// The copy's `NOTIFY_SOCKET`.
     pub(super) notify: PathBuf,
 }
@@ -66,10 +73,37 @@ impl Place {
         let directory = if user.is_some() { &self.others } else { &self.own };
         make_directory(directory, 0o711)
             .map_err(|error| format!("the directory {} cannot be made: {error}", directory.display()))?;
-        let readable = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-        let name: String = program.chars().map(readable).take(MAX_NAME).collect();
+        let name = file_name(program);
         let file = |end: &str| directory.join(format!("{name}-{key}{end}"));
-        Ok(Files { socket: file(".sock"), directory: file(""), notify: file(".notify") })
+        Ok(Files { socket: file(".sock"), directory: file(""), notify: file(".notify"), mark: file(MARK) })
+    }
+
+    /// The marks of copies that were begun and of which something may be left, whatever else is known of them.
+    pub(super) fn marks(&self) -> BTreeSet<String> {
+        self.mark_files().into_iter().filter_map(|path| read_mark(&path)).collect()
+    }
+
+    /// Nothing is left of the copies that have these marks.
+    pub(super) fn forget_marks(&self, over: &BTreeSet<String>) {
+        for path in self.mark_files() {
+            if read_mark(&path).is_some_and(|mark| over.contains(&mark)) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Nothing is left of this copy.
+    pub(super) fn forget_copy(&self, program: &str, key: u64) {
+        for directory in [&self.own, &self.others] {
+            let _ = fs::remove_file(directory.join(format!("{}-{key}{MARK}", file_name(program))));
+        }
+    }
+
+    fn mark_files(&self) -> BTreeSet<PathBuf> {
+        let entries =
+            [&self.own, &self.others].into_iter().filter_map(|directory| fs::read_dir(directory).ok());
+        let paths = entries.flatten().flatten().map(|entry| entry.path());
+        paths.filter(|path| path.as_os_str().as_encoded_bytes().ends_with(MARK.as_bytes())).collect()
     }
 
     /// Removes what an earlier life has left, of which nothing runs any more.
@@ -88,6 +122,41 @@ impl Place {
             let _ = fs::remove_dir(directory);
         }
     }
+}
+
+impl Files {
+    /// Writes down which mark the copy has. It need not outlive the machine: the copy does not, either.
+    pub(super) fn note_mark(&self, mark: &str) {
+        if let Err(error) = fs::write(&self.mark, mark) {
+            tracing::warn!(
+                "{} cannot be written: {error}; if this supervisor dies now, {mark} may run on",
+                self.mark.display()
+            );
+        }
+    }
+
+    /// It was not started.
+    pub(super) fn forget_mark(&self) {
+        let _ = fs::remove_file(&self.mark);
+    }
+}
+
+/// A program's name in names of files: no two programs have the same.
+fn file_name(program: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if program.len() <= MAX_NAME && program.chars().all(fits) {
+        return program.to_owned();
+    }
+    let digest = blake3::hash(program.as_bytes()).to_hex();
+    let readable = program.chars().map(|c| if fits(c) { c } else { '_' });
+    readable.take(MAX_NAME - 9).chain(['-']).chain(digest.chars().take(8)).collect()
+}
+
+fn read_mark(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(MAX_MARK_BYTES).read_to_string(&mut text).ok()?;
+    // One that was not written to its end.
+    Some(text).filter(|mark| !mark.is_empty())
 }
 
 /// Whether other users can get to what is below.
@@ -244,6 +313,30 @@ mod tests {
         fs::write(path, "left").unwrap();
         own.remove();
         assert!(!directory.exists());
+    }
+
+    #[test]
+    fn two_programs_never_have_the_same_files() {
+        let runtime = tempfile::tempdir().unwrap();
+        let place = Place::new(runtime.path(), "test");
+        let names =
+            ["payments-frontend-service-blue", "payments-frontend-service-green", "a b", "a_b", "web"];
+        let sockets: BTreeSet<PathBuf> =
+            names.iter().map(|name| place.files(name, 1, None).unwrap().socket).collect();
+        assert_eq!(sockets.len(), names.len(), "{sockets:?}");
+        assert!(names.iter().all(|name| file_name(name).len() <= MAX_NAME));
+    }
+
+    #[test]
+    fn marks_are_there_until_they_are_forgotten() {
+        let runtime = tempfile::tempdir().unwrap();
+        let place = Place::new(runtime.path(), "test");
+        for (key, mark) in [(1, "web/1-a"), (2, "web/1-b"), (3, "web/1-c")] {
+            place.files("web", key, None).unwrap().note_mark(mark);
+        }
+        place.forget_copy("web", 1);
+        place.forget_marks(&["web/1-c".to_owned()].into());
+        assert_eq!(place.marks(), ["web/1-b".to_owned()].into());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::output::SavedOutput;
 use super::served::{SavedServed, Served};
 use super::state::DurableProgram;
 use super::traffic::{Board, Paused, PausedBy, Placed};
-use super::{Kept, Out, Programs, Setup, Told};
+use super::{Kept, Out, Programs, Setup, Told, leftovers};
 use crate::protocol::Target;
 
 /// The format of the JSON; one that is newer is not read.
@@ -177,6 +177,9 @@ impl Programs {
             let served = Served::unpack(served, &mut unpacking);
             programs.served.insert(served.name.clone(), served);
         }
+        // What was begun after the last word that was kept.
+        let known = programs.all.values().flat_map(Hosted::marks).collect();
+        programs.leftovers = leftovers::marked(&programs.common.place, &known);
         programs.said = Told { settled: saved.settled, ..Told::default() };
         programs.common.out.push(Out::Keep);
         Ok(programs)

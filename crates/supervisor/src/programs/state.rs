@@ -90,6 +90,15 @@ impl StateFile {
         Ok(durable)
     }
 
+    /// What cannot be read is kept under another name: by somebody, or by another version, it may be.
+    pub(super) fn set_aside(&self) {
+        let aside = self.path.with_extension("unreadable");
+        match fs::rename(&self.path, &aside) {
+            Ok(()) => tracing::warn!("it is kept as {}", aside.display()),
+            Err(error) => tracing::warn!("it cannot be kept as {}: {error}", aside.display()),
+        }
+    }
+
     /// Puts this in its place, whole or not at all, and waits until it is on the disk. Blocks.
     pub(super) fn write(&self, durable: &Durable) -> Result<(), StateError> {
         let attempt = || -> io::Result<()> {

@@ -116,3 +116,24 @@ async fn dropped_it_is_killed() {
     };
     tokio::time::timeout(LIMIT, ends).await.expect("it still runs");
 }
+
+#[test]
+fn of_a_command_nothing_outlives_the_runtime_it_was_run_by() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pids");
+    let script = format!("setsid sleep 1000 & echo $$ $! >{0}.new; mv {0}.new {0}; wait", path.display());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.spawn(async move { run_shell(&script, LIMIT).await });
+    let pids = runtime.block_on(async {
+        loop {
+            match std::fs::read_to_string(&path) {
+                Ok(pids) => break pids,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    });
+    runtime.shutdown_background();
+    for pid in pids.split_whitespace() {
+        handover_testkit::until("it was killed", || (!lives(pid)).then_some(()));
+    }
+}

@@ -18,6 +18,8 @@ use rustix::process::{Pid, Signal};
 use super::super::groups::{self, Survey};
 use super::{Copy, named};
 
+/// How often [`Copy::kill_now`] looks for what was forked while it looked before.
+const MAX_LOOKS: u32 = 8;
 /// Between two looks at what cannot be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -106,6 +108,27 @@ impl Copy {
             };
             // Then they are looked at once more, and told as left.
             let _ = tokio::time::timeout(left, all_ended).await;
+        }
+    }
+
+    /// Kills everything that is left of it, without waiting until it has ended: where nobody can wait any more. Takes as long as
+    /// a look at all processes does, or a few.
+    pub(crate) fn kill_now(&self) {
+        if self.is_clearly_gone() {
+            return;
+        }
+        let mut killed = BTreeSet::new();
+        for _ in 0..MAX_LOOKS {
+            self.kill_at_once();
+            // What was killed may be seen once more, and forks nothing any more.
+            let members = self.members(&Survey::take()).into_iter();
+            let new: Vec<(u32, u64)> = members.filter(|member| killed.insert(*member)).collect();
+            if new.is_empty() {
+                return;
+            }
+            for (pid, began) in new {
+                send(pid, began, Signal::KILL);
+            }
         }
     }
 

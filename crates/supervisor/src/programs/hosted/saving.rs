@@ -143,6 +143,11 @@ impl Hosted {
         Ok(hosted)
     }
 
+    /// The marks of its copies.
+    pub(in super::super) fn marks(&self) -> impl Iterator<Item = String> {
+        self.copies.values().map(|entry| entry.mark.clone())
+    }
+
     /// Goes on after another life, once: its sockets are there now.
     pub(in super::super) fn resume(&mut self, common: &mut Common) {
         if !std::mem::take(&mut self.restored) {
@@ -157,7 +162,8 @@ impl Hosted {
         for key in lost {
             // Whether it was started, nobody knows any more: what has its mark is killed, and it is started anew.
             if let Some(entry) = self.copies.remove(&key) {
-                kill_by_mark(entry.mark);
+                let (place, name) = (common.place.clone(), self.name.clone());
+                kill_by_mark(entry.mark, move || place.forget_copy(&name, key.0));
             }
         }
         for (key, entry) in &mut self.copies {
@@ -269,13 +275,14 @@ pub(in super::super) fn environment_of(edition: &Edition, words: &Words) -> BTre
     edition.environment().into_iter().map(filled).collect()
 }
 
-/// Kills what has this mark, if anything has.
-fn kill_by_mark(mark: String) {
+/// Kills what has this mark, if anything has; then nothing is left of it.
+fn kill_by_mark(mark: String, over: impl FnOnce() + Send + 'static) {
     let saved = SavedCopy { mark, boot: groups::boot(), ..SavedCopy::default() };
     tokio::spawn(async move {
         match Copy::restore(saved, None) {
             Ok(copy) => {
                 copy.kill_all(Plan::KILL_LIMIT).await;
+                over();
             }
             Err(error) => tracing::warn!("a copy that was being started may run on: {error}"),
         }

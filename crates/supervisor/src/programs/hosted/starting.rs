@@ -58,12 +58,15 @@ impl Starting {
         let user = spec.user.as_ref();
         let files = self.place.files(&spec.name, self.key.0, user)?;
         let own = spec.private.map(|kind| Own::make(kind, &files, user, &self.taken)).transpose()?;
+        // Before there is a process: it is to be found, whenever this life ends.
+        files.note_mark(&self.mark);
         let started = self.start_with(own.as_ref(), &files);
         match started {
             Ok((copy, notify, output, warnings, setting, words)) => {
                 Ok(Born { copy: Arc::new(copy), own, notify, output, warnings, setting, words })
             }
             Err(why) => {
+                files.forget_mark();
                 if let Some(own) = own {
                     own.remove();
                 }
@@ -150,16 +153,19 @@ impl Starting {
         all.map_err(|unfilled| unfilled.to_string())
     }
 
-    /// Programs expect sockets that wait in `accept`.
+    /// Programs expect sockets that wait in `accept`, if the configuration does not say otherwise.
     fn prepare_sockets(&self, own: Option<&Own>) -> Result<(), String> {
         let missing = self.edition.spec.sockets.get(self.edition.sockets.len());
         if let Some(missing) = missing {
             return Err(format!("its socket {} is not held", missing.address));
         }
-        let shared = self.edition.sockets.iter().filter(|_| self.alone).map(|shared| &shared.socket);
-        for socket in shared.chain(own.and_then(|own| own.socket.as_ref())) {
-            copy::make_blocking(socket).map_err(|error| format!("its socket cannot be prepared: {error}"))?;
-        }
+        let own = own.and_then(|own| own.socket.as_ref());
+        let shared = self.edition.sockets.iter().map(|shared| &shared.socket);
+        let prepared = match self.edition.spec.pass.nonblocking {
+            true => shared.chain(own).try_for_each(copy::make_nonblocking),
+            false => shared.filter(|_| self.alone).chain(own).try_for_each(copy::make_blocking),
+        };
+        prepared.map_err(|error| format!("its socket cannot be prepared: {error}"))?;
         Ok(())
     }
 

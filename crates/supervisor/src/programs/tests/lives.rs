@@ -112,3 +112,53 @@ async fn what_outlived_a_server_that_was_killed_is_ended_at_the_next_start() {
     assert!(said[0].contains(&pid.to_string()), "{said:?}");
     assert!(!lives(pid));
 }
+
+/// Whatever was written last: the whole server may be killed right after a copy was started.
+#[tokio::test]
+async fn what_no_state_tells_of_is_ended_at_the_next_start_all_the_same() {
+    let mut stage = Stage::new();
+    stage.apply(&[shell("web", "exec sleep 1000")]);
+    let pid = pids(&stage.runs("web").await)[0];
+    let directory = stage.directory;
+    drop(stage.programs);
+    for text in ["", "{ half of a"] {
+        std::fs::write(directory.path().join("state/programs/state.json"), text).unwrap();
+    }
+    let said = Programs::end_leftovers(&Stage::setup(directory.path())).await;
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(!lives(pid));
+    assert_eq!(Programs::end_leftovers(&Stage::setup(directory.path())).await, [""; 0]);
+}
+
+/// What is kept by the worker may be older than the copy.
+#[tokio::test]
+async fn a_copy_of_which_the_next_supervisor_was_told_nothing_is_ended() {
+    let mut stage = Stage::new();
+    let base = stage.directory.path().to_owned();
+    let spec = shell("web", "exec sleep 1000");
+    stage.apply(std::slice::from_ref(&spec));
+    stage.runs("web").await;
+    assert_eq!(stage.ask("web", What::Stop).await.outcome, Outcome::Applied);
+    let kept = stage.programs.save();
+    let descriptors = kept.descriptors.iter().map(|fd| fd.try_clone().unwrap()).collect();
+    assert_eq!(stage.ask("web", What::Start).await.outcome, Outcome::Applied);
+    let forgotten = pids(&stage.runs("web").await)[0];
+    stage.programs = Programs::restore(Stage::setup(&base), &kept.json, descriptors).unwrap();
+    stage.apply(std::slice::from_ref(&spec));
+    assert_eq!(stage.programs.status()[0].state, ProgramState::Stopped);
+    let ended =
+        move || handover_testkit::until("what nobody knows of ends", || (!lives(forgotten)).then_some(()));
+    tokio::task::spawn_blocking(ended).await.unwrap();
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_read_is_kept_under_another_name() {
+    let stage = Stage::new();
+    let directory = stage.directory.path().join("state/programs");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("state.json"), r#"{"format": 99}"#).unwrap();
+    drop(Programs::new(Stage::setup(stage.directory.path())));
+    assert_eq!(std::fs::read_to_string(directory.join("state.unreadable")).unwrap(), r#"{"format": 99}"#);
+    assert!(!directory.join("state.json").exists());
+}
