@@ -84,7 +84,7 @@ fn nginx_finds_its_socket_in_a_variable_of_its_own() {
     let port = Port::claim();
     let address = port.address().to_string();
     let Some(command) = nginx(&workspace, "app", &address, "nginx_finds_its_socket") else { return };
-    let words = ["--listen", &address, "--env", "NGINX={fd};", "--stop-signal", "QUIT"];
+    let words = ["--listen", &address, "--env", "NGINX={fd};", "--nonblocking", "--stop-signal", "QUIT"];
     let mut handover = run(&workspace, &words, &command);
     assert!(text(&port).starts_with("nginx "));
     let _ = restarts(&handover, &port);

@@ -94,6 +94,7 @@ fn program(run: &Run, addresses: &[String], is_proxied: bool) -> Vec<(String, St
     set("listen", (!addresses.is_empty() && !is_proxied).then(|| list(addresses)));
     set("fd_env", run.fd_env.as_deref().map(quoted));
     set("fd", run.fd.map(|fd| fd.to_string()));
+    set("nonblocking", run.nonblocking.then(|| "true".to_owned()));
     set("directory", run.directory.as_deref().map(path));
     if !run.env.is_empty() {
         let variables: Vec<String> =
@@ -261,6 +262,7 @@ mod tests {
         "--fd-env",
         "FDS",
         "--fd=7",
+        "--nonblocking",
         "--ready",
         "sh:exit 0",
         "--ready-timeout",
@@ -312,7 +314,10 @@ mod tests {
             ("/command", serde_json::json!(["./app", "it's \\ here"])),
             ("/environment", serde_json::json!({ "A": "1=2", "B": "\"" })),
             ("/directory", serde_json::json!("/srv/app")),
-            ("/pass", serde_json::json!({ "listen_fds": false, "fd_env": "FDS", "first_fd": 7 })),
+            (
+                "/pass",
+                serde_json::json!({ "listen_fds": false, "fd_env": "FDS", "first_fd": 7, "nonblocking": true }),
+            ),
             (
                 "/limits",
                 serde_json::json!({ "nofile": 4096, "memory": 512_000_000, "cpu": 500, "processes": null }),

@@ -26,6 +26,9 @@ pub(crate) struct Run {
     /// Number of the first descriptor, where it is not 3; LISTEN_FDS is not set then.
     #[arg(long, value_name = "N")]
     pub(crate) fd: Option<u32>,
+    /// Pass sockets on which accept returns at once instead of waiting, as nginx needs it with --env 'NGINX={fd};'.
+    #[arg(long)]
+    pub(crate) nonblocking: bool,
     /// How a copy is known to be ready: notify, tcp, /PATH (answers GET with 2xx), sh:COMMAND (exits with 0), or a time.
     #[arg(long, value_name = "HOW")]
     pub(crate) ready: Option<String>,

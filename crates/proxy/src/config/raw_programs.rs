@@ -60,6 +60,9 @@ table! {
     fd_env: String;
     /// The number of the first descriptor; the others follow.
     fd: Count<3, 1000> = Count(3);
+    /// Pass sockets on which accept returns at once instead of waiting. Most programs that wait for events see to this
+    /// themselves; nginx, given its sockets by the variable `NGINX`, does not, and needs it.
+    nonblocking: bool = false;
     /// The address that each copy has for itself, and to which routes and services lead. If left out, and something leads to
     /// it: `"port"` if the command or the environment says `{port}`, `"path"` if it says `{socket}`, else `"socket"`.
     private: RawPrivate;

@@ -147,11 +147,14 @@ pub struct Pass {
     pub fd_env: Option<String>,
     /// The number of the first; the others follow. 3 where `listen_fds` is used.
     pub first_fd: i32,
+    /// Whether accept(2) on them returns at once (`NonBlocking=` of systemd.service(5)). A program that waits for events and
+    /// takes it for granted (nginx, by its variable `NGINX`) would hang while another copy takes its connection.
+    pub nonblocking: bool,
 }
 
 impl Default for Pass {
     fn default() -> Self {
-        Pass { listen_fds: true, fd_env: None, first_fd: 3 }
+        Pass { listen_fds: true, fd_env: None, first_fd: 3, nonblocking: false }
     }
 }
 

@@ -151,6 +151,7 @@ fn pass(found: &mut Differences, old: &Pass, new: &Pass) {
     found.value("listen_fds", &old.listen_fds, &new.listen_fds, Clone::clone);
     found.value("fd_env", &old.fd_env, &new.fd_env, |name| shown(name.as_deref()));
     found.value("fd", &old.first_fd, &new.first_fd, Clone::clone);
+    found.value("nonblocking", &old.nonblocking, &new.nonblocking, Clone::clone);
 }
 
 fn private_word(kind: Private) -> &'static str {

@@ -183,6 +183,15 @@ pub(crate) fn make_blocking(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(&socket, flags - rustix::fs::OFlags::NONBLOCK)?)
 }
 
+/// Makes accept(2) on a listening socket return at once, as programs expect it that wait for events and take that for granted.
+///
+/// # Errors
+/// None that is known of.
+pub(crate) fn make_nonblocking(socket: impl AsFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&socket)?;
+    Ok(rustix::fs::fcntl_setfl(&socket, flags | rustix::fs::OFlags::NONBLOCK)?)
+}
+
 /// A copy: all of its processes. Dropping it ends nothing.
 #[derive(Debug)]
 pub(crate) struct Copy {

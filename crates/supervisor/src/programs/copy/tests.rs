@@ -273,7 +273,7 @@ async fn another_copy_and_this_process_are_nobodys() {
 async fn it_gets_its_sockets_and_is_told_of_them_in_every_way() {
     let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     let script = "test \"$LISTEN_PID\" = $$ && echo $LISTEN_FDS $LISTEN_FDNAMES $SOCKETS; exec sleep 1000";
-    let pass = Pass { listen_fds: true, fd_env: Some("SOCKETS".to_owned()), first_fd: 3 };
+    let pass = Pass { fd_env: Some("SOCKETS".to_owned()), ..Pass::default() };
     let order = Ordered { sockets: vec![("http", null()), ("a:b", null())], pass, ..shell(script) };
     let (copy, mut output) = order.start();
     assert_eq!(line(&mut output), "2 http:a-b 3,4");
@@ -281,7 +281,7 @@ async fn it_gets_its_sockets_and_is_told_of_them_in_every_way() {
     assert_eq!(proc::descriptors(copy.pid()).into_keys().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
     copy.kill_all(LIMIT).await;
 
-    let pass = Pass { listen_fds: false, fd_env: Some("SOCKETS".to_owned()), first_fd: 7 };
+    let pass = Pass { listen_fds: false, fd_env: Some("SOCKETS".to_owned()), first_fd: 7, ..Pass::default() };
     let order = Ordered { sockets: vec![("http", null())], pass, ..shell("echo $SOCKETS $LISTEN_FDS.") };
     let (copy, mut output) = order.start();
     assert_eq!(line(&mut output), "7 .");

@@ -148,6 +148,7 @@ pub(super) fn pass(
         ("listen_fds", raw.listen_fds.get().map(|field| field.span)),
         ("fd_env", raw.fd_env.get().map(|field| field.span)),
         ("fd", raw.fd.get().map(|field| field.span)),
+        ("nonblocking", raw.nonblocking.get().map(|field| field.span)),
     ] {
         match span {
             Some(span) if !passed && !raw.listen.is_present() => {
@@ -161,7 +162,8 @@ pub(super) fn pass(
         }
     }
     let fd_env = raw.fd_env.get().map(|name| name.value.clone());
-    Pass { listen_fds, fd_env, first_fd: i32::try_from(first).unwrap_or(i32::MAX) }
+    let first_fd = i32::try_from(first).unwrap_or(i32::MAX);
+    Pass { listen_fds, fd_env, first_fd, nonblocking: raw.nonblocking() }
 }
 
 /// Checks the name of a variable that is set for the program.
