@@ -1,6 +1,6 @@
 //! Exit codes of the command line: a contract with scripts.
 
-use crate::{Cause, Operation, Outcome};
+use crate::{Operation, Outcome};
 
 /// How the command line ends. The numbers never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

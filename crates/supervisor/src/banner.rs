@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use handover_api::{ListenerStatus, ProgramStatus};
+use handover_api::{ListenerStatus, ProgramState, ProgramStatus};
 
 use crate::options::Options;
 
@@ -69,8 +69,14 @@ pub(crate) fn programs(all: &[ProgramStatus]) -> Vec<String> {
             })
             .collect();
         if named.is_empty() {
-            let detail = program.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
-            named.push(format!("{} is {}{detail}", program.name, program.state.as_str()));
+            named.push(match (&program.detail, program.state) {
+                (Some(detail), ProgramState::BackOff | ProgramState::Starting) => {
+                    format!("{} is not ready: {detail}", program.name)
+                }
+                (Some(detail), ProgramState::Ended) => format!("{} has ended: {detail}", program.name),
+                (Some(detail), state) => format!("{} is {}: {detail}", program.name, state.as_str()),
+                (None, state) => format!("{} is {}", program.name, state.as_str()),
+            });
         }
         let more = named.len().saturating_sub(MAX_COPIES);
         named.truncate(MAX_COPIES);
@@ -101,21 +107,28 @@ mod tests {
             copies: (1..=6).map(copy).collect(),
             ..ProgramStatus::default()
         };
-        let cron = ProgramStatus {
+        let cron = |state| ProgramStatus {
             name: "cron".to_owned(),
+            state,
             detail: Some("exited with code 1".to_owned()),
             ..ProgramStatus::default()
         };
-        let state = cron.state.as_str();
+        let idle = ProgramStatus {
+            name: "finger".to_owned(),
+            state: ProgramState::OnDemand,
+            ..ProgramStatus::default()
+        };
         assert_eq!(
-            programs(&[web, cron]),
+            programs(&[web, cron(ProgramState::BackOff), cron(ProgramState::Ended), idle]),
             [
                 "web/1 is process 101: it said READY=1".to_owned(),
                 "web/2 is process 102".to_owned(),
                 "web/3 is process 103".to_owned(),
                 "web/4 is process 104".to_owned(),
                 "and 2 more".to_owned(),
-                format!("cron is {state}: exited with code 1"),
+                "cron is not ready: exited with code 1".to_owned(),
+                "cron has ended: exited with code 1".to_owned(),
+                "finger is on demand".to_owned(),
             ]
         );
     }

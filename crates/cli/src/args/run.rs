@@ -30,7 +30,7 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) nonblocking: bool,
     /// How a copy is known to be ready: notify, tcp, /PATH (answers GET with 2xx), sh:COMMAND (exits with 0), or a time.
-    #[arg(long, value_name = "HOW")]
+    #[arg(long, value_name = "HOW", value_parser = way_to_be_ready)]
     pub(crate) ready: Option<String>,
     /// The longest time until a copy is ready (30s).
     #[arg(long, value_name = "TIME")]
@@ -100,5 +100,29 @@ fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+/// What `--ready` may be; whether a time or a command is one, the configuration that is made of it is asked.
+fn way_to_be_ready(text: &str) -> Result<String, String> {
+    let begins = |c: char| c == '/' || c.is_ascii_digit();
+    if matches!(text, "notify" | "tcp") || text.starts_with("sh:") || text.starts_with(begins) {
+        return Ok(text.to_owned());
+    }
+    Err("write notify, tcp, a path such as /health, sh:COMMAND, or a time such as 2s".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_to_be_ready_is_a_word_a_path_a_command_or_a_time() {
+        for good in ["notify", "tcp", "/health", "sh:test -e done", "2s"] {
+            assert_eq!(way_to_be_ready(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "http", "health", "READY", "sh"] {
+            assert!(way_to_be_ready(bad).is_err_and(|why| why.contains("/health")), "{bad}");
+        }
     }
 }

@@ -449,7 +449,7 @@ macro_rules! table {
 macro_rules! choice {
     (
         $(#[doc = $doc:literal])*
-        $name:ident = $target:ty: $what:literal;
+        $name:ident = $target:ty: $what:literal $(, or $or:literal)?;
         $($(#[doc = $word_doc:literal])* $word:literal => $value:expr;)*
     ) => {
         $(#[doc = $doc])*
@@ -469,7 +469,8 @@ macro_rules! choice {
                     $($word => Some(Self($value)),)*
                     other => {
                         let report = sink.error(node.span().into(), format!(concat!("unknown ", $what, " {:?}"), other));
-                        if let Some(help) = $crate::config::sink::suggestion(other, words) {
+                        let or = concat!($($or)?);
+                        if let Some(help) = $crate::config::sink::suggestion_or(other, words, or) {
                             report.help(help);
                         }
                         None

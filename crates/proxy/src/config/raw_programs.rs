@@ -219,7 +219,7 @@ pub(super) enum ReadyWord {
 
 choice! {
     /// How a copy is known to be ready.
-    RawReadyWord = ReadyWord: "way to be ready";
+    RawReadyWord = ReadyWord: "way to be ready", or "a table: { http = \"/health\" }, { command = [\"check\"] }, { after = \"2s\" }";
     /// It says `READY=1` on `NOTIFY_SOCKET` (sd_notify).
     "notify" => ReadyWord::Notify;
     /// It accepts a connection.
@@ -255,7 +255,7 @@ pub(super) enum ReloadWord {
 
 choice! {
     /// How a copy is told to read its configuration anew.
-    RawReloadWord = ReloadWord: "way to reload";
+    RawReloadWord = ReloadWord: "way to reload", or "a table: { signal = \"HUP\" }, { command = [\"reload\"] }, { http = \"/reload\" }";
     /// By the signal HUP; then `RELOADING=1` and `READY=1` are waited for (`Type=notify-reload` of systemd).
     "notify" => ReloadWord::Notify;
 }

@@ -195,6 +195,18 @@ pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str>
         .map(|(_, candidate)| candidate)
 }
 
+/// As [`suggestion`], for something that may also be written otherwise: `or` says how, and is empty if it may not.
+pub(super) fn suggestion_or<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+    or: &str,
+) -> Option<String> {
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    let help = suggestion(word, candidates.iter().copied())?;
+    let is_whole = or.is_empty() || nearest(word, &candidates).is_some();
+    Some(if is_whole { help } else { format!("{help}, or {or}") })
+}
+
 /// `did you mean "service"?`, if one of the candidates is near; otherwise the candidates, if they are few.
 pub(super) fn suggestion<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let candidates: Vec<&str> = candidates.into_iter().collect();

@@ -330,6 +330,18 @@ fn a_socket_of_a_program_is_told_apart_from_all_other_addresses() {
 }
 
 #[test]
+fn a_word_that_is_none_is_answered_with_the_words_and_with_the_tables_that_there_are() {
+    for (line, help) in [
+        ("ready = \"http\"", "there are \"notify\" and \"tcp\", or a table: { http = \"/health\" }, "),
+        ("reload = \"HUP\"", "there is only \"notify\", or a table: { signal = \"HUP\" }, "),
+    ] {
+        let problems = bad(&format!("[program.web]\ncommand = \"x\"\nlisten = \"127.0.0.1:80\"\n{line}\n"));
+        let [problem] = problems.as_slice() else { panic!("{line}: {}", said(&problems)) };
+        assert!(problem.help.as_deref().is_some_and(|said| said.starts_with(help)), "{problem:?}");
+    }
+}
+
+#[test]
 fn values_of_variables_are_never_told() {
     let text = |value: &str, more: &str| {
         format!("[program.web]\ncommand = \"x\"\nenvironment = {{ KEY = \"{value}\"{more} }}\n")

@@ -119,7 +119,9 @@ fn words_for(cause: Cause, what: &What, name: &str) -> Option<String> {
         Cause::Unfit if matches!(what, What::Confirm | What::Cancel) => {
             format!("no deploy of {name} awaits confirmation")
         }
-        Cause::Unfit => format!("there is nothing that {name} ran before its last deploy and could go back to"),
+        Cause::Unfit => {
+            format!("there is nothing that {name} ran before its last deploy and could go back to")
+        }
         _ => return None,
     })
 }
