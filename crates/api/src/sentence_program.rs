@@ -92,10 +92,17 @@ impl Operation {
                 n => format!("{} requests in flight have ended", grouped(n)),
             });
         }
-        match result.in_flight_left {
-            0 => {}
-            1 => add("1 is still in flight".to_owned()),
-            n => add(format!("{} are still in flight", grouped(n))),
+        let cuts = self.ends_copies();
+        // What is kept warm goes on answering; what was asked to end need not.
+        let asked = cuts && result.warm_until.is_none();
+        match (result.in_flight_left, asked) {
+            (0, _) => {}
+            (1, false) => add("1 is still in flight".to_owned()),
+            (n, false) => add(format!("{} are still in flight", grouped(n))),
+            (1, true) => add("1 was still in flight at a copy when that was asked to end".to_owned()),
+            (n, true) => {
+                add(format!("{} were still in flight at copies when those were asked to end", grouped(n)));
+            }
         }
         if let Some(held) = result.held {
             add(held_in_words(self.kind, held, result.longest_wait_ms));
@@ -115,15 +122,9 @@ impl Operation {
             Some(1) => add("the program itself closed 1 connection".to_owned()),
             Some(n) => add(format!("the program itself closed {} connections", grouped(n))),
         }
-        let cuts = matches!(
-            self.kind,
-            Kind::ProgramStop
-                | Kind::ProgramRestart
-                | Kind::ProgramDeploy
-                | Kind::ProgramRollback
-                | Kind::ProgramCancel
-        );
-        if cuts || !self.losses.is_empty() {
+        // Nobody knows whether what was in flight has ended by itself.
+        let unknown = asked && result.in_flight_left > 0;
+        if (cuts && !unknown) || !self.losses.is_empty() {
             add(self.losses.to_string());
         }
         if self.steps.iter().any(|step| step.name == "guard") && self.outcome.is_some_and(Outcome::is_success)
@@ -131,6 +132,18 @@ impl Operation {
             add("the guard saw nothing wrong".to_owned());
         }
         text
+    }
+
+    /// Whether copies come to an end by it.
+    fn ends_copies(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::ProgramStop
+                | Kind::ProgramRestart
+                | Kind::ProgramDeploy
+                | Kind::ProgramRollback
+                | Kind::ProgramCancel
+        )
     }
 
     /// What comes after it, and what can be done.

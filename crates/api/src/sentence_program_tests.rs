@@ -102,6 +102,37 @@ fn a_restart_says_what_proved_the_new_copies_and_what_was_cut() {
 }
 
 #[test]
+fn what_was_in_flight_at_a_copy_that_was_asked_to_end_is_not_said_to_go_on_or_to_be_uncut() {
+    let left = |kind, with: fn(&mut Operation, &mut ProgramResult)| {
+        ended(kind, Outcome::AppliedWithLosses, Cause::NotQuiet, with)
+    };
+    assert_eq!(
+        left(Kind::ProgramRestart, |_, result| {
+            result.started = 1;
+            result.in_flight_left = 1;
+        }),
+        "applied with losses: web restarted, the new copy serves, 1 was still in flight at a copy when that was asked to end, in 2.31 s"
+    );
+    assert_eq!(
+        left(Kind::ProgramRestart, |operation, result| {
+            result.started = 2;
+            result.in_flight_left = 1_200;
+            operation.losses.add("program", 2);
+        }),
+        "applied with losses: web restarted, 2 new copies serve, 1,200 were still in flight at copies when those were asked to end, 2 connections cut (2 program), in 2.31 s"
+    );
+    let warm = ended(Kind::ProgramDeploy, Outcome::Applied, Cause::Done, |_, result| {
+        from_a_to_b(result);
+        result.in_flight_left = 1;
+        result.warm_until = Some("2026-11-22T03:11:35.000Z".to_owned());
+    });
+    assert_eq!(
+        warm,
+        "applied: web: slot b serves, 1 is still in flight, no connection cut, in 2.31 s; slot a is kept warm until 03:11:35 UTC: 'handover rollback web' goes back to it at once"
+    );
+}
+
+#[test]
 fn what_is_not_ready_says_why_what_serves_and_shows_its_last_lines() {
     let operation = finished(Kind::ProgramRestart, Outcome::NotReady, Cause::ProgramEnded, |_, result| {
         result.exit = Some("exited with code 1".to_owned());
