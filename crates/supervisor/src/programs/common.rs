@@ -233,6 +233,8 @@ pub(super) struct Prepared {
     pub(super) passed: bool,
     pub(super) problems: Vec<String>,
     pub(super) lines: Vec<String>,
+    /// What of its definition could not be kept, although it passed: limits without a control group.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Tells what happened to a program.

@@ -105,19 +105,23 @@ pub(super) struct Exam {
     running: Vec<String>,
     sockets: Sockets,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
     /// Whether everybody was told what came of it.
     told: bool,
 }
 
 impl Exam {
     pub(super) fn new(operation: OperationKey, specs: Vec<Arc<ProgramSpec>>, sockets: Sockets) -> Self {
-        Exam { operation, waiting: specs, running: Vec::new(), sockets, problems: Vec::new(), told: false }
+        let (running, problems, warnings) = (Vec::new(), Vec::new(), Vec::new());
+        Exam { operation, waiting: specs, running, sockets, problems, warnings, told: false }
     }
 
     /// Begins what may begin; says so if nothing is left to be done.
     pub(super) fn go_on(&mut self, common: &mut Common, all: &mut All) {
         for prepared in std::mem::take(&mut common.prepared) {
             self.running.retain(|name| *name != prepared.program);
+            let named = |warning: &String| Problem::new(format!("{}: {warning}", prepared.program));
+            self.warnings.extend(prepared.warnings.iter().map(named));
             if !prepared.passed {
                 self.waiting.clear();
                 self.problems.extend(problems(prepared));
@@ -147,9 +151,10 @@ impl Exam {
         let is_over = self.running.is_empty() && self.waiting.is_empty() || !self.problems.is_empty();
         if is_over && !self.told {
             self.told = true;
-            let problems = std::mem::take(&mut self.problems);
+            let (problems, warnings) =
+                (std::mem::take(&mut self.problems), std::mem::take(&mut self.warnings));
             let (operation, passed) = (self.operation, problems.is_empty());
-            common.out.push(Out::Examined { operation, passed, problems, warnings: Vec::new() });
+            common.out.push(Out::Examined { operation, passed, problems, warnings });
         }
     }
 }

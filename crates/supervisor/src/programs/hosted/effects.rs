@@ -108,6 +108,7 @@ impl Hosted {
         };
         let environment = edition.environment().into_iter().map(filled).collect();
         let setting = setting_of(edition, &environment, &words, &common.groups);
+        let setting = commands::Setting { place: Some(common.place.clone()), ..setting };
         let program = self.name.clone();
         let task = tokio::spawn(async move {
             let result = match words.expand_all(&hook.command) {
@@ -217,6 +218,11 @@ impl Hosted {
         self.ask_held(common);
         common.board.route(&self.name, all);
         common.say_traffic(Some(Waiter::Machine(self.name.clone(), call)));
+        let target = Target::Program(self.name.clone());
+        let by_machine = |paused: &Paused| paused.by == PausedBy::Machine && paused.target == target;
+        if !on.is_empty() && !common.board.paused.iter().any(by_machine) {
+            self.note_wait(common);
+        }
     }
 
     /// How many are held is asked as long as they are.
@@ -269,6 +275,14 @@ impl Hosted {
         let target = Target::Program(self.name.clone());
         common.board.resume(|paused| paused.by == PausedBy::Machine && paused.target == target);
         common.say_traffic(None);
+        // The pause may be over before anybody can answer: then they wait on, for an endpoint.
+        if self.view().copies.iter().any(|copy| copy.on) {
+            self.note_wait(common);
+        }
+    }
+
+    /// Those that were held are answered from now on.
+    fn note_wait(&mut self, common: &Common) {
         if let (Some(since), Some(active)) = (self.held_since.take(), &mut self.active) {
             let waited = common.now().saturating_sub(since).as_millis();
             active.ended.program.longest_wait_ms = Some(u64::try_from(waited).unwrap_or(u64::MAX));
@@ -329,8 +343,13 @@ impl Hosted {
             problems.push(format!("program {}: {cause}", self.name));
         }
         let lines = std::mem::take(&mut exam.last_lines);
-        let name = self.name.clone();
-        common.prepared.push(Prepared { program: name, passed: failed.is_none(), problems, lines });
+        let copies = exam.copies.iter().filter_map(|copy| self.copies.get(copy));
+        let mut warnings: Vec<_> =
+            copies.filter_map(|entry| entry.born.as_ref()).flat_map(|born| born.warnings.clone()).collect();
+        warnings.sort();
+        warnings.dedup();
+        let program = self.name.clone();
+        common.prepared.push(Prepared { program, passed: failed.is_none(), problems, lines, warnings });
         if failed.is_some() {
             self.exam = None;
         }

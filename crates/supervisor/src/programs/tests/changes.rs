@@ -5,7 +5,9 @@ use std::time::Duration;
 use handover_api::ServesNow;
 use handover_lifecycle::{Cause, OperationKey, Outcome};
 
+use super::super::groups::Groups;
 use super::*;
+use crate::protocol::ResourceLimits;
 
 const STAYS: &str = "exec sleep 1000";
 /// Fails where a file is called `bad`.
@@ -133,6 +135,26 @@ async fn a_program_that_cannot_overlap_is_started_again_when_the_next_one_fails(
     assert_eq!((ended.program.held, ended.program.last_lines.len()), (Some(7), 1), "{ended:?}");
     assert_eq!(stage.runs("web").await.slot.as_deref(), Some("a"));
     assert!(stage.programs.paused().is_empty());
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_exam_could_not_keep_of_a_definition_is_a_warning_of_the_reload() {
+    let mut stage = Stage::new();
+    stage.programs.common.outputs().unwrap();
+    stage.programs.common.groups = Groups::none();
+    let limits = ResourceLimits { memory: Some(64 << 20), ..ResourceLimits::default() };
+    let limited = ProgramSpec { limits, ..shell("web", STAYS) };
+    stage.programs.examine(OperationKey(90), std::slice::from_ref(&limited), Sockets::new());
+    let (passed, warnings) = stage
+        .until(|out| match out {
+            Out::Examined { passed, warnings, .. } => Some((*passed, warnings.clone())),
+            _ => None,
+        })
+        .await;
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(warning.detail.starts_with("web: the limit on memory cannot be kept"), "{warning:?}");
+    assert!(passed, "it serves all the same");
     stage.stop().await;
 }
 
