@@ -68,7 +68,7 @@ fn a_deploy_that_is_confirmed_stays() {
     server.cli(&["confirm", "app"]).expect_code(0);
     assert_eq!(server.says().version, "b");
     assert!(server.program()["pending"].is_null(), "{}", server.program());
-    server.cli(&["cancel", "app"]).expect_code(10);
+    server.cli(&["cancel", "app"]).expect_code(13);
 }
 
 #[test]

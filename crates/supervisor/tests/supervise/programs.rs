@@ -502,7 +502,7 @@ fn a_server_that_is_there_for_a_program_says_so_when_that_is_ready_and_ends_with
         "and does not say so"
     );
     workspace.write("fast", "");
-    server.notifications.wait_after(0, "READY=1");
+    let _ = server.notifications.wait_after(0, "READY=1");
     workspace.write("end", "");
     assert_eq!(server.process.wait().code, 7, "the program's exit code");
     assert!(TcpStream::connect_timeout(&address, Duration::from_secs(5)).is_err());
