@@ -21,11 +21,15 @@ impl Hosted {
     ) {
         if self.active.as_ref().is_none_or(|active| active.inner != operation) {
             // It was another supervisor's, which told nobody.
+            // Nobody waits for it, so it was called off, as if the server were to end.
+            let cause = if cause == Cause::ShuttingDown { Cause::SupervisorDied } else { cause };
             return tracing::info!(
                 program = self.name,
                 "an operation of an earlier supervisor ended: {outcome} ({cause})"
             );
         }
+        // If nobody has come to answer them, nobody is waited for any more.
+        self.held_since = None;
         let serves = self.serves_now(outcome);
         let view = self.view();
         let warm = view.warm_until.map(|at| common.time_of_day(at));

@@ -87,3 +87,21 @@ async fn an_endpoint_that_is_off_stays_off_for_the_next_copy_until_it_is_enabled
     assert_eq!(stage.ask("web/2", What::EnableEndpoint).await.outcome, Outcome::Unchanged);
     stage.stop().await;
 }
+
+/// The pause ends long before the next copy serves: they wait on, and the answer says for how long.
+#[tokio::test]
+async fn the_longest_wait_of_a_swap_is_that_until_somebody_answers_also_if_the_pause_is_over_before() {
+    let mut stage = Stage::new();
+    let settle = Duration::from_millis(1_000);
+    let swap = ProgramSpec { swap: Swap::StopFirst, ..private("web", STAYS) };
+    stage.apply(&[ProgramSpec { settle, pause_limit: Duration::from_millis(400), ..swap }]);
+    stage.runs("web").await;
+    stage.held = 3;
+    let ended = stage.ask("web", What::Restart { batch: None, max_unhealthy: None }).await;
+    assert_eq!((ended.outcome, ended.program.held), (Outcome::Applied, Some(3)), "{ended:?}");
+    // Nobody could answer before the next copy had settled.
+    let longest = ended.program.longest_wait_ms.map(Duration::from_millis);
+    assert!(longest.is_some_and(|longest| longest >= settle), "{ended:?}");
+    assert!(stage.programs.paused().is_empty());
+    stage.stop().await;
+}
