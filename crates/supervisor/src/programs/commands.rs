@@ -20,6 +20,7 @@ use tokio::net::unix::pipe;
 
 use super::copy::{self, Copy, Order};
 use super::groups::Groups;
+use super::private::{NotedMark, Place};
 use crate::protocol::{CommandSpec, Pass, ResourceLimits, User};
 
 /// Bytes of output that are kept: the last.
@@ -44,6 +45,8 @@ pub(crate) struct Setting {
     pub(crate) user: Option<User>,
     /// Where it gets a control group; by default it gets none.
     pub(crate) groups: Groups,
+    /// Where its mark is written down, so that the next supervisor finds it if this one is killed.
+    pub(crate) place: Option<Place>,
 }
 
 /// What a command has written to standard output and standard error, in the order in which it came.
@@ -151,6 +154,7 @@ fn start(program: &str, spec: &CommandSpec, setting: &Setting) -> Result<(Runnin
     // The copy that it is about, if it is about one; it is none itself.
     let number = setting.environment.get("HANDOVER_COPY").and_then(|copy| copy.parse().ok()).unwrap_or(0);
     let mark = copy::new_mark(program, number).map_err(say)?;
+    let noted = setting.place.as_ref().map(|place| place.note_command(&mark));
     let order = Order {
         program,
         number,
@@ -174,12 +178,13 @@ fn start(program: &str, spec: &CommandSpec, setting: &Setting) -> Result<(Runnin
         let sentence = error.to_string();
         sentence.split_once(" cannot be started: ").map_or(sentence.clone(), |(_, why)| why.to_owned())
     })?;
-    Ok((Running { copy: Some(started.copy) }, reader))
+    Ok((Running { copy: Some(started.copy), _noted: noted }, reader))
 }
 
 /// A command that runs. If it is dropped before it was cleared away, it is killed.
 struct Running {
     copy: Option<Copy>,
+    _noted: Option<NotedMark>,
 }
 
 impl Running {

@@ -6,6 +6,7 @@
 //!      web-7/app.sock   a path where the program binds (private = "path"); the directory is its user's alone
 //!      web-7.notify     its NOTIFY_SOCKET
 //!      web-7.mark       its mark, from before it is started: whoever comes next knows what to look for, whenever this life ends
+//!      run~….mark       the mark of a command that runs
 //!   127.0.0.1:PORT      a free port where the program binds (private = "port")
 //! ```
 //!
@@ -83,13 +84,27 @@ impl Place {
         self.mark_files().into_iter().filter_map(|path| read_mark(&path)).collect()
     }
 
-    /// Nothing is left of the copies that have these marks.
+    /// Nothing is left of the copies and commands that have these marks, and nothing is to be left that was made for them.
     pub(super) fn forget_marks(&self, over: &BTreeSet<String>) {
         for path in self.mark_files() {
             if read_mark(&path).is_some_and(|mark| over.contains(&mark)) {
+                for end in [".sock", ".notify"] {
+                    let _ = fs::remove_file(with_end(&path, end));
+                }
+                let _ = fs::remove_dir_all(with_end(&path, ""));
                 let _ = fs::remove_file(path);
             }
         }
+    }
+
+    /// Writes down the mark of a command, as long as it runs.
+    pub(super) fn note_command(&self, mark: &str) -> NotedMark {
+        let id: String = mark.rsplit('-').next().unwrap_or_default().chars().take(MAX_NAME).collect();
+        let path = self.own.join(format!("run~{id}{MARK}"));
+        if let Err(error) = make_directory(&self.own, 0o711).and_then(|()| fs::write(&path, mark)) {
+            say_unwritten(&path, mark, &error);
+        }
+        NotedMark(path)
     }
 
     /// Nothing is left of this copy.
@@ -128,10 +143,7 @@ impl Files {
     /// Writes down which mark the copy has. It need not outlive the machine: the copy does not, either.
     pub(super) fn note_mark(&self, mark: &str) {
         if let Err(error) = fs::write(&self.mark, mark) {
-            tracing::warn!(
-                "{} cannot be written: {error}; if this supervisor dies now, {mark} may run on",
-                self.mark.display()
-            );
+            say_unwritten(&self.mark, mark, &error);
         }
     }
 
@@ -139,6 +151,30 @@ impl Files {
     pub(super) fn forget_mark(&self) {
         let _ = fs::remove_file(&self.mark);
     }
+}
+
+/// The mark of a command, written down until this is dropped.
+#[derive(Debug)]
+pub(super) struct NotedMark(PathBuf);
+
+impl Drop for NotedMark {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn say_unwritten(path: &Path, mark: &str, error: &io::Error) {
+    tracing::warn!(
+        "{} cannot be written: {error}; if this supervisor dies now, {mark} may run on",
+        path.display()
+    );
+}
+
+/// What else there is of the copy to which the file with a mark belongs.
+fn with_end(mark: &Path, end: &str) -> PathBuf {
+    let name = mark.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let stem = name.strip_suffix(MARK).filter(|stem| !stem.is_empty()).unwrap_or(name);
+    mark.with_file_name(format!("{stem}{end}"))
 }
 
 /// A program's name in names of files: no two programs have the same.
@@ -337,6 +373,27 @@ mod tests {
         place.forget_copy("web", 1);
         place.forget_marks(&["web/1-c".to_owned()].into());
         assert_eq!(place.marks(), ["web/1-b".to_owned()].into());
+        let noted = place.note_command("web/1-00ff");
+        assert_eq!(place.marks().len(), 2);
+        drop(noted);
+        assert_eq!(place.marks().len(), 1);
+    }
+
+    #[test]
+    fn with_a_mark_goes_all_that_was_made_for_the_copy_and_nothing_of_another() {
+        let runtime = tempfile::tempdir().unwrap();
+        let place = Place::new(runtime.path(), "test");
+        let make = |key: u64, kind: Private| {
+            let files = place.files("web", key, None).unwrap();
+            files.note_mark(&format!("web/1-{key}"));
+            fs::write(&files.notify, "").unwrap();
+            Own::make(kind, &files, None, &[]).unwrap()
+        };
+        let _made = [make(1, Private::Socket), make(2, Private::Path), make(11, Private::Socket)];
+        place.forget_marks(&["web/1-1".to_owned(), "web/1-2".to_owned()].into());
+        let entries = fs::read_dir(&place.own).unwrap().flatten();
+        let left: BTreeSet<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        assert_eq!(left, ["web-11.mark", "web-11.notify", "web-11.sock"].map(str::to_owned).into());
     }
 
     #[test]

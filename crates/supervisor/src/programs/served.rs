@@ -292,6 +292,7 @@ impl Served {
         let Some(hook) = next.spec.hook.clone() else { return self.go_on_with(common, next, true) };
         let words = next.words();
         let setting = setting_of(&next, &environment_of(&next, &words), &words, &common.groups);
+        let setting = commands::Setting { place: Some(common.place.clone()), ..setting };
         let (teller, name) = (common.teller(&self.name), self.name.clone());
         let Some(active) = &mut self.active else { return };
         common.out.push(Out::Step { operation: active.ended.operation, step: StepName::Hook });

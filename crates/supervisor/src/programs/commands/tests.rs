@@ -137,3 +137,16 @@ fn of_a_command_nothing_outlives_the_runtime_it_was_run_by() {
         handover_testkit::until("it was killed", || (!lives(pid)).then_some(()));
     }
 }
+
+/// So that whoever comes next finds it, if this process is killed meanwhile.
+#[tokio::test]
+async fn its_mark_is_written_down_as_long_as_it_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place::new(directory.path(), "test");
+    let setting = Setting { place: Some(place.clone()), ..Setting::default() };
+    let script = format!("cat {}/test.programs/*.mark; echo \" $HANDOVER_MARK\"", directory.path().display());
+    let finished = run("web", &shell(&script, LIMIT), &setting).await.unwrap();
+    let (noted, own) = finished.said.text.trim().split_once(' ').unwrap();
+    assert!(!noted.is_empty() && own.ends_with(noted), "{noted} {own}");
+    assert!(place.marks().is_empty());
+}

@@ -27,6 +27,10 @@ use crate::protocol::{Address, Ready, Stop};
 
 /// How long the count of connections may hold up a signal.
 const COUNT_LIMIT: Duration = Duration::from_millis(250);
+/// Messages of a copy that are heard one right after the other.
+const HEARD_AT_ONCE: u32 = 16;
+/// The pause after that: what a copy says without end takes no more than a little time of the supervisor's.
+const HEARD_PAUSE: Duration = Duration::from_millis(20);
 /// The time between two looks of a guard.
 const GUARD_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a guarded copy may take to answer.
@@ -249,6 +253,8 @@ async fn signal(copy: Arc<Copy>, stop: &Stop, has_ended: bool) {
 /// Waits for the end of the first process, then for that of all others.
 async fn watch_end(key: CopyKey, copy: Arc<Copy>, teller: Teller) {
     let exit = copy.exited().await;
+    // To look for what it has left takes its time where many processes run.
+    teller.tell(Of::Over { copy: key });
     let left = processes(&copy).await.map_or(0, |left| u32::try_from(left.len()).unwrap_or(u32::MAX));
     teller.tell(Of::Exited { copy: key, exit, left });
     copy.gone().await;
@@ -257,7 +263,13 @@ async fn watch_end(key: CopyKey, copy: Arc<Copy>, teller: Teller) {
 
 /// Hears what the copy says, and nobody else.
 async fn hear(notify: Arc<NotifySocket>, copy: Arc<Copy>, spoken: watch::Sender<Spoken>) {
+    let mut heard = 0_u32;
     while let Ok(notified) = notify.next().await {
+        heard = heard.wrapping_add(1);
+        if heard.is_multiple_of(HEARD_AT_ONCE) {
+            // One that says nothing but this waits, and keeps nobody else waiting.
+            tokio::time::sleep(HEARD_PAUSE).await;
+        }
         if !copy.owns(notified.pid) {
             tracing::debug!(
                 pid = notified.pid,

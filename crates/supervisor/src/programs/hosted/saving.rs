@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::asked::Asker;
 use super::super::checks::{Proof, Spoken};
+use super::super::commands::Setting;
 use super::super::common::Common;
 use super::super::copy::{Copy, SavedCopy};
 use super::super::editions::{Edition, Place, Words};
@@ -162,8 +163,8 @@ impl Hosted {
         for key in lost {
             // Whether it was started, nobody knows any more: what has its mark is killed, and it is started anew.
             if let Some(entry) = self.copies.remove(&key) {
-                let (place, name) = (common.place.clone(), self.name.clone());
-                kill_by_mark(entry.mark, move || place.forget_copy(&name, key.0));
+                let (place, marks) = (common.place.clone(), [entry.mark.clone()].into());
+                kill_by_mark(entry.mark, move || place.forget_marks(&marks));
             }
         }
         for (key, entry) in &mut self.copies {
@@ -175,8 +176,10 @@ impl Hosted {
                     Some(edition) => Born { words: words_of(edition, entry.number, &born), ..born },
                     None => born,
                 };
-                let setting = edition.map(|edition| {
-                    setting_of(edition, &environment_of(edition, &born.words), &born.words, &groups)
+                let place = Some(common.place.clone());
+                let setting = edition.map(|edition| Setting {
+                    place,
+                    ..setting_of(edition, &environment_of(edition, &born.words), &born.words, &groups)
                 });
                 let said_ready = entry.said_ready;
                 entry.run(*key, Born { setting: setting.unwrap_or_default(), ..born }, &teller);
@@ -250,7 +253,7 @@ impl Entry {
             notify: notify.map(Arc::new),
             output: born.output,
             warnings: born.warnings,
-            setting: super::super::commands::Setting::default(),
+            setting: Setting::default(),
             words,
         });
         Ok(entry)

@@ -57,9 +57,10 @@ impl Starting {
         let spec = Arc::clone(&self.edition.spec);
         let user = spec.user.as_ref();
         let files = self.place.files(&spec.name, self.key.0, user)?;
-        let own = spec.private.map(|kind| Own::make(kind, &files, user, &self.taken)).transpose()?;
-        // Before there is a process: it is to be found, whenever this life ends.
+        // Before there is anything: it is to be found, whenever this life ends.
         files.note_mark(&self.mark);
+        let own = spec.private.map(|kind| Own::make(kind, &files, user, &self.taken)).transpose();
+        let own = own.inspect_err(|_| files.forget_mark())?;
         let started = self.start_with(own.as_ref(), &files);
         match started {
             Ok((copy, notify, output, warnings, setting, words)) => {
@@ -178,7 +179,8 @@ impl Starting {
     }
 
     fn setting(&self, environment: &BTreeMap<String, String>, words: &Words) -> Setting {
-        setting_of(&self.edition, environment, words, &self.groups)
+        let place = Some(self.place.clone());
+        Setting { place, ..setting_of(&self.edition, environment, words, &self.groups) }
     }
 }
 
@@ -207,6 +209,7 @@ pub(in super::super) fn setting_of(
         clear_environment: spec.clear_environment,
         user: spec.user.clone(),
         groups: groups.clone(),
+        place: None,
     }
 }
 
