@@ -5,13 +5,14 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::pending::names;
+use crate::sentence_program::verb;
 use crate::{ExitCode, Kind, ProblemDetails, Upgrade, human_time};
 
 /// Why a request was refused. Nothing was changed by it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refused {
     /// Another operation runs.
-    #[error("busy: {} {running} runs; wait for it with 'handover show {running}'", kind.as_str())]
+    #[error("busy: {} {running} runs; wait for it with 'handover show {running}'", verb(*kind))]
     Busy {
         /// ID of the one that runs.
         running: String,

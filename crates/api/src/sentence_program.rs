@@ -15,12 +15,7 @@ use crate::{Cause, Kind, Operation, Outcome, ProgramResult, ServesNow, Step, hum
 impl Operation {
     /// `restart web`, `pause route:api`, `resume`.
     pub(crate) fn program_title(&self) -> String {
-        let verb = match self.kind {
-            Kind::ResumeTraffic => "resume",
-            Kind::DrainEndpoint => "drain",
-            Kind::EnableEndpoint => "enable",
-            kind => kind.as_str().trim_start_matches("program_"),
-        };
+        let verb = verb(self.kind);
         match &self.target {
             Some(target) => format!("{verb} {target}"),
             None => verb.to_owned(),
@@ -360,6 +355,16 @@ impl ProgramResult {
             _ => &self.to,
         };
         undone.as_deref().map_or_else(|| "the deploy".to_owned(), place)
+    }
+}
+
+/// The word by which it is asked for.
+pub(crate) fn verb(kind: Kind) -> &'static str {
+    match kind {
+        Kind::ResumeTraffic => "resume",
+        Kind::DrainEndpoint => "drain",
+        Kind::EnableEndpoint => "enable",
+        kind => kind.as_str().trim_start_matches("program_"),
     }
 }
 

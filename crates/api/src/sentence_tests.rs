@@ -160,6 +160,10 @@ fn a_refusal_says_why_and_nothing_else() {
         "busy: drain a-7 runs; wait for it with 'handover show a-7'"
     );
     assert_eq!(
+        refused(Refused::Busy { running: "a-7".to_owned(), kind: Kind::ProgramRestart }),
+        "busy: restart a-7 runs; wait for it with 'handover show a-7'"
+    );
+    assert_eq!(
         refused(Refused::Stale { expected: 4, serving: Some(5) }),
         "stale: generation 4 was expected, generation 5 serves"
     );
