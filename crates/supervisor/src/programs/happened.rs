@@ -34,6 +34,8 @@ pub(super) enum Of {
     Proved { copy: CopyKey, proof: Result<Proof, NotReady> },
     /// A copy that is guarded fares badly.
     Fares { copy: CopyKey, finding: String },
+    /// Its first process has ended: it answers nobody any more. What it left behind is not known yet.
+    Over { copy: CopyKey },
     /// The first process of a copy has ended, and left so many behind.
     Exited { copy: CopyKey, exit: Exit, left: u32 },
     /// Nothing of it is left.
@@ -52,6 +54,8 @@ pub(super) enum Of {
     Looked { operation: OperationKey, result: Result<(), String> },
     /// A reload has ended.
     Reloaded { operation: OperationKey, result: Result<Reloaded, NotReloaded> },
+    /// A process of a program whose connections the supervisor accepts, or looks for, was started or has ended.
+    Serves,
     /// A program whose connections the supervisor accepts has ended: so many processes were killed.
     Inetd { operation: Option<OperationKey>, killed: u64 },
 }

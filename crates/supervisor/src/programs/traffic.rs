@@ -187,6 +187,13 @@ impl Board {
         self.endpoints.insert(program.to_owned(), placed);
     }
 
+    /// The copy gets nothing new, whatever its machine still says. True if it got something.
+    pub(super) fn switch_off(&mut self, program: &str, copy: CopyKey) -> bool {
+        let placed = self.endpoints.get_mut(program).into_iter().flatten();
+        let Some(placed) = placed.into_iter().find(|placed| placed.copy == copy) else { return false };
+        std::mem::take(&mut placed.on)
+    }
+
     /// The copy is gone.
     pub(super) fn drop_copy(&mut self, program: &str, copy: CopyKey) -> bool {
         let Some(placed) = self.endpoints.get_mut(program) else { return false };

@@ -29,6 +29,12 @@ impl Hosted {
                 self.failed(common, copy, &format!("fares badly: {finding}"));
                 self.step(common, Event::NotReady { copy });
             }
+            Of::Over { copy } => {
+                // What comes from now on would wait for nobody, and break.
+                if common.board.switch_off(&self.name, copy) {
+                    common.say_traffic(None);
+                }
+            }
             Of::Exited { copy, exit, left } => self.exited(common, copy, exit, left),
             Of::Gone { copy } => self.gone(common, copy),
             Of::Stopping { copy, accepted } => {
@@ -60,7 +66,7 @@ impl Hosted {
             }
             Of::Looked { operation, result } => self.looked(common, operation, result),
             Of::Reloaded { operation, result } => self.reloaded(common, operation, result),
-            Of::Inetd { .. } => {}
+            Of::Inetd { .. } | Of::Serves => {}
         }
     }
 

@@ -105,3 +105,27 @@ async fn the_longest_wait_of_a_swap_is_that_until_somebody_answers_also_if_the_p
     assert!(stage.programs.paused().is_empty());
     stage.stop().await;
 }
+
+#[tokio::test]
+async fn a_copy_whose_first_process_has_ended_gets_nothing_new_before_it_is_known_what_it_left_behind() {
+    let mut stage = Stage::new();
+    stage.apply(&[private("web", STAYS)]);
+    let pid = pids(&stage.runs("web").await)[0];
+    let on = |stage: &Stage| stage.programs.traffic().programs["web"].iter().any(|endpoint| endpoint.on);
+    assert!(on(&stage));
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    stage
+        .until(|out| match out {
+            Out::ToWorker(ToWorker::Traffic { traffic, .. }) => {
+                let endpoints = traffic.programs.get("web")?;
+                (!endpoints.is_empty() && endpoints.iter().all(|endpoint| !endpoint.on)).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+    let status = stage.programs.status().into_iter().find(|status| status.name == "web").unwrap();
+    assert_eq!(status.copies[0].state, handover_api::CopyState::Ready, "nobody has looked for more yet");
+    stage.looks("web", |status| pids(status).first().is_some_and(|next| *next != pid)).await;
+    stage.stop().await;
+}
