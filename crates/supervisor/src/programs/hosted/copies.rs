@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::super::actual_address;
-use super::super::checks::{self, Proof, Spoken, Subject};
+use super::super::checks::{self, NotReady, Proof, Spoken, Subject};
 use super::super::common::Teller;
 use super::super::connections::{self, Wanted};
 use super::super::copy::Copy;
@@ -114,10 +114,12 @@ impl Entry {
         let Some(subject) = self.subject(edition) else { return };
         let ready = filled(&edition.spec.ready, self.born.as_ref());
         // A little less than the machine's own limit: what was found says more than that the time is over.
-        let limit = limit.saturating_sub(Duration::from_millis(100)).max(limit.mul_f32(0.9));
+        let least = limit.saturating_sub(Duration::from_millis(100)).max(limit.mul_f32(0.9));
         let teller = teller.clone();
         let task = tokio::spawn(async move {
-            let proof = checks::prove(&subject, &ready, limit).await;
+            // Told is the time that was configured.
+            let told = |late| NotReady { limit, ..late };
+            let proof = checks::prove(&subject, &ready, least).await.map_err(told);
             teller.tell(Of::Proved { copy: key, proof });
         });
         self.check = Some(task.abort_handle());

@@ -134,7 +134,7 @@ impl Starting {
                     notify.unlink();
                 }
                 self.outputs.finish(key);
-                Err(failed.to_string())
+                Err(failed.why)
             }
         }
     }

@@ -139,6 +139,36 @@ async fn a_program_that_cannot_overlap_is_started_again_when_the_next_one_fails(
 }
 
 #[tokio::test]
+async fn why_a_copy_did_not_get_ready_or_did_not_start_is_said_once_and_with_the_time_that_it_had() {
+    let mut stage = Stage::new();
+    stage.apply(&[shell("web", STAYS)]);
+    stage.runs("web").await;
+    let limit = Duration::from_millis(400);
+    let late = ProgramSpec { ready: Ready::Notify, ready_limit: limit, ..shell("web", "sleep 999; exit 1") };
+    stage.programs.examine(OperationKey(90), &[late], Sockets::new());
+    let problems = stage
+        .until(|out| match out {
+            Out::Examined { problems, .. } => Some(problems.clone()),
+            _ => None,
+        })
+        .await;
+    assert!(problems[0].detail.contains("was not ready within 400ms: it has not said"), "{problems:?}");
+    stage.programs.abort(OperationKey(90));
+    let none = ProgramSpec { command: vec!["/nowhere/at/all".to_owned()], ..shell("web", STAYS) };
+    stage.programs.examine(OperationKey(91), &[none], Sockets::new());
+    let problems = stage
+        .until(|out| match out {
+            Out::Examined { operation: OperationKey(91), problems, .. } => Some(problems.clone()),
+            _ => None,
+        })
+        .await;
+    let says = "copy 1 of web was not started: there is no file /nowhere/at/all to execute";
+    assert!(problems[0].detail.starts_with(says), "{problems:?}");
+    stage.programs.abort(OperationKey(91));
+    stage.stop().await;
+}
+
+#[tokio::test]
 async fn what_an_exam_could_not_keep_of_a_definition_is_a_warning_of_the_reload() {
     let mut stage = Stage::new();
     stage.programs.common.outputs().unwrap();
