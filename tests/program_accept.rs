@@ -6,7 +6,9 @@ use std::path::Path;
 
 use handover_testkit::http::Connection;
 use handover_testkit::servers::{any_program, toml};
-use handover_testkit::{DEADLINE, Programs, Way, Workspace, handover, proc, until, wait_for_exit};
+use handover_testkit::{
+    CONFIG, DEADLINE, Handover, Programs, Way, Workspace, handover, proc, until, wait_for_exit,
+};
 
 /// A program of the inetd kind, with more lines of its table; its version stands in `app/version`.
 fn inetd(words: &[&str], more: &str) -> Programs {
@@ -41,6 +43,29 @@ fn each_connection_has_a_process_of_its_own_and_what_replaces_it_takes_effect_fo
     drop(held);
     assert!(wait_for_exit(pid(&first), DEADLINE));
     assert!(proc::zombies(server.handover.pid()).is_empty());
+}
+
+#[test]
+fn the_next_supervisor_knows_the_processes_of_one_that_was_killed_and_ends_them_with_the_server() {
+    for accept in ["each", "wait"] {
+        let words: &[&str] = if accept == "each" { &["inetd"] } else { &["inetd-wait", "says", "waits"] };
+        let mut server = inetd(words, &format!("accept = \"{accept}\"\n"));
+        let _held = (accept == "each").then(|| line(&server, "hello"));
+        if accept == "wait" {
+            assert_eq!(server.says().version, "waits");
+        }
+        // What was answered is kept, and with it all that was before.
+        let _ = server.cli(&["resume", "app"]);
+        let before = server.pids();
+        assert_eq!(before.len(), 1);
+        server.handover.kill_supervisor();
+        let next = Handover::of(handover!(), &server.workspace).config_file(CONFIG).start();
+        let first = std::mem::replace(&mut server.handover, next);
+        assert_eq!(server.pids(), before, "{accept}");
+        server.cli(&["stop", "--now"]).expect_code(0);
+        assert!(wait_for_exit(before[0], DEADLINE), "{accept}");
+        drop(first);
+    }
 }
 
 /// What was inetd's plague: at the limit connections wait, none is refused, and nothing is started for them.

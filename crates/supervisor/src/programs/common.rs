@@ -239,7 +239,7 @@ pub(super) struct Prepared {
 
 /// Tells what happened to a program.
 #[derive(Debug, Clone)]
-pub(super) struct Teller {
+pub(crate) struct Teller {
     program: String,
     happened: mpsc::UnboundedSender<Happened>,
 }

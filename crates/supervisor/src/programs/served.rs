@@ -249,6 +249,8 @@ impl Served {
                 }
             }
             Of::Hooked { operation, result } => self.hooked(common, operation, result),
+            // The next supervisor is to know of it.
+            Of::Serves => common.out.push(Out::Keep),
             _ => {}
         }
     }
@@ -402,6 +404,7 @@ impl Served {
             Accept::Wait | Accept::Program => (1, 1),
         };
         Ok(Order {
+            teller: Some(common.teller(&self.name)),
             program: self.name.clone(),
             command: words.expand_all(self.edition.command()).map_err(|unfilled| unfilled.to_string())?,
             setting: setting_of(

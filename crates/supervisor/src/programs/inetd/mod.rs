@@ -24,7 +24,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::commands::Setting;
+use super::common::Teller;
 use super::copy::{self, NotStarted, SavedCopy, Started};
+use super::happened::Of;
 use crate::protocol::{Address, Pass, ResourceLimits, Restart};
 
 pub(crate) use each::Each;
@@ -55,6 +57,8 @@ pub(crate) struct Order {
     pub(crate) stop_signal: i32,
     /// How long that may take until it is killed.
     pub(crate) stop_limit: Duration,
+    /// Who hears of every start and end; nobody if `None`.
+    pub(crate) teller: Option<Teller>,
 }
 
 /// A process that serves a connection, or all of them.
@@ -96,6 +100,13 @@ pub(crate) struct View {
 }
 
 impl Order {
+    /// What runs has changed.
+    fn tell(&self) {
+        if let Some(teller) = &self.teller {
+            teller.tell(Of::Serves);
+        }
+    }
+
     /// Starts one process.
     fn start(
         &self,

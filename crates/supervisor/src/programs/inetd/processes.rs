@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::{Order, Running, SavedProcess, View};
 use crate::programs::copy::Copy;
+use crate::programs::happened::Of;
 
 /// How long the system may take to clear away what was killed.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -86,12 +87,16 @@ impl Processes {
             state.running.insert(number, Process { copy: Arc::clone(&copy), peer });
             number
         };
-        let (all, program) = (self.clone(), order.program.clone());
+        order.tell();
+        let (all, program, teller) = (self.clone(), order.program.clone(), order.teller.clone());
         let (signal, limit) = (order.stop_signal, order.stop_limit);
         tokio::spawn(async move {
             let exit = copy.exited().await;
             clear_away(&copy, signal, limit, &program).await;
             all.state().running.remove(&number);
+            if let Some(teller) = teller {
+                teller.tell(Of::Serves);
+            }
             if !matches!(exit, Exit::Code(0) | Exit::Unknown) {
                 all.failed(&program, "ended", format!("a process of it {exit}"));
             }

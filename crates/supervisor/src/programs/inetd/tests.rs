@@ -29,6 +29,7 @@ fn rig_of(command: &[&str]) -> Rig {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (log, writer) = io::pipe().unwrap();
     let order = Order {
+        teller: None,
         program: "old".to_owned(),
         command: command.iter().map(|&word| word.to_owned()).collect(),
         setting: Setting::default(),
