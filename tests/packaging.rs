@@ -242,7 +242,9 @@ fn under_the_packaged_service_everything_can_still_be_done() {
     packaged.systemctl(&["reload", UNIT], 1);
     packaged.configure("two");
     packaged.systemctl(&["reload", UNIT], 0);
-    assert_eq!((http::get(packaged.web.address(), "/").text().as_str(), app().0.as_str()), ("two", "two"));
+    assert_eq!(http::get(packaged.web.address(), "/").text(), "two");
+    // On a socket that both share, the old copy may take a connection until it has ended.
+    until("the program is the new one", || (app().0 == "two").then_some(()));
 
     // An upgrade: the binary is replaced from outside, the main process stays.
     let (main, before) = (packaged.property("MainPID"), app());

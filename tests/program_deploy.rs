@@ -88,7 +88,7 @@ fn of_two_deploys_at_once_one_runs_and_the_other_is_told_which() {
     let mut first = Process::start(server.handover.command(["deploy", "app"]));
     until("the deploy runs", || (!server.control().get("/v1/status")["running"].is_null()).then_some(()));
     let second = server.cli(&["deploy", "app"]);
-    assert!(second.expect_code(13).stderr.contains("program_deploy"), "{}", second.all());
+    assert!(second.expect_code(13).stderr.contains("busy: deploy "), "{}", second.all());
     first.wait().expect_code(0);
     assert_eq!(server.says().version, "b");
 }

@@ -87,6 +87,8 @@ struct Line {
     longest_ms: f64,
     /// What handover itself counted as cut, all changes together.
     told: u64,
+    /// And as closed by the program itself, after it was asked to end.
+    told_closed: u64,
 }
 
 /// Runs and prints.
@@ -118,11 +120,13 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
 }
 
 fn print(lines: &[Line]) {
-    println!("| | changes | took | exchanges | failures | closed | told | p50 | p99 | longest |");
+    println!(
+        "| | changes | took | exchanges | failures | closed | told: cut, by itself | p50 | p99 | longest |"
+    );
     println!("|---|---:|---:|---:|---|---:|---:|---:|---:|---:|");
     for line in lines {
         println!(
-            "| {} | {} | {:.0} ms | {} | {} | {} | {} | {:.2} ms | {:.1} ms | {:.0} ms |",
+            "| {} | {} | {:.0} ms | {} | {} | {} | {}, {} | {:.2} ms | {:.1} ms | {:.0} ms |",
             line.what,
             line.changes,
             line.took_ms,
@@ -130,6 +134,7 @@ fn print(lines: &[Line]) {
             line.failures,
             line.closed,
             line.told,
+            line.told_closed,
             line.p50_ms,
             line.p99_ms,
             line.longest_ms
@@ -231,12 +236,14 @@ fn under_load(
 
 fn line(what: String, report: &Report, operations: &[Value], took: &[f64]) -> Line {
     let mut outcomes = BTreeMap::new();
-    let mut told = 0;
+    let (mut told, mut told_closed) = (0, 0);
     for operation in operations {
         let outcome = operation.get("outcome").and_then(Value::as_str).unwrap_or("none");
         *outcomes.entry(outcome.to_owned()).or_default() += 1;
         let losses = operation.get("losses").and_then(Value::as_object);
         told += losses.into_iter().flat_map(|losses| losses.values()).filter_map(Value::as_u64).sum::<u64>();
+        told_closed +=
+            operation.pointer("/program/closed_by_program").and_then(Value::as_u64).unwrap_or_default();
     }
     let worst = |of: fn(&load::Latency) -> u64| report.parts.values().map(|part| of(&part.latency_us)).max();
     let changes = u32::try_from(operations.len()).unwrap_or(u32::MAX);
@@ -253,6 +260,7 @@ fn line(what: String, report: &Report, operations: &[Value], took: &[f64]) -> Li
         p99_ms: ms(worst(|latency| latency.p99).unwrap_or_default()),
         longest_ms: ms(worst(|latency| latency.max).unwrap_or_default()),
         told,
+        told_closed,
     }
 }
 
