@@ -336,6 +336,8 @@ impl Machine {
         if restoring {
             self.fail_for_good()
         } else {
+            let copies = self.serving_plan().copies;
+            self.count(|figures| figures.ready = copies);
             self.succeed()
         }
         true

@@ -33,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use handover_api::ExitCode;
 use handover_handoff::process::Exit;
 use handover_lifecycle::OperationKey;
 use handover_lifecycle::program::{
@@ -408,6 +409,8 @@ impl Hosted {
         match self.last_end.as_ref().and_then(|end| end.exit) {
             Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(1),
             Some(Exit::Signal(signal)) => u8::try_from(128_i32.saturating_add(signal)).unwrap_or(1),
+            // It did not start, or was killed because it did not get ready.
+            None if self.last_end.is_some() => ExitCode::NotReady.code(),
             Some(Exit::Unknown) | None => 0,
         }
     }

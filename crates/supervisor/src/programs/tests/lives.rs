@@ -63,6 +63,34 @@ async fn when_all_have_ended_and_none_is_to_be_started_the_code_is_told() {
 }
 
 #[tokio::test]
+async fn what_never_gets_ready_and_is_not_started_again_is_no_success() {
+    let mut stage = Stage::new();
+    let mut spec = shell("job", "sleep 1000; exit 0");
+    (spec.ready, spec.ready_limit) = (Ready::Notify, Duration::from_millis(200));
+    spec.restart.policy = RestartPolicy::Never;
+    stage.apply(&[spec]);
+    let code = stage
+        .until(|out| match out {
+            Out::AllEnded { code } => Some(*code),
+            _ => None,
+        })
+        .await;
+    assert_eq!(code, 11);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_counts_all_copies_that_it_has_started() {
+    let mut stage = Stage::new();
+    stage.apply(&[ProgramSpec { copies: 2, ..shell("web", "exec sleep 1000") }]);
+    stage.looks("web", |status| status.copies.len() == 2 && status.state == ProgramState::Running).await;
+    assert!(stage.ask("web", What::Stop).await.outcome.is_success());
+    let ended = stage.ask("web", What::Start).await;
+    assert_eq!((ended.outcome, ended.program.started), (Outcome::Applied, 2), "{ended:?}");
+    stage.stop().await;
+}
+
+#[tokio::test]
 async fn another_life_of_the_supervisor_goes_on_with_the_same_processes() {
     let mut stage = Stage::new();
     let base = stage.directory.path().to_owned();
