@@ -179,7 +179,7 @@ impl Hosted {
             tracing::warn!(
                 program = self.name,
                 copy = number,
-                "{}/{number} left {left} processes behind: they are ended too",
+                "{}/{number} left processes behind ({left}): they are ended too",
                 self.name
             );
             if let Some(active) = &mut self.active {
@@ -227,7 +227,7 @@ impl Hosted {
         let Some(entry) = self.copies.get_mut(&copy) else { return };
         let name = format!("{}/{}", self.name, entry.number);
         if killed.killed > 0 {
-            tracing::warn!(program = self.name, "{} processes of {name} were killed", killed.killed);
+            tracing::warn!(program = self.name, "processes of {name} were killed: {}", killed.killed);
         }
         if killed.left > 0 {
             tracing::error!(program = self.name, "{} processes of {name} cannot be killed", killed.left);
