@@ -245,6 +245,10 @@ fn under_the_packaged_service_everything_can_still_be_done() {
     assert_eq!(http::get(packaged.web.address(), "/").text(), "two");
     // On a socket that both share, the old copy may take a connection until it has ended.
     until("the program is the new one", || (app().0 == "two").then_some(()));
+    until("the old copy has ended", || {
+        let ps = packaged.cli(&["ps"], 0).stdout;
+        (!ps.split_whitespace().any(|word| word == restarted.to_string())).then_some(())
+    });
 
     // An upgrade: the binary is replaced from outside, the main process stays.
     let (main, before) = (packaged.property("MainPID"), app());

@@ -42,7 +42,7 @@ fn each_connection_has_a_process_of_its_own_and_what_replaces_it_takes_effect_fo
     assert!(proc::alive(pid(&first)), "the first one ends with its connection");
     drop(held);
     assert!(wait_for_exit(pid(&first), DEADLINE));
-    assert!(proc::zombies(server.handover.pid()).is_empty());
+    until("it is reaped", || proc::zombies(server.handover.pid()).is_empty().then_some(()));
 }
 
 #[test]

@@ -248,7 +248,8 @@ impl Dial {
     /// Chooses an endpoint and takes, or begins, a connection to it. Where none of a program answers, it waits.
     fn next(&mut self, key: ConnKey, cx: &mut Cx) -> Result<(), GivenUp> {
         (self.local, self.service) = cx.present(&self.local, self.service);
-        if cx.closing {
+        // Who has waited is told to come again; a request that has just come in is served, however little time is left.
+        if cx.closing && self.wait_until != 0 {
             return Err(GivenUp);
         }
         // The first attempt has just passed the gate.

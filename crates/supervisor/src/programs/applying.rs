@@ -15,7 +15,7 @@ use super::editions::Edition;
 use super::hosted::{self, Hosted};
 use super::order::Exam;
 use super::served::Served;
-use super::{Programs, Sockets, leftovers};
+use super::{Programs, SharedSocket, Sockets, leftovers};
 use crate::protocol::{Accept, Names, ProgramSpec};
 
 impl Programs {
@@ -44,7 +44,7 @@ impl Programs {
     pub(crate) fn examine(&mut self, operation: OperationKey, specs: &[ProgramSpec], sockets: Sockets) {
         let examined = specs.iter().filter(|spec| self.exam_limit(spec).is_some());
         let examined = examined.cloned().map(Arc::new).collect();
-        self.exam = Some(Exam::new(operation, examined, sockets));
+        self.exam = Some(Exam::new(operation, examined, of_programs(specs, sockets)));
         self.go_on();
     }
 
@@ -69,7 +69,7 @@ impl Programs {
     ) {
         self.end_forgotten();
         self.names = names.clone();
-        self.common.sockets = sockets;
+        self.common.sockets = of_programs(specs, sockets);
         let exam = self.exam.take();
         let passed = exam.is_some_and(|exam| Some(exam.operation) == examined);
         let (accepted, own): (Vec<_>, Vec<_>) =
@@ -123,4 +123,13 @@ impl Programs {
             });
         }
     }
+}
+
+/// Those that a program names. Of the others none may be held here: a listener that is closed would go on taking connections.
+fn of_programs(specs: &[ProgramSpec], sockets: Sockets) -> Sockets {
+    let is_named = |shared: &SharedSocket| {
+        let named = specs.iter().flat_map(|spec| &spec.sockets);
+        named.map(|socket| &socket.address).any(|address| address.is_same_place(&shared.address))
+    };
+    sockets.into_iter().filter(is_named).collect()
 }

@@ -89,7 +89,7 @@ pub(crate) struct SharedSocket {
     pub(crate) socket: Arc<OwnedFd>,
 }
 
-/// All sockets of a generation; those that no program names do no harm.
+/// Sockets of a generation. Those that no program names are let go of at once.
 pub(crate) type Sockets = Vec<SharedSocket>;
 
 /// Where a shared socket really listens, as an address.

@@ -132,7 +132,10 @@ fn everything_that_is_written_arrives() {
             ProgramSocket { address: admin, name: "admin".to_owned() },
         ]
     );
-    assert_eq!(spec.pass, Pass { listen_fds: false, fd_env: Some("FDS".to_owned()), first_fd: 7, ..Pass::default() });
+    assert_eq!(
+        spec.pass,
+        Pass { listen_fds: false, fd_env: Some("FDS".to_owned()), first_fd: 7, ..Pass::default() }
+    );
     let [a, green] = spec.slots.as_slice() else { panic!("{:?}", spec.slots) };
     let expected =
         Slot { name: "a".to_owned(), directory: Some("/etc/handover/releases/a".into()), ..Slot::default() };

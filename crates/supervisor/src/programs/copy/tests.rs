@@ -208,6 +208,8 @@ async fn one_that_hides_its_mark_is_found_while_it_has_a_parent_and_remembered()
     let script = format!("setsid env -i sh -c \"{}\" & exec sleep 1000", stays("ready"));
     let (copy, mut output) = shell(&script).start();
     assert_eq!(line(&mut output), "ready");
+    // It is looked at now and then: from then on it is known.
+    assert_eq!(copy.processes().len(), 2);
     copy.signal(9).unwrap();
     exited(&copy).await;
     let left = copy.processes();
