@@ -417,7 +417,11 @@ fn orphan(mark: &str) -> u32 {
         .stderr(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped())
         .spawn();
-    line_of(output.unwrap().stdout.unwrap()).parse().unwrap()
+    let mut shell = output.unwrap();
+    let pid = line_of(shell.stdout.take().unwrap()).parse().unwrap();
+    // It has the mark too, and must not be taken for what is left.
+    shell.wait().unwrap();
+    pid
 }
 
 fn line_of(pipe: impl io::Read) -> String {
