@@ -313,7 +313,9 @@ impl Copy {
         let signal = named(signal)?;
         if self.saved.group.is_none() {
             // Before it can end: what it leaves behind without a parent and without its mark is known then.
-            self.note(&Survey::recent(), Belonging { mark: String::new(), ..self.belonging() });
+            // A look that is a moment old takes nothing away from what a newer one has found.
+            let found = Survey::recent().members(&Belonging { mark: String::new(), ..self.belonging() });
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
         }
         self.main.as_ref().map_or(Ok(()), |main| main.process.child.signal(signal))
     }
@@ -396,11 +398,7 @@ impl Copy {
 
     /// Its processes that live, which are known from now on.
     fn members(&self, survey: &Survey) -> BTreeMap<u32, u64> {
-        self.note(survey, self.belonging())
-    }
-
-    fn note(&self, survey: &Survey, belonging: Belonging) -> BTreeMap<u32, u64> {
-        let members = survey.members(&belonging);
+        let members = survey.members(&self.belonging());
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&members);
         members
     }

@@ -209,7 +209,7 @@ async fn one_that_hides_its_mark_is_found_while_it_has_a_parent_and_remembered()
     let (copy, mut output) = shell(&script).start();
     assert_eq!(line(&mut output), "ready");
     // It is looked at now and then: from then on it is known.
-    assert_eq!(copy.processes().len(), 2);
+    until("it is known", || (copy.processes().len() == 2).then_some(()));
     copy.signal(9).unwrap();
     exited(&copy).await;
     let left = copy.processes();
