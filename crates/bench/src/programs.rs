@@ -107,7 +107,7 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
     }
     if json {
         print_json(&lines)?;
-    } else {
+    } else if !lines.is_empty() {
         print(&lines);
     }
     if wanted(What::Back) {
