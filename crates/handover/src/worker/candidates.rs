@@ -17,6 +17,7 @@ use std::thread;
 use handover_handoff::Bundle;
 
 use super::errands::Errands;
+use super::loans::Loan;
 use super::mailbox::Post;
 use super::{Notice, Number};
 use crate::files::Seen;
@@ -35,6 +36,8 @@ pub(crate) struct Ready {
     pub(crate) memfd: OwnedFd,
     /// What was looked for on the disk.
     pub(crate) seen: Arc<Vec<Seen>>,
+    /// Its sockets. The last field, so that it outlives the candidate, which closes them.
+    pub(crate) _loan: Arc<Loan>,
 }
 
 /// What a candidate says of itself.
@@ -120,15 +123,16 @@ impl Pending {
             continues,
             given: given.clone(),
         };
-        let Errands { service, post } = errands.clone();
+        let Errands { service, post, loans } = errands.clone();
         let base = base.to_owned();
         let spawned = thread::Builder::new().name("prepare".to_owned()).spawn(move || {
             let result = read_bundle(from).and_then(|from| {
-                let binder = binder(number, post.clone());
+                let loan = loans.begin();
+                let binder = binder(number, post.clone(), Arc::clone(&loan));
                 let (from, carried) = (from.map(Arc::new), given.or(carried));
                 let origin = Origin { from, continues, serving, version, carried };
                 let cx = Prepare::new(generation, dry_run, base, origin, called_off.clone(), binder);
-                prepare(&*service, cx)
+                prepare(&*service, cx, loan)
             });
             match result {
                 // Nobody waits for it: it is let go here, where it may take its time.
@@ -163,15 +167,17 @@ fn read_bundle(from: Option<Option<OwnedFd>>) -> Result<Option<Bundle>, Failed> 
 
 /// Asks the control thread, which asks the supervisor, and waits. The wait ends at the latest when the prepare is
 /// abandoned, because that drops the other end.
-fn binder(number: Number, post: Post<Notice>) -> Box<Binder> {
+fn binder(number: Number, post: Post<Notice>, loan: Arc<Loan>) -> Box<Binder> {
     Box::new(move |specs| {
         let (reply, answer) = mpsc::sync_channel(1);
+        loan.wait_for_others();
+        loan.open();
         post.send(Notice::Need { number, specs: specs.to_vec(), reply });
         answer.recv().ok()
     })
 }
 
-fn prepare(service: &dyn Service, mut cx: Prepare) -> Result<Ready, Failed> {
+fn prepare(service: &dyn Service, mut cx: Prepare, loan: Arc<Loan>) -> Result<Ready, Failed> {
     let prepared = catch_unwind(AssertUnwindSafe(|| {
         service.prepare(&mut cx).map(|candidate| {
             let told = Told {
@@ -190,7 +196,7 @@ fn prepare(service: &dyn Service, mut cx: Prepare) -> Result<Ready, Failed> {
         Ok(Ok((told, watch, candidate))) => match bundle.to_memfd() {
             Ok(memfd) => {
                 let (told, bundle) = (Told { version, ..told }, Arc::new(bundle));
-                return Ok(Ready { candidate, told, watch, bundle, memfd, seen });
+                return Ok(Ready { candidate, told, watch, bundle, memfd, seen, _loan: loan });
             }
             Err(error) => vec![Problem::new(format!("the files cannot be kept: {error}"))],
         },

@@ -28,6 +28,7 @@ use super::drains::{Drains, ToDo};
 use super::errands::Errands;
 use super::guards::Guards;
 use super::lasting::{Asks, Carried};
+use super::loans::Loans;
 use super::mailbox::{Mailbox, Post};
 use super::moves::{After, Moves, Role};
 use super::traffic::{KeptPrograms, Waits};
@@ -114,7 +115,7 @@ pub(crate) struct Control {
 impl Control {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
-            errands: Errands { service: parts.service, post: parts.post },
+            errands: Errands { service: parts.service, post: parts.post, loans: Loans::default() },
             version: parts.version,
             base: parts.base,
             mailbox: parts.mailbox,

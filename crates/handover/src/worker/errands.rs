@@ -9,6 +9,7 @@ use handover_handoff::Bundle;
 use handover_supervisor::protocol::{Report, Target};
 
 use super::candidates::panic_text;
+use super::loans::Loans;
 use super::mailbox::Post;
 use super::{Notice, Number};
 use crate::drain::Drain;
@@ -22,6 +23,7 @@ use crate::types::Losses;
 pub(crate) struct Errands {
     pub(crate) service: Arc<dyn Service>,
     pub(crate) post: Post<Notice>,
+    pub(crate) loans: Loans,
 }
 
 impl Errands {

@@ -237,7 +237,7 @@ impl Control {
             return;
         };
         let Pending { generation, lent, ready, from_disk, continues, given, .. } = pending;
-        let Some(Ready { candidate: prepared, told, watch, bundle, memfd, seen }) = ready else { return };
+        let Some(Ready { candidate: prepared, told, watch, bundle, memfd, seen, .. }) = ready else { return };
         let before = self.errands.service.figures();
         if !accept && self.errands.service.moving().is_none() {
             self.moves.deferred = Some(prepared);

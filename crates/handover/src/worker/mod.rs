@@ -20,6 +20,7 @@ mod drains;
 mod errands;
 mod guards;
 mod lasting;
+mod loans;
 mod mailbox;
 mod messages;
 mod moves;

@@ -40,6 +40,8 @@ enum Script {
     },
     /// Wait for the word, then be ready.
     Hang(Receiver<()>),
+    /// Be ready with these listeners, and close them not before the word.
+    Keep(Vec<ListenerSpec>, Receiver<()>),
     Panic,
     Refuse,
     /// Read this top-level file, this other file and this certificate, and tell their bytes and the carried state.
@@ -88,6 +90,8 @@ struct Scriptable {
     committed: bool,
     happened: Sender<Happened>,
     watch: Option<Watch>,
+    /// Sockets, and for what their end waits.
+    kept: Option<(Vec<OwnedFd>, Receiver<()>)>,
 }
 
 impl Candidate for Scriptable {
@@ -115,6 +119,9 @@ impl Candidate for Scriptable {
 
 impl Drop for Scriptable {
     fn drop(&mut self) {
+        if let Some((_, word)) = &self.kept {
+            word.recv().unwrap();
+        }
         if !self.committed {
             let _ = self.happened.send(Happened::Dropped(self.generation));
         }
@@ -126,6 +133,7 @@ impl Service for Scripted {
         let script = self.scripts.lock().unwrap().recv().unwrap();
         let generation = cx.generation();
         self.happened.send(Happened::Began(generation)).unwrap();
+        let mut kept = None;
         match script {
             Script::Ready { file, listeners } => {
                 if let Some(file) = file {
@@ -144,6 +152,13 @@ impl Service for Scripted {
                 }
             }
             Script::Hang(word) => word.recv().unwrap(),
+            Script::Keep(listeners, word) => {
+                let socket = |bound: Result<Bound, BindError>| match bound {
+                    Ok(Bound::Socket(socket)) => socket,
+                    _ => panic!("no socket"),
+                };
+                kept = Some((cx.bind(&listeners).into_iter().map(socket).collect(), word));
+            }
             Script::Panic => panic!("scripted"),
             Script::Read([top, other, certificate]) => {
                 let text = |bytes: io::Result<Arc<[u8]>>| match bytes {
@@ -166,7 +181,7 @@ impl Service for Scripted {
         }
         let watch = self.watch.lock().unwrap().clone();
         let happened = self.happened.clone();
-        Ok(Box::new(Scriptable { generation, committed: false, happened, watch }))
+        Ok(Box::new(Scriptable { generation, committed: false, happened, watch, kept }))
     }
 
     fn drain(&self, drain: &Drain) -> Losses {
@@ -460,6 +475,32 @@ fn an_aborted_candidate_is_dropped_and_cannot_be_committed() {
     assert_eq!(worker.happens(), Happened::Dropped(1));
     worker.say(&ToWorker::Commit { candidate: 1, accept: true });
     worker.ping();
+    worker.stop();
+}
+
+#[test]
+fn the_next_prepare_asks_for_listeners_when_the_one_that_was_given_up_has_closed_its_own() {
+    let mut worker = Worker::start();
+    let (word, keep) = mpsc::channel();
+    worker.prepare(1, Script::Keep(vec![spec("a")], keep));
+    assert!(matches!(worker.hear(), ToSupervisor::Need { candidate: 1, .. }));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bound = ToWorker::Bound { candidate: 1, results: vec![BindResult::Bound] };
+    worker.channel.send(&bound, &[listener.as_fd()], PATIENCE).unwrap();
+    assert!(matches!(worker.hear(), ToSupervisor::Prepared { candidate: 1, .. }));
+    worker.say(&ToWorker::Abort { candidate: 1 });
+    worker.prepare(2, Script::Ready { file: None, listeners: vec![spec("a")] });
+    for _ in 0..20 {
+        worker.ping(); // Which is answered, and nothing else is said.
+    }
+    word.send(()).unwrap();
+    assert_eq!(worker.happens(), Happened::Dropped(1));
+    assert!(matches!(worker.hear(), ToSupervisor::Need { candidate: 2, .. }));
+    worker.say(&ToWorker::Bound {
+        candidate: 2,
+        results: vec![BindResult::Failed { errno: 98, detail: String::new() }],
+    });
+    assert!(matches!(worker.happens(), Happened::Bound(_)));
     worker.stop();
 }
 
