@@ -15,12 +15,13 @@ use super::super::link::{Link, LinkSink};
 use super::super::wire::{GiverChannel, ToTaker};
 use super::super::{Lost, Outlet};
 
-/// A user without privileges.
+/// Users without privileges, one for each test: the kernel counts descriptors on their way for each user.
 const NOBODY: u32 = 65_534;
+const NOBODY_ELSE: u32 = 65_533;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Whether this is the process of its own; if not, runs the test once more in one, without privileges.
-fn is_alone(test: &str) -> bool {
+/// Whether this is the process of its own; if not, runs the test once more in one, as a user without privileges.
+fn is_alone(test: &str, user: u32) -> bool {
     const ROLE: &str = "HANDOVER_TEST_IS_ALONE";
     if std::env::var_os(ROLE).is_some() {
         return true;
@@ -40,7 +41,7 @@ fn is_alone(test: &str) -> bool {
     let mut command = Command::new(program);
     command.args(["--exact", &format!("moving::tests::limits::{test}")]).env(ROLE, "1").current_dir("/");
     if is_root {
-        command.uid(NOBODY).gid(NOBODY);
+        command.uid(user).gid(user);
     }
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -55,7 +56,7 @@ fn limit_descriptors(to: u64) {
 
 #[test]
 fn descriptors_that_arrive_only_in_part_are_an_error_with_its_reason() {
-    if !is_alone("descriptors_that_arrive_only_in_part_are_an_error_with_its_reason") {
+    if !is_alone("descriptors_that_arrive_only_in_part_are_an_error_with_its_reason", NOBODY) {
         return;
     }
     let (giver, taker) = GiverChannel::pair().unwrap();
@@ -80,7 +81,7 @@ fn drop_one(end: &Channel<ToTaker, super::super::wire::ToGiver>) -> io::Result<(
 
 #[test]
 fn descriptors_over_the_senders_limit_wait_until_others_have_arrived() {
-    if !is_alone("descriptors_over_the_senders_limit_wait_until_others_have_arrived") {
+    if !is_alone("descriptors_over_the_senders_limit_wait_until_others_have_arrived", NOBODY_ELSE) {
         return;
     }
     let (giver, taker) = GiverChannel::pair().unwrap();
