@@ -3,26 +3,24 @@
 //! They are types of their own so that a candidate cannot be taken for a worker. None of them is
 //! shown to an operator except the generation number.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
+/// A number of its own type, shown as a word and itself.
 macro_rules! key {
     ($(#[$meta:meta])* $name:ident, $word:literal) => {
         $(#[$meta])*
         #[derive(
-            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
         )]
         #[serde(transparent)]
         pub struct $name(pub u64);
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 write!(f, concat!($word, " {}"), self.0)
             }
         }
     };
 }
+pub(crate) use key;
 
 key!(
     /// One request that was given to the machine. The driver chooses it, never twice in one life of the

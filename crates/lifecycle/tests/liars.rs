@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "simulation/rng.rs"]
+#[path = "seeds/rng.rs"]
 mod rng;
 
 use std::time::Duration;

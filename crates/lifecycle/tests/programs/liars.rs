@@ -6,7 +6,7 @@ use std::time::Duration;
 use handover_lifecycle::program::{Ask, CopyKey, EditionKey, Effect, Event, Machine, Plan, Restart, Swap};
 use handover_lifecycle::{CallKey, OperationKey};
 
-use crate::rng::Rng;
+use crate::seeds::rng::Rng;
 
 /// Lives, and events in each of them.
 const LIVES: u64 = 3_000;

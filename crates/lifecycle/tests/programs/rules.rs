@@ -26,13 +26,6 @@ use handover_lifecycle::{Cause, OperationKey, Outcome, PendingEnd};
 
 use crate::world::{Happening, World};
 
-/// The first rule that was broken.
-#[derive(Clone, Debug)]
-pub(crate) struct Violation {
-    pub(crate) rule: u8,
-    pub(crate) text: String,
-}
-
 /// One operation, or one exam.
 #[derive(Clone, Debug)]
 pub(crate) struct Op {
@@ -138,7 +131,7 @@ impl World {
     pub(crate) fn break_rule(&mut self, rule: u8, text: String) {
         self.note(|| format!("!!! rule {rule}: {text}"));
         if self.violation.is_none() {
-            self.violation = Some(Violation { rule, text });
+            self.violation = Some(crate::seeds::Violation { rule, text });
         }
     }
 

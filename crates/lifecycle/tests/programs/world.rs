@@ -8,9 +8,10 @@ use handover_lifecycle::program::{
 };
 use handover_lifecycle::{CallKey, OperationKey};
 
-use crate::rng::Rng;
-use crate::rules::{Op, Tally, Violation};
+use crate::rules::{Op, Tally};
 use crate::sabotage::Sabotage;
+use crate::seeds::Violation;
+use crate::seeds::rng::Rng;
 
 /// What a process does when it is treated in this way or that.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use handover_lifecycle::{
     GenerationNumber, Kind, OperationKey, PendingEnd, Recovered, Unfinished, Verdict, WorkerKey,
 };
 
-use crate::rng::Rng;
+use crate::seeds::rng::Rng;
 
 /// What the disk under the journal does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

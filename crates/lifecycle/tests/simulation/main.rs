@@ -20,20 +20,20 @@ mod moving;
 mod ops;
 mod probation;
 mod programs;
-mod rng;
 mod rules;
 mod sabotage;
+#[path = "../seeds/mod.rs"]
+mod seeds;
 mod strays;
 mod upgrading;
 mod walk;
 mod worker;
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use handover_lifecycle::Outcome;
-use rules::{Tally, Violation};
+use rules::Tally;
 use sabotage::Sabotage;
+use seeds::Life;
 use world::World;
 
 /// Seeds in the ordinary test run.
@@ -42,75 +42,14 @@ const SEEDS: u64 = 100_000;
 /// Seeds within which each deliberate mistake must be noticed.
 const SABOTAGED_SEEDS: u64 = 20_000;
 
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, not a number")))
-}
-
-/// Runs seeds on all cores until one fails; the smallest one that failed is returned.
-fn run_seeds(count: u64, sabotage: Option<Sabotage>) -> (Tally, Option<(u64, Violation)>) {
-    let next = AtomicU64::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let work = || {
-        let mut tally = Tally::default();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= count {
-                return (tally, None);
-            }
-            let world = World::run(seed, sabotage, false);
-            tally.add(&world.tally);
-            tally.steps += world.steps;
-            if let Some(violation) = world.violation {
-                next.store(count, Ordering::Relaxed);
-                return (tally, Some((seed, violation)));
-            }
-        }
-    };
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    let mut all = Tally::default();
-    let mut failed: Option<(u64, Violation)> = None;
-    for (tally, failure) in results {
-        all.add(&tally);
-        if let Some((seed, violation)) = failure
-            && failed.as_ref().is_none_or(|(other, _)| seed < *other)
-        {
-            failed = Some((seed, violation));
-        }
-    }
-    (all, failed)
-}
-
-fn report(seed: u64) -> String {
-    let world = World::run(seed, None, true);
-    let trace = world.trace.unwrap_or_default().join("\n");
-    match world.violation {
-        Some(Violation { rule, text }) => {
-            format!("{trace}\n\nseed {seed} breaks rule {rule}: {text}\nreplay: HANDOVER_SIM_SEED={seed}")
-        }
-        None => format!("{trace}\n\nseed {seed} breaks no rule"),
-    }
+fn live(seed: u64, sabotage: Option<Sabotage>, traced: bool) -> Life<Tally> {
+    let World { tally, steps, trace, violation, .. } = World::run(seed, sabotage, traced);
+    Life { tally, steps, trace, violation }
 }
 
 #[test]
-#[allow(clippy::print_stderr)] // A trace is read by people.
 fn twelve_rules_hold_in_every_step_of_a_hundred_thousand_lives() {
-    if let Some(seed) = number_from("HANDOVER_SIM_SEED") {
-        let world = World::run(seed, None, true);
-        eprintln!("{}", report(seed));
-        assert!(world.violation.is_none(), "seed {seed} fails");
-        return;
-    }
-    let count = number_from("HANDOVER_SIM_SEEDS").unwrap_or(SEEDS);
-    let (tally, failed) = run_seeds(count, None);
-    if let Some((seed, _)) = failed {
-        panic!("{}", report(seed));
-    }
-    eprintln!("{count} seeds, {} happenings\n{tally:?}", tally.steps);
-    if count >= SEEDS {
+    if let Some(tally) = seeds::hold(SEEDS, |seed, traced| live(seed, None, traced), Tally::add) {
         assert_reaches_everything(&tally);
     }
 }
@@ -152,11 +91,8 @@ fn assert_reaches_everything(tally: &Tally) {
 }
 
 fn assert_noticed(sabotage: Sabotage, rules: &[u8]) {
-    let (_, failed) = run_seeds(SABOTAGED_SEEDS, Some(sabotage));
-    let Some((seed, violation)) = failed else {
-        panic!("{sabotage:?} went unnoticed");
-    };
-    assert!(rules.contains(&violation.rule), "{sabotage:?} was noticed in seed {seed} as {violation:?}");
+    let live = |seed| live(seed, Some(sabotage), false);
+    seeds::assert_noticed(sabotage, rules, SABOTAGED_SEEDS, live, Tally::add);
 }
 
 #[test]

@@ -14,13 +14,6 @@ use crate::probation::Guard;
 use crate::worker::{Worker, listeners};
 use crate::world::World;
 
-/// The first rule that was broken.
-#[derive(Clone, Debug)]
-pub(crate) struct Violation {
-    pub(crate) rule: u8,
-    pub(crate) text: String,
-}
-
 /// What a run, or all of them, has seen: a simulation that never comes to a place does not check it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
@@ -47,7 +40,6 @@ pub(crate) struct Tally {
     pub(crate) upgrades_pending: u64,
     /// Reloads whose programs were to be proved first.
     pub(crate) proofs: u64,
-    pub(crate) steps: u64,
     pub(crate) journal_trouble: bool,
     /// Changes on probation of which nobody holds what the generation before had: a start has found them on the disk.
     pub(crate) begun_anew: Vec<GenerationNumber>,
@@ -93,7 +85,7 @@ impl Tally {
         self.ends[kind][outcome] += 1;
     }
 
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         for (row, others) in self.ends.iter_mut().zip(&other.ends) {
             for (cell, more) in row.iter_mut().zip(others) {
                 *cell += more;
@@ -118,7 +110,6 @@ impl Tally {
         self.reexecuted += other.reexecuted;
         self.upgrades_pending += other.upgrades_pending;
         self.proofs += other.proofs;
-        self.steps += other.steps;
     }
 }
 
@@ -126,7 +117,7 @@ impl World {
     pub(crate) fn break_rule(&mut self, rule: u8, text: String) {
         self.note(format!("!!! rule {rule}: {text}"));
         if self.violation.is_none() {
-            self.violation = Some(Violation { rule, text });
+            self.violation = Some(crate::seeds::Violation { rule, text });
         }
     }
 

@@ -14,9 +14,10 @@ use crate::journal::{Journal, Mode, Unconfirmed, Write};
 use crate::moving::Peer;
 use crate::probation::Tracked;
 use crate::programs::Hosted;
-use crate::rng::Rng;
-use crate::rules::{Op, Tally, Violation};
+use crate::rules::{Op, Tally};
 use crate::sabotage::Sabotage;
+use crate::seeds::Violation;
+use crate::seeds::rng::Rng;
 use crate::worker::{Act, Worker};
 
 /// Something that will happen.
