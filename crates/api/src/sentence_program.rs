@@ -119,12 +119,19 @@ impl Operation {
         }
         // Nobody knows whether what was in flight has ended by itself.
         let unknown = asked && result.in_flight_left > 0;
-        if (cuts && !unknown) || !self.losses.is_empty() {
+        let lost = self.outcome == Some(Outcome::AppliedWithLosses);
+        if (cuts && !unknown && !lost) || !self.losses.is_empty() {
             add(self.losses.to_string());
+        }
+        if self.cause == Some(Cause::WorkerDied) && lost {
+            add("the worker died meanwhile, and the connections through it with it".to_owned());
         }
         if self.steps.iter().any(|step| step.name == "guard") && self.outcome.is_some_and(Outcome::is_success)
         {
-            add("the guard saw nothing wrong".to_owned());
+            add(match self.cause {
+                Some(Cause::ShuttingDown) => "the guard was cut short".to_owned(),
+                _ => "the guard saw nothing wrong".to_owned(),
+            });
         }
         text
     }

@@ -205,8 +205,11 @@ impl Machine {
         if self.table.change.as_ref().is_some_and(|change| !change.todo.is_empty()) {
             return self.finish(Outcome::NotReady, Cause::ShuttingDown);
         }
+        let (outcome, cause) = self.success();
+        // What a guard has not seen to its end, nobody knows.
+        let guarded = self.table.change.as_ref().is_some_and(|change| matches!(change.step, Step::Guarding));
         self.begin_probation();
-        self.succeed();
+        self.finish(outcome, if guarded { Cause::ShuttingDown } else { cause });
     }
 
     pub(super) fn end(&mut self, limit: Option<Duration>) {

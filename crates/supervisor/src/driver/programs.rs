@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use handover_api::{Actor, EventKind, Operation, PauseStatus, ProgramStatus, Refused};
 use handover_lifecycle::{
-    CandidateKey, Event, Exam, Finding, GenerationNumber, OperationKey, Phase, WorkerKey,
+    CandidateKey, Cause, Event, Exam, Finding, GenerationNumber, OperationKey, Outcome, Phase, WorkerKey,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -51,6 +51,8 @@ pub(super) struct Hosting {
     /// Whether there was anything to be said about traffic, or to be kept, so far.
     pub(super) says_traffic: bool,
     pub(super) says_keep: bool,
+    /// The operation on a program during which the worker died: connections through it were cut.
+    pub(super) cut: Option<OperationKey>,
     /// The exit code of the program, when all have ended and the server ends with them.
     pub(super) code: Option<u8>,
     /// The server is ready when its programs are: who was to be told that it is, and the start that the banner tells of.
@@ -210,7 +212,18 @@ impl Driver {
             record.answer = record.answer.take().or(answer);
             record.program = Some(Box::new(program));
         }
+        let cut = self.hosting.cut.take() == Some(operation) && outcome == Outcome::Applied;
+        let (outcome, cause) =
+            if cut { (Outcome::AppliedWithLosses, Cause::WorkerDied) } else { (outcome, cause) };
         self.pending.push_back(Event::Carried { operation, outcome, cause });
+    }
+
+    /// The worker that serves has died: what goes on meanwhile has not gone without a loss.
+    pub(super) fn cut_meanwhile(&mut self) {
+        let carried = self.active().filter(|operation| {
+            self.operations.get(*operation).is_some_and(|entry| entry.operation.kind.is_carried())
+        });
+        self.hosting.cut = carried.or(self.hosting.cut);
     }
 
     /// The supervisor wants something done about a program: as soon as nothing else runs.

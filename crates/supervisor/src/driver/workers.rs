@@ -202,6 +202,9 @@ impl Driver {
         self.tell(EventKind::Worker, what, None);
         if self.serving.as_ref().is_none_or(|serving| serving.worker == key) {
             self.actions.clear();
+            if !worker.is_ending {
+                self.cut_meanwhile();
+            }
         }
         self.step(Event::WorkerExited { worker: key });
         self.reap();
