@@ -236,8 +236,7 @@ impl Client {
         if response.status() != hyper::StatusCode::OK {
             return Ok(Err(self.whole(response, most).await?));
         }
-        let socket = self.socket.clone();
-        Ok(Ok(Lines { body: response.into_body(), buffer: BytesMut::new(), socket }))
+        Ok(Ok(Lines(self.coming(response))))
     }
 
     /// Reads an answer to its end.
@@ -268,14 +267,10 @@ impl Client {
     pub async fn events(&self) -> Result<Events, ClientError> {
         let response = self.open(Call::get("/v1/events").header("accept", "text/event-stream")).await?;
         if response.status() != hyper::StatusCode::OK {
-            let body = Limited::new(response.into_body(), MAX_EVENT_BYTES)
-                .collect()
-                .await
-                .map_err(|error| self.lost(&*error))?
-                .to_bytes();
-            return Err(ClientError::Invalid(String::from_utf8_lossy(&body).trim_end().to_owned()));
+            let refused = self.whole(response, MAX_EVENT_BYTES).await?;
+            return Err(ClientError::Invalid(refused.text().trim_end().to_owned()));
         }
-        Ok(Events { body: response.into_body(), buffer: BytesMut::new(), socket: self.socket.clone() })
+        Ok(Events(self.coming(response)))
     }
 
     async fn open(&self, call: Call) -> Result<Response<Incoming>, ClientError> {
@@ -314,6 +309,10 @@ impl Client {
         }
     }
 
+    fn coming(&self, response: Response<Incoming>) -> Coming {
+        Coming { body: response.into_body(), buffer: BytesMut::new(), socket: self.socket.clone() }
+    }
+
     fn lost(&self, reason: &(impl fmt::Display + ?Sized)) -> ClientError {
         ClientError::Lost { socket: self.socket.clone(), reason: reason.to_string() }
     }
@@ -325,13 +324,39 @@ fn content_type(response: &Response<Incoming>) -> String {
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Lines as they come.
+/// An answer that goes on: what has come of it and was not taken yet.
 #[derive(Debug)]
-pub struct Lines {
+struct Coming {
     body: Incoming,
     buffer: BytesMut,
     socket: PathBuf,
 }
+
+impl Coming {
+    /// Waits for more; `false` when the server has ended the answer. `what` has no end yet.
+    async fn more(&mut self, what: &str) -> Result<bool, ClientError> {
+        if self.buffer.len() > MAX_EVENT_BYTES {
+            return Err(ClientError::Invalid(format!("{what} without end was sent")));
+        }
+        match self.body.frame().await {
+            None => Ok(false),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    self.buffer.extend_from_slice(&data);
+                }
+                Ok(true)
+            }
+            Some(Err(error)) => {
+                let reason = error.to_string();
+                Err(ClientError::Lost { socket: self.socket.clone(), reason })
+            }
+        }
+    }
+}
+
+/// Lines as they come.
+#[derive(Debug)]
+pub struct Lines(Coming);
 
 impl Lines {
     /// The next line without its end, or `None` when the server has ended the answer. What comes after the last line feed is a
@@ -341,26 +366,14 @@ impl Lines {
     /// [`ClientError::Lost`]; [`ClientError::Invalid`] for a line without end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let mut line = self.buffer.split_to(end + 1);
+            if let Some(end) = self.0.buffer.iter().position(|byte| *byte == b'\n') {
+                let mut line = self.0.buffer.split_to(end + 1);
                 line.truncate(end);
                 return Ok(Some(line.freeze()));
             }
-            if self.buffer.len() > MAX_EVENT_BYTES {
-                return Err(ClientError::Invalid("a line without end was sent".to_owned()));
-            }
-            match self.body.frame().await {
-                None if self.buffer.is_empty() => return Ok(None),
-                None => return Ok(Some(self.buffer.split().freeze())),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.buffer.extend_from_slice(&data);
-                    }
-                }
-                Some(Err(error)) => {
-                    let reason = error.to_string();
-                    return Err(ClientError::Lost { socket: self.socket.clone(), reason });
-                }
+            if !self.0.more("a line").await? {
+                let rest = self.0.buffer.split().freeze();
+                return Ok(Some(rest).filter(|rest| !rest.is_empty()));
             }
         }
     }
@@ -368,11 +381,7 @@ impl Lines {
 
 /// Events as they come.
 #[derive(Debug)]
-pub struct Events {
-    body: Incoming,
-    buffer: BytesMut,
-    socket: PathBuf,
-}
+pub struct Events(Coming);
 
 impl Events {
     /// The next event, or `None` when the server ended the stream.
@@ -381,34 +390,21 @@ impl Events {
     /// [`ClientError::Lost`]; [`ClientError::Invalid`] for what is no event.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         loop {
-            if let Some(block) = self.take_block() {
-                match event_in(&block)? {
-                    Some(event) => return Ok(Some(event)),
-                    None => continue,
+            while let Some(block) = self.take_block() {
+                if let Some(event) = event_in(&block)? {
+                    return Ok(Some(event));
                 }
             }
-            if self.buffer.len() > MAX_EVENT_BYTES {
-                return Err(ClientError::Invalid("an event without end was sent".to_owned()));
-            }
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.buffer.extend_from_slice(&data);
-                    }
-                }
-                Some(Err(error)) => {
-                    let reason = error.to_string();
-                    return Err(ClientError::Lost { socket: self.socket.clone(), reason });
-                }
+            if !self.0.more("an event").await? {
+                return Ok(None);
             }
         }
     }
 
     /// One block up to its empty line.
     fn take_block(&mut self) -> Option<BytesMut> {
-        let end = self.buffer.windows(2).position(|pair| pair == b"\n\n")?;
-        Some(self.buffer.split_to(end + 2))
+        let end = self.0.buffer.windows(2).position(|pair| pair == b"\n\n")?;
+        Some(self.0.buffer.split_to(end + 2))
     }
 }
 

@@ -116,9 +116,9 @@ pub struct Operation {
     pub message: String,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-fn is_zero(value: &u64) -> bool {
-    *value == 0
+/// Whether a figure is not worth telling.
+pub(crate) fn is_zero<T: Default + PartialEq>(figure: &T) -> bool {
+    *figure == T::default()
 }
 
 impl Operation {

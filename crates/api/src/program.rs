@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Actor;
+use crate::operation::is_zero;
 
 /// What a program is doing as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -248,10 +249,10 @@ pub struct ProgramResult {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// New copies that were started and are ready.
-    #[serde(skip_serializing_if = "is_zero_u32")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub started: u32,
     /// Old copies that have ended because they were asked to.
-    #[serde(skip_serializing_if = "is_zero_u32")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub stopped: u32,
     /// What proved that the new copies are ready; see [`CopyStatus::proof`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -269,10 +270,10 @@ pub struct ProgramResult {
     #[serde(skip_serializing_if = "is_zero")]
     pub in_flight_left: u64,
     /// Processes that were killed because they did not end in time.
-    #[serde(skip_serializing_if = "is_zero_u32")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub killed_processes: u32,
     /// Processes that a first process left behind when it ended; they were ended too.
-    #[serde(skip_serializing_if = "is_zero_u32")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub left_processes: u32,
     /// Connections of shared sockets that the old copies themselves closed after they were asked to stop.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -289,6 +290,9 @@ pub struct ProgramResult {
     /// What becomes of the deploy if nobody confirms it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goes_back: Option<ProgramGoesBack>,
+    /// Nothing of it was started: the next connection starts it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub next_connection: bool,
     /// Of a pause: when it ends by itself, RFC 3339 in UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_until: Option<String>,
@@ -373,14 +377,4 @@ impl fmt::Display for CopyRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-fn is_zero(value: &u64) -> bool {
-    *value == 0
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-fn is_zero_u32(value: &u32) -> bool {
-    *value == 0
 }

@@ -17,6 +17,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::operation::is_zero;
+
 /// Characters of a digest in a sentence: enough to tell binaries apart, and found by `sha256sum` at a glance.
 const DIGEST_CHARACTERS: usize = 12;
 
@@ -156,9 +158,4 @@ pub fn parse_sha256(text: &str) -> Result<String, String> {
         format!("{text:?} is none")
     };
     Err(format!("a SHA-256 digest has {SHA256_DIGITS} hexadecimal digits, as sha256sum prints them: {what}"))
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-fn is_zero(value: &u64) -> bool {
-    *value == 0
 }
