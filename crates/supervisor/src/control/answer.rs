@@ -5,6 +5,7 @@
 //! formats, and the router's own refusals (404, 405) look like all others.
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -85,6 +86,12 @@ fn status_code(status: u16) -> StatusCode {
 impl From<Refused> for Answer {
     fn from(refused: Refused) -> Self {
         Self::problem(&refused.problem_details())
+    }
+}
+
+impl From<PathRejection> for Answer {
+    fn from(rejection: PathRejection) -> Self {
+        Self::bad_request(rejection.body_text())
     }
 }
 

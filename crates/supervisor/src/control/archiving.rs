@@ -16,9 +16,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::State;
 use axum::http::header;
-use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -32,7 +31,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 
 use super::answer::Answer;
-use super::asked::{Change, flag, strict_query};
+use super::asked::{Change, Strict, flag};
 use super::changing::{new_operation, perform, refused_and_noted};
 use super::looking::Asker;
 use super::role::Role;
@@ -66,25 +65,17 @@ pub(super) struct BackupQuery {
     without_keys: bool,
 }
 
-impl FromRequestParts<App> for BackupQuery {
-    type Rejection = Answer;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Answer> {
-        strict_query(parts, app).await
-    }
-}
-
 /// What serves, in one file: every file of the generation, private keys too, the keys of session tickets, the last
 /// operations.
 #[utoipa::path(get, path = "/v1/backup", tag = "look", params(BackupQuery), responses(
     (status = 200, description = "The archive (tar in zstd); its ETag is the generation", body = String, content_type = "application/zstd"),
-    (status = 403, description = "The role `admin` is needed", body = ProblemDetails, content_type = "application/problem+json"),
-    (status = 409, description = "Nothing serves yet, or another archive is being transferred", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 403, description = "The role `admin` is needed"),
+    (status = 409, description = "Nothing serves yet, or another archive is being transferred"),
 ))]
 pub(super) async fn backup(
     State(app): State<App>,
     asker: Asker,
-    query: BackupQuery,
+    Strict(query): Strict<BackupQuery>,
 ) -> Result<Response, Answer> {
     asker.may(Role::Admin, "a backup")?;
     let permit = turn(&app)?;
@@ -140,11 +131,10 @@ async fn send(file: File, length: u64, mut sender: Sender<Bytes>, _permit: Owned
     request_body(content = String, description = "The archive", content_type = "application/zstd"),
     responses(
         (status = 200, description = "Applied or unchanged; with `dry_run`, what it would change", body = Operation),
-        (status = 202, description = "It runs", body = Operation),
-        (status = 403, description = "The role `admin` is needed", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 409, description = "Another operation runs, or a change awaits confirmation", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 422, description = "The archive, or what it holds, is refused, and why", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 500, description = "It was not ready, or a guard took it back", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 403, description = "The role `admin` is needed"),
+        (status = 409, description = "Another operation runs, or a change awaits confirmation"),
+        (status = 422, description = "The archive, or what it holds, is refused, and why"),
+        (status = 500, description = "It was not ready, or a guard took it back"),
     ))]
 pub(super) async fn restore(
     State(app): State<App>,

@@ -8,6 +8,7 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use handover_api::parse_duration;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use utoipa::IntoParams;
 
@@ -257,7 +258,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Change {
     type Rejection = Answer;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Answer> {
-        let query: ChangeQuery = strict_query(parts, state).await?;
+        let Strict(query) = Strict::<ChangeQuery>::from_request_parts(parts, state).await?;
         let path = parts.uri.path();
         let only_for = |given: bool, name: &str, paths: &[&str]| {
             if given && !paths.contains(&path) {
@@ -314,7 +315,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ProgramChange {
     type Rejection = Answer;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Answer> {
-        let own: ProgramQuery = strict_query(parts, state).await?;
+        let Strict(own) = Strict::<ProgramQuery>::from_request_parts(parts, state).await?;
         let path = parts.uri.path();
         let verb = path.rsplit('/').next().unwrap_or_default();
         let only_for = |given: bool, name: &str, of: &str| {
@@ -352,15 +353,27 @@ impl ProgramQuery {
     }
 }
 
-/// Reads a query of which every parameter must be known.
-pub(super) async fn strict_query<T: serde::de::DeserializeOwned, S: Send + Sync>(
-    parts: &mut Parts,
-    state: &S,
-) -> Result<T, Answer> {
-    match Query::<T>::from_request_parts(parts, state).await {
-        Ok(Query(query)) => Ok(query),
-        Err(rejection) => Err(Answer::bad_request(rejection.body_text())),
+/// A query of which every parameter must be known.
+#[derive(Debug)]
+pub(super) struct Strict<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Strict<T> {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Answer> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(query)) => Ok(Self(query)),
+            Err(rejection) => Err(Answer::bad_request(rejection.body_text())),
+        }
     }
+}
+
+/// What a path names.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct Named {
+    /// Its name
+    pub(super) name: String,
 }
 
 fn checked_comment(comment: &str) -> Result<String, Answer> {

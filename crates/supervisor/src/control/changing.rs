@@ -39,7 +39,7 @@ pub(super) fn routes() -> Router<App> {
 /// Everything of a reload except that it serves: nothing is changed and nothing bound.
 #[utoipa::path(post, path = "/v1/validate", tag = "change", params(ChangeQuery), responses(
     (status = 200, description = "What a reload would do", body = Operation),
-    (status = 422, description = "What is wrong, all of it", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 422, description = "What is wrong, all of it"),
 ))]
 pub(super) async fn validate(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
     perform(&app, &asker, change, Ask::Validate, Role::Operate).await
@@ -47,18 +47,14 @@ pub(super) async fn validate(State(app): State<App>, asker: Asker, change: Chang
 
 /// Serve what is on disk.
 #[utoipa::path(post, path = "/v1/reload", tag = "change",
-    params(ChangeQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "The operation's ID: the same key again gets the same operation's answer"),
-        ("If-Match" = Option<String>, Header, description = "Only if this generation serves"),
-        ("Prefer" = Option<String>, Header, description = "`wait=SECONDS`, `respond-async` (RFC 7240)")),
+    params(ChangeQuery),
     responses(
         (status = 200, description = "Applied or unchanged", body = Operation),
-        (status = 202, description = "It runs; Location says where to ask", body = Operation),
-        (status = 403, description = "The role `operate` is needed", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 409, description = "Another operation runs or a change awaits confirmation (its ID is in operation_id), or it is drained, starting or stopping", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 412, description = "Another generation serves than If-Match names", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 422, description = "Rejected: what is wrong, all of it; what served still serves", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 500, description = "The candidate was not ready, or it was rolled back", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 403, description = "The role `operate` is needed"),
+        (status = 409, description = "Another operation runs or a change awaits confirmation (its ID is in operation_id), or it is drained, starting or stopping"),
+        (status = 412, description = "Another generation serves than If-Match names"),
+        (status = 422, description = "Rejected: what is wrong, all of it; what served still serves"),
+        (status = 500, description = "The candidate was not ready, or it was rolled back"),
     ))]
 pub(super) async fn reload(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
     let ask = if change.query.dry_run {
@@ -72,7 +68,7 @@ pub(super) async fn reload(State(app): State<App>, asker: Asker, change: Change)
 /// Keep the change that awaits confirmation, or that a guard watches.
 #[utoipa::path(post, path = "/v1/confirm", tag = "change", params(ChangeQuery), responses(
     (status = 200, description = "It stays", body = Operation),
-    (status = 409, description = "Nothing awaits confirmation, or another operation runs", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 409, description = "Nothing awaits confirmation, or another operation runs"),
 ))]
 pub(super) async fn confirm(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
     perform(&app, &asker, change, Ask::Confirm, Role::Operate).await
@@ -81,7 +77,7 @@ pub(super) async fn confirm(State(app): State<App>, asker: Asker, change: Change
 /// Go back at once from the change that awaits confirmation, or that a guard watches.
 #[utoipa::path(post, path = "/v1/cancel", tag = "change", params(ChangeQuery), responses(
     (status = 200, description = "The generation before serves again", body = Operation),
-    (status = 409, description = "Nothing awaits confirmation, or another operation runs", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 409, description = "Nothing awaits confirmation, or another operation runs"),
 ))]
 pub(super) async fn cancel(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
     perform(&app, &asker, change, Ask::Cancel, Role::Operate).await
@@ -91,11 +87,10 @@ pub(super) async fn cancel(State(app): State<App>, asker: Asker, change: Change)
 /// confirmation and nothing else is asked for, that is taken back. With `binary`, upgrade to the binary that served before.
 #[utoipa::path(post, path = "/v1/rollback", tag = "change", params(ChangeQuery), responses(
     (status = 200, description = "It serves again, or does already", body = Operation),
-    (status = 202, description = "It runs", body = Operation),
-    (status = 404, description = "Its bytes (or the binary) are not kept, or none served before", body = ProblemDetails, content_type = "application/problem+json"),
-    (status = 409, description = "Another operation runs, or a change awaits confirmation: operation_id names it", body = ProblemDetails, content_type = "application/problem+json"),
-    (status = 422, description = "It can no longer be served, and why", body = ProblemDetails, content_type = "application/problem+json"),
-    (status = 500, description = "It was not ready, or a guard took it back", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 404, description = "Its bytes (or the binary) are not kept, or none served before"),
+    (status = 409, description = "Another operation runs, or a change awaits confirmation: operation_id names it"),
+    (status = 422, description = "It can no longer be served, and why"),
+    (status = 500, description = "It was not ready, or a guard took it back"),
 ))]
 pub(super) async fn rollback(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
     let terms = change.query.terms();
@@ -110,19 +105,15 @@ pub(super) async fn rollback(State(app): State<App>, asker: Asker, change: Chang
 /// Run another binary, or the same one anew: a worker of it takes over listeners and connections, then the supervisor
 /// becomes it. Waits until all that is done, or until it awaits confirmation.
 #[utoipa::path(post, path = "/v1/upgrade", tag = "change",
-    params(ChangeQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "The operation's ID: the same key again gets the same operation's answer"),
-        ("If-Match" = Option<String>, Header, description = "Only if this generation serves"),
-        ("Prefer" = Option<String>, Header, description = "`wait=SECONDS`, `respond-async` (RFC 7240)")),
+    params(ChangeQuery),
     responses(
         (status = 200, description = "Applied; `upgrade` says from which binary to which, and what moved. Or, for a dry run, it could be", body = Operation),
-        (status = 202, description = "It runs; Location says where to ask", body = Operation),
-        (status = 403, description = "The role `admin` is needed", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 404, description = "No binary served before this one, or its copy is gone (`previous`)", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 409, description = "Another operation runs or a change awaits confirmation (its ID is in operation_id), or it is drained, starting or stopping", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 412, description = "Another generation serves than If-Match names", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 422, description = "Rejected: which rule forbids this binary", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 500, description = "It was not ready (`phase` says in which step, `operation.upgrade.last_lines` what it said), or it was rolled back", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 403, description = "The role `admin` is needed"),
+        (status = 404, description = "No binary served before this one, or its copy is gone (`previous`)"),
+        (status = 409, description = "Another operation runs or a change awaits confirmation (its ID is in operation_id), or it is drained, starting or stopping"),
+        (status = 412, description = "Another generation serves than If-Match names"),
+        (status = 422, description = "Rejected: which rule forbids this binary"),
+        (status = 500, description = "It was not ready (`phase` says in which step, `operation.upgrade.last_lines` what it said), or it was rolled back"),
     ))]
 pub(super) async fn upgrade(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
     let query = &change.query;
@@ -134,8 +125,7 @@ pub(super) async fn upgrade(State(app): State<App>, asker: Asker, change: Change
 /// Let what is in flight end; listeners are held, new connections wait.
 #[utoipa::path(post, path = "/v1/drain", tag = "change", params(ChangeQuery), responses(
     (status = 200, description = "Drained; losses say what had to be cut", body = Operation),
-    (status = 202, description = "It runs", body = Operation),
-    (status = 409, description = "Another operation runs", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 409, description = "Another operation runs"),
 ))]
 pub(super) async fn drain(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
     let ask = Ask::Drain { limit: change.query.limit };
@@ -145,8 +135,8 @@ pub(super) async fn drain(State(app): State<App>, asker: Asker, change: Change) 
 /// Serve again after a drain, or call one off. With a name, or if nothing is drained and something is paused: let go what is held.
 #[utoipa::path(post, path = "/v1/resume", tag = "change", params(ChangeQuery), responses(
     (status = 200, description = "It serves again; `program` says how many requests were let go", body = Operation),
-    (status = 404, description = "Nothing has this name", body = ProblemDetails, content_type = "application/problem+json"),
-    (status = 409, description = "Another operation runs", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 404, description = "Nothing has this name"),
+    (status = 409, description = "Another operation runs"),
 ))]
 pub(super) async fn resume(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
     let name = change.query.name.clone();
@@ -156,8 +146,7 @@ pub(super) async fn resume(State(app): State<App>, asker: Asker, change: Change)
 /// Drain, then end supervisor and worker. Answered before they are gone.
 #[utoipa::path(post, path = "/v1/stop", tag = "change", params(ChangeQuery), responses(
     (status = 200, description = "Stopped; losses say what had to be cut", body = Operation),
-    (status = 202, description = "It runs", body = Operation),
-    (status = 403, description = "The role `admin` is needed", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 403, description = "The role `admin` is needed"),
 ))]
 pub(super) async fn stop(State(app): State<App>, asker: Asker, change: Change) -> Result<Answer, Answer> {
     let ask = Ask::Stop { now: change.query.now, limit: change.query.limit };
@@ -170,8 +159,8 @@ pub(super) async fn stop(State(app): State<App>, asker: Asker, change: Change) -
     request_body(content = String, description = "Given to the action", content_type = "text/plain"),
     responses(
         (status = 200, description = "It worked; `answer` is what it says", body = Operation),
-        (status = 404, description = "There is no such action", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 500, description = "It did not work, and says why", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such action"),
+        (status = 500, description = "It did not work, and says why"),
     ))]
 pub(super) async fn action(
     State(app): State<App>,

@@ -9,7 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use handover_api::{Event, EventKind, ProblemDetails, Refused};
+use handover_api::{Event, EventKind};
 use http_body_util::channel::{Channel, Sender};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
@@ -17,11 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use super::answer::Answer;
 use super::looking::Asker;
 use super::role::Role;
-use super::server::{App, over};
+use super::server::App;
 use crate::journal::now;
 
-/// Streams that may be open at once.
-pub(super) const MAX_STREAMS: usize = 32;
 /// A comment is sent when nothing happens for this long, so that a dead reader is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Events that wait for a slow reader, beside those that the broadcast keeps.
@@ -34,26 +32,15 @@ pub(super) fn routes() -> Router<App> {
 /// What happens from now on, until the reader goes away or the supervisor ends.
 #[utoipa::path(get, path = "/v1/events", tag = "look", responses(
     (status = 200, description = "Server-sent events; the data of each is an Event", body = Event, content_type = "text/event-stream"),
-    (status = 503, description = "Too many streams are open", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 503, description = "Too many streams are open"),
 ))]
 pub(super) async fn events(State(app): State<App>, asker: Asker) -> Result<Response, Answer> {
     if let Some(refused) = asker.refusal(Role::Read, "events") {
         return Err(refused.into());
     }
-    let Ok(permit) = app.streams.clone().try_acquire_owned() else {
-        return Err(Refused::Unavailable(format!("{MAX_STREAMS} event streams are open already")).into());
-    };
+    let permit = app.stream()?;
     let (sender, body) = Channel::<Bytes>::new(WAITING_EVENTS);
-    let ends = {
-        let (closing, crossing) = (app.driver.closing(), app.driver.crossing.clone());
-        async move {
-            tokio::select! {
-                () = over(closing) => {}
-                () = crossing.left() => {}
-            }
-        }
-    };
-    tokio::spawn(forward(app.driver.subscribe(), ends, sender, permit));
+    tokio::spawn(forward(app.driver.subscribe(), app.ends(), sender, permit));
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, Body::new(body)).into_response())
 }

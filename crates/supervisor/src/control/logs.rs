@@ -16,13 +16,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Path, State};
-use axum::http::request::Parts;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use handover_api::{LogLine, ProblemDetails, Refused};
+use handover_api::LogLine;
 use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
@@ -30,11 +29,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use utoipa::IntoParams;
 
 use super::answer::{Answer, wants_json};
-use super::asked::{flag, strict_query};
-use super::events::MAX_STREAMS;
+use super::asked::{Named, Strict, flag};
 use super::looking::Asker;
 use super::role::Role;
-use super::server::{App, over};
+use super::server::App;
 use crate::handle::ProgramLogs;
 use crate::journal::now;
 
@@ -65,27 +63,18 @@ pub(super) struct LogsQuery {
     follow: bool,
 }
 
-impl FromRequestParts<App> for LogsQuery {
-    type Rejection = Answer;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Answer> {
-        strict_query(parts, app).await
-    }
-}
-
 /// What a program wrote last, oldest first; with `follow` also what it writes from now on, until the reader goes away.
 #[utoipa::path(get, path = "/v1/programs/{name}/logs", tag = "programs",
-    params(("name" = String, Path, description = "Its name"), LogsQuery),
+    params(Named, LogsQuery),
     responses(
         (status = 200, description = "A line each. With `Accept: application/json` one LogLine a line, as application/x-ndjson", body = String, content_type = "text/plain"),
-        (status = 404, description = "There is none with this name", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 503, description = "Too many streams are open", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 503, description = "Too many streams are open"),
     ))]
 pub(super) async fn logs(
     State(app): State<App>,
     asker: Asker,
-    Path(name): Path<String>,
-    query: LogsQuery,
+    Path(Named { name }): Path<Named>,
+    Strict(query): Strict<LogsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Answer> {
     asker.may(Role::Read, "logs")?;
@@ -96,28 +85,13 @@ pub(super) async fn logs(
         Form::Text => "text/plain; charset=utf-8",
     };
     let head = [(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-store")];
-    let permit = if query.follow {
-        let permit = app.streams.clone().try_acquire_owned();
-        let too_many = || Refused::Unavailable(format!("{MAX_STREAMS} streams are open already"));
-        Some(permit.map_err(|_| too_many())?)
-    } else {
-        None
-    };
+    let permit = if query.follow { Some(app.stream()?) } else { None };
     let logs = app.driver.logs(&name, lines).await?;
     let Some(permit) = permit else {
         return Ok((head, form.all(&logs.lines)).into_response());
     };
     let (sender, pieces) = mpsc::channel(WAITING_PIECES);
-    let ends = {
-        let (closing, crossing) = (app.driver.closing(), app.driver.crossing.clone());
-        async move {
-            tokio::select! {
-                () = over(closing) => {}
-                () = crossing.left() => {}
-            }
-        }
-    };
-    tokio::spawn(follow(name, logs, form, ends, sender, permit));
+    tokio::spawn(follow(name, logs, form, app.ends(), sender, permit));
     Ok((head, Body::new(Pieces(pieces))).into_response())
 }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::answer::Answer;
-use super::asked::{Preference, strict_query};
+use super::asked::{Preference, Strict};
 use super::crossing::Connection;
 use super::openapi;
 use super::role::{Role, Visitor};
@@ -98,7 +98,7 @@ async fn index(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
 /// What runs now.
 #[utoipa::path(get, path = "/v1/status", tag = "look", responses(
     (status = 200, description = "What runs now", body = Status),
-    (status = 403, description = "The role `read` is needed", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 403, description = "The role `read` is needed"),
 ))]
 pub(super) async fn status(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
     asker.may(Role::Read, "status")?;
@@ -130,7 +130,7 @@ pub(super) async fn generations(State(app): State<App>, asker: Asker) -> Result<
     params(("number" = u64, Path, description = "Its number")),
     responses(
         (status = 200, description = "The generation with its files", body = Generation),
-        (status = 404, description = "It is not remembered", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 404, description = "It is not remembered"),
     ))]
 pub(super) async fn generation(
     State(app): State<App>,
@@ -162,20 +162,16 @@ pub(super) struct DiffQuery {
     against: Option<u64>,
 }
 
-impl FromRequestParts<App> for DiffQuery {
-    type Rejection = Answer;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Answer> {
-        strict_query(parts, app).await
-    }
-}
-
 /// How the files on disk, or another generation, differ from what serves: what a reload or a rollback would change.
 #[utoipa::path(get, path = "/v1/diff", tag = "look", params(DiffQuery), responses(
     (status = 200, description = "The differences; `same` if there are none", body = Diff),
-    (status = 404, description = "The bytes of that generation are not kept", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 404, description = "The bytes of that generation are not kept"),
 ))]
-pub(super) async fn diff(State(app): State<App>, asker: Asker, query: DiffQuery) -> Result<Answer, Answer> {
+pub(super) async fn diff(
+    State(app): State<App>,
+    asker: Asker,
+    Strict(query): Strict<DiffQuery>,
+) -> Result<Answer, Answer> {
     asker.may(Role::Operate, "the configuration's text")?;
     let diff = app.driver.diff(query.against, asker.visitor.actor()).await?;
     Ok(Answer::ok(&diff, diff.report()))
@@ -190,14 +186,6 @@ pub(super) struct HistoryQuery {
     limit: Option<usize>,
 }
 
-impl FromRequestParts<App> for HistoryQuery {
-    type Rejection = Answer;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Answer> {
-        strict_query(parts, app).await
-    }
-}
-
 /// The last operations, refused ones too, the newest first.
 #[utoipa::path(get, path = "/v1/history", tag = "look", params(HistoryQuery), responses(
     (status = 200, description = "The newest first", body = Vec<Operation>),
@@ -205,7 +193,7 @@ impl FromRequestParts<App> for HistoryQuery {
 pub(super) async fn history(
     State(app): State<App>,
     asker: Asker,
-    query: HistoryQuery,
+    Strict(query): Strict<HistoryQuery>,
 ) -> Result<Answer, Answer> {
     asker.may(Role::Read, "history")?;
     let count = query.limit.unwrap_or(DEFAULT_HISTORY).min(MAX_HISTORY);
@@ -223,27 +211,19 @@ pub(super) struct OperationQuery {
     timeout: Option<String>,
 }
 
-impl FromRequestParts<App> for OperationQuery {
-    type Rejection = Answer;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Answer> {
-        strict_query(parts, app).await
-    }
-}
-
 /// One operation, running or ended. Always 200: the operation itself says how it went.
 #[utoipa::path(get, path = "/v1/operations/{id}", tag = "look",
     params(("id" = String, Path, description = "Its ID, which is the Idempotency-Key if one was given"), OperationQuery),
     responses(
         (status = 200, description = "The operation as it is", body = Operation),
-        (status = 404, description = "There is none with this ID, or the journal has forgotten it", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 404, description = "There is none with this ID, or the journal has forgotten it"),
     ))]
 pub(super) async fn operation(
     State(app): State<App>,
     asker: Asker,
     headers: HeaderMap,
     Path(id): Path<String>,
-    query: OperationQuery,
+    Strict(query): Strict<OperationQuery>,
 ) -> Result<Answer, Answer> {
     asker.may(Role::Read, "operations")?;
     let wait = match query.timeout.as_deref().map(handover_api::parse_duration) {
@@ -284,7 +264,7 @@ pub(super) async fn operation(
 /// The connections that the worker has open.
 #[utoipa::path(get, path = "/v1/connections", tag = "look", responses(
     (status = 200, description = "One object for each; its form is the server's own", body = Vec<serde_json::Value>),
-    (status = 503, description = "The worker does not answer", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 503, description = "The worker does not answer"),
 ))]
 pub(super) async fn connections(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
     asker.may(Role::Read, "connections")?;
@@ -299,7 +279,7 @@ pub(super) async fn connections(State(app): State<App>, asker: Asker) -> Result<
 /// The certificates that serve: presented by listeners, or to the endpoints of services.
 #[utoipa::path(get, path = "/v1/certificates", tag = "look", responses(
     (status = 200, description = "One object for each", body = Vec<Certificate>),
-    (status = 503, description = "The worker does not answer", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 503, description = "The worker does not answer"),
 ))]
 pub(super) async fn certificates(State(app): State<App>, asker: Asker) -> Result<Answer, Answer> {
     asker.may(Role::Read, "certificates")?;
@@ -317,7 +297,7 @@ pub(super) async fn certificates(State(app): State<App>, asker: Asker) -> Result
 #[utoipa::path(get, path = "/v1/config", tag = "look", responses(
     (status = 200, description = "The file; its ETag is the generation", body = String, content_type = "text/plain"),
     (status = 304, description = "If-None-Match names the generation that serves"),
-    (status = 404, description = "Nothing serves yet, or the server has no such file", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 404, description = "Nothing serves yet, or the server has no such file"),
 ))]
 pub(super) async fn config(
     State(app): State<App>,

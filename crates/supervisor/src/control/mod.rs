@@ -34,6 +34,7 @@ mod expiring;
 mod logs;
 #[allow(unused_qualifications, reason = "what utoipa's macros write")]
 mod looking;
+#[allow(unused_qualifications, reason = "what utoipa's macros write")]
 mod openapi;
 #[allow(unused_qualifications, reason = "what utoipa's macros write")]
 mod programs;

@@ -2,9 +2,10 @@
 //!
 //! `docs/openapi.json` is a copy of it that people can read and diff; a test fails when they differ.
 
-use utoipa::openapi::path::Operation as Endpoint;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
-use utoipa::{Modify, OpenApi};
+use handover_api::{PROBLEM_CONTENT_TYPE, ProblemDetails};
+use utoipa::openapi::path::{Operation as Endpoint, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Required, Response, ResponseBuilder};
+use utoipa::{Modify, OpenApi, PartialSchema};
 
 use super::{archiving, changing, events, logs, looking, programs};
 
@@ -63,34 +64,62 @@ use super::{archiving, changing, events, logs, looking, programs};
         programs::drain,
         programs::enable,
     ),
+    components(schemas(ProblemDetails)),
     modifiers(&WhatAllHave)
 )]
 struct Description;
 
-/// What every endpoint can answer, beside what each says of itself.
+/// What all endpoints of a kind take and answer, beside what each says of itself.
 struct WhatAllHave;
 
 impl Modify for WhatAllHave {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
-        for path in api.paths.paths.values_mut() {
-            [&mut path.get, &mut path.post].into_iter().flatten().for_each(complete);
+        for (path, item) in &mut api.paths.paths {
+            let has_name = path.contains("{name}");
+            [&mut item.get, &mut item.post].into_iter().flatten().for_each(|it| complete(it, has_name));
         }
+        let components = api.components.get_or_insert_default();
+        components.parameters.extend(HEADERS.map(|(name, says)| (name.to_owned(), header(name, says))));
     }
 }
 
-fn complete(endpoint: &mut Endpoint) {
+/// The headers that every request takes which becomes an operation.
+const HEADERS: [(&str, &str); 3] = [
+    ("Idempotency-Key", "The operation's ID: the same key again gets the same operation's answer"),
+    ("If-Match", "Only if this generation serves"),
+    ("Prefer", "`wait=SECONDS`, `respond-async` (RFC 7240)"),
+];
+
+fn complete(endpoint: &mut Endpoint, has_name: bool) {
     let responses = &mut endpoint.responses.responses;
     // Whatever becomes an operation can be asked for without waiting for its end.
     let operation = Ref::from_schema_name("Operation");
     let becomes_one = matches!(responses.get("200"), Some(RefOr::T(done)) if is(done, &operation));
     if becomes_one && endpoint.tags.iter().flatten().any(|tag| tag != "look") {
-        let runs = answer("It runs; Location says where to ask", "application/json", operation);
-        responses.entry("202".to_owned()).or_insert(RefOr::T(runs));
+        let runs = described("It runs; Location says where to ask");
+        let runs = runs.content("application/json", ContentBuilder::new().schema(Some(operation)).build());
+        responses.entry("202".to_owned()).or_insert(runs.build().into());
+        endpoint
+            .parameters
+            .get_or_insert_default()
+            .extend(HEADERS.map(|(name, _)| RefOr::Ref(Ref::new(format!("#/components/parameters/{name}")))));
+    }
+    if has_name {
+        let unknown = described("There is none with this name; those that there are");
+        responses.entry("404".to_owned()).or_insert(unknown.build().into());
     }
     let refused = "Anything else. 400: a parameter or header is not understood; 403: not permitted; 500: what was asked for \
                    did not work out, or cannot be written down";
-    let refused = answer(refused, "application/problem+json", Ref::from_schema_name("ProblemDetails"));
-    responses.entry("default".to_owned()).or_insert(RefOr::T(refused));
+    responses.entry("default".to_owned()).or_insert(described(refused).build().into());
+    // Whatever is refused or fails is told in the same form.
+    let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("ProblemDetails"))).build();
+    for (status, response) in responses {
+        if let RefOr::T(response) = response
+            && (status.starts_with(['4', '5']) || status == "default")
+        {
+            response.content.insert(PROBLEM_CONTENT_TYPE.to_owned(), problem.clone().into());
+        }
+    }
 }
 
 /// Whether the answer is an object of this kind.
@@ -101,9 +130,19 @@ fn is(response: &Response, kind: &Ref) -> bool {
     })
 }
 
-fn answer(description: &str, content_type: &str, body: Ref) -> Response {
-    let content = ContentBuilder::new().schema(Some(body)).build();
-    ResponseBuilder::new().description(description).content(content_type, content).build()
+fn described(description: &str) -> ResponseBuilder {
+    ResponseBuilder::new().description(description)
+}
+
+fn header(name: &str, description: &str) -> RefOr<Parameter> {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .description(Some(description))
+        .required(Required::False)
+        .schema(Some(String::schema()))
+        .build()
+        .into()
 }
 
 /// The description as JSON, with a line feed at the end.

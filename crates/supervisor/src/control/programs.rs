@@ -11,17 +11,21 @@
 //! All of it is `operate`, but a deploy from a directory: that says which code runs, as an upgrade does, and needs `admin`.
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::routing::{get, post};
-use handover_api::{Operation, Phase, ProblemDetails, ProgramStatus, Refused};
+use handover_api::{Operation, Phase, ProgramStatus, Refused};
 
 use super::answer::Answer;
-use super::asked::{Change, ProgramChange, ProgramQuery};
+use super::asked::{Change, Named, ProgramChange, ProgramQuery};
 use super::changing::perform;
 use super::looking::Asker;
 use super::role::Role;
 use super::server::App;
 use crate::handle::{Ask, ProgramAsked, ProgramWhat};
+
+/// The longest name.
+const MAX_NAME_BYTES: usize = 1_024;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -54,16 +58,13 @@ pub(super) async fn programs(State(app): State<App>, asker: Asker) -> Result<Ans
 }
 
 /// One program.
-#[utoipa::path(get, path = "/v1/programs/{name}", tag = "programs",
-    params(("name" = String, Path, description = "Its name")),
-    responses(
-        (status = 200, description = "The program with its copies", body = ProgramStatus),
-        (status = 404, description = "There is none with this name; those that there are", body = ProblemDetails, content_type = "application/problem+json"),
-    ))]
+#[utoipa::path(get, path = "/v1/programs/{name}", tag = "programs", params(Named), responses(
+    (status = 200, description = "The program with its copies", body = ProgramStatus),
+))]
 pub(super) async fn program(
     State(app): State<App>,
     asker: Asker,
-    Path(name): Path<String>,
+    Path(Named { name }): Path<Named>,
 ) -> Result<Answer, Answer> {
     asker.may(Role::Read, "programs")?;
     let programs = app.driver.programs().await?;
@@ -77,95 +78,53 @@ pub(super) async fn program(
 }
 
 /// Start a program that was stopped, and wait until it is ready.
-#[utoipa::path(post, path = "/v1/programs/{name}/start", tag = "programs",
-    params(("name" = String, Path, description = "Its name"), ProgramQuery),
-    responses(
-        (status = 200, description = "It runs and is ready, or did already", body = Operation),
-        (status = 404, description = "There is none with this name", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 500, description = "It was not ready: `operation.program.last_lines` is what it wrote", body = ProblemDetails, content_type = "application/problem+json"),
-    ))]
-pub(super) async fn start(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    about(&app, &asker, name, change.change, ProgramWhat::Start).await
+#[utoipa::path(post, path = "/v1/programs/{name}/start", tag = "programs", params(Named, ProgramQuery), responses(
+    (status = 200, description = "It runs and is ready, or did already", body = Operation),
+    (status = 500, description = "It was not ready: `operation.program.last_lines` is what it wrote"),
+))]
+pub(super) async fn start(wanted: Wanted) -> Result<Answer, Answer> {
+    wanted.perform(ProgramWhat::Start).await
 }
 
 /// Ask a program to end; it is not started again until somebody starts it. Its sockets stay: connections wait in their queues.
-#[utoipa::path(post, path = "/v1/programs/{name}/stop", tag = "programs",
-    params(("name" = String, Path, description = "Its name"), ProgramQuery),
-    responses(
-        (status = 200, description = "Nothing of it runs; what had to be killed or cut is counted", body = Operation),
-        (status = 404, description = "There is none with this name", body = ProblemDetails, content_type = "application/problem+json"),
-    ))]
-pub(super) async fn stop(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    about(&app, &asker, name, change.change, ProgramWhat::Stop).await
+#[utoipa::path(post, path = "/v1/programs/{name}/stop", tag = "programs", params(Named, ProgramQuery), responses(
+    (status = 200, description = "Nothing of it runs; what had to be killed or cut is counted", body = Operation),
+))]
+pub(super) async fn stop(wanted: Wanted) -> Result<Answer, Answer> {
+    wanted.perform(ProgramWhat::Stop).await
 }
 
 /// Start new copies, prove them ready, let them take over, ask the old ones to end.
-#[utoipa::path(post, path = "/v1/programs/{name}/restart", tag = "programs",
-    params(("name" = String, Path, description = "Its name"), ProgramQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "The operation's ID: the same key again gets the same operation's answer")),
-    responses(
-        (status = 200, description = "The new copies serve; `program` says what proved them, what was held, killed and cut", body = Operation),
-        (status = 404, description = "There is none with this name; those that there are", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 409, description = "Another operation runs: operation_id names it", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 500, description = "The new copies were not ready, and the old ones serve on; `operation.program.last_lines` is what they wrote", body = ProblemDetails, content_type = "application/problem+json"),
-    ))]
-pub(super) async fn restart(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    let ProgramQuery { batch, max_unhealthy, .. } = change.own;
-    about(&app, &asker, name, change.change, ProgramWhat::Restart { batch, max_unhealthy }).await
+#[utoipa::path(post, path = "/v1/programs/{name}/restart", tag = "programs", params(Named, ProgramQuery), responses(
+    (status = 200, description = "The new copies serve; `program` says what proved them, what was held, killed and cut", body = Operation),
+    (status = 409, description = "Another operation runs: operation_id names it"),
+    (status = 500, description = "The new copies were not ready, and the old ones serve on; `operation.program.last_lines` is what they wrote"),
+))]
+pub(super) async fn restart(wanted: Wanted) -> Result<Answer, Answer> {
+    let ProgramQuery { batch, max_unhealthy, .. } = wanted.change.own;
+    wanted.perform(ProgramWhat::Restart { batch, max_unhealthy }).await
 }
 
 /// Have a program read its configuration anew, in the way that is configured for it.
-#[utoipa::path(post, path = "/v1/programs/{name}/reload", tag = "programs",
-    params(("name" = String, Path, description = "Its name"), ProgramQuery),
-    responses(
-        (status = 200, description = "`applied`: it was proved. `sent`: a signal was sent, and nothing says what became of it", body = Operation),
-        (status = 404, description = "There is none with this name", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 422, description = "The program said no, or no way to reload it is configured", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 500, description = "It said nothing in time", body = ProblemDetails, content_type = "application/problem+json"),
-    ))]
-pub(super) async fn reload(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    about(&app, &asker, name, change.change, ProgramWhat::Reload).await
+#[utoipa::path(post, path = "/v1/programs/{name}/reload", tag = "programs", params(Named, ProgramQuery), responses(
+    (status = 200, description = "`applied`: it was proved. `sent`: a signal was sent, and nothing says what became of it", body = Operation),
+    (status = 422, description = "The program said no, or no way to reload it is configured"),
+    (status = 500, description = "It said nothing in time"),
+))]
+pub(super) async fn reload(wanted: Wanted) -> Result<Answer, Answer> {
+    wanted.perform(ProgramWhat::Reload).await
 }
 
 /// Run what is in another slot (the idle one if none is named), or in a directory: hook, start, proof, switch, drain.
-#[utoipa::path(post, path = "/v1/programs/{name}/deploy", tag = "programs",
-    params(("name" = String, Path, description = "Its name"), ProgramQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "The operation's ID: the same key again gets the same operation's answer")),
-    responses(
-        (status = 200, description = "It serves; `program` says from which slot to which, and what becomes of the one before", body = Operation),
-        (status = 403, description = "The role `operate` is needed, for a directory `admin`", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 404, description = "There is none with this name", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 409, description = "Another operation runs: operation_id names it", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 422, description = "There is no such slot, it serves already, or the hook failed", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 500, description = "It was not ready, or the guard took it back; what served before serves", body = ProblemDetails, content_type = "application/problem+json"),
-    ))]
-pub(super) async fn deploy(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    let ProgramQuery { slot, directory, confirm_within, .. } = &change.own;
+#[utoipa::path(post, path = "/v1/programs/{name}/deploy", tag = "programs", params(Named, ProgramQuery), responses(
+    (status = 200, description = "It serves; `program` says from which slot to which, and what becomes of the one before", body = Operation),
+    (status = 403, description = "The role `operate` is needed, for a directory `admin`"),
+    (status = 409, description = "Another operation runs: operation_id names it"),
+    (status = 422, description = "There is no such slot, it serves already, or the hook failed"),
+    (status = 500, description = "It was not ready, or the guard took it back; what served before serves"),
+))]
+pub(super) async fn deploy(wanted: Wanted) -> Result<Answer, Answer> {
+    let ProgramQuery { slot, directory, confirm_within, .. } = &wanted.change.own;
     if slot.is_some() && directory.is_some() {
         return Err(Answer::bad_request("a deploy is of a slot or of a directory: ask for one of the two"));
     }
@@ -173,65 +132,43 @@ pub(super) async fn deploy(
         slot: slot.clone(),
         directory: directory.clone(),
         confirm: *confirm_within,
-        guard: change.own.guard_time(),
+        guard: wanted.change.own.guard_time(),
     };
-    about(&app, &asker, name, change.change, what).await
+    wanted.perform(what).await
 }
 
 /// Run again what ran before the last deploy: at once while that is kept warm.
-#[utoipa::path(post, path = "/v1/programs/{name}/rollback", tag = "programs",
-    params(("name" = String, Path, description = "Its name"), ProgramQuery),
-    responses(
-        (status = 200, description = "It serves again", body = Operation),
-        (status = 404, description = "There is none with this name", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 422, description = "Nothing was deployed before", body = ProblemDetails, content_type = "application/problem+json"),
-    ))]
-pub(super) async fn rollback(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    about(&app, &asker, name, change.change, ProgramWhat::Rollback).await
+#[utoipa::path(post, path = "/v1/programs/{name}/rollback", tag = "programs", params(Named, ProgramQuery), responses(
+    (status = 200, description = "It serves again", body = Operation),
+    (status = 422, description = "Nothing was deployed before"),
+))]
+pub(super) async fn rollback(wanted: Wanted) -> Result<Answer, Answer> {
+    wanted.perform(ProgramWhat::Rollback).await
 }
 
 /// Keep the deploy that awaits confirmation.
-#[utoipa::path(post, path = "/v1/programs/{name}/confirm", tag = "programs",
-    params(("name" = String, Path, description = "Its name"), ProgramQuery),
-    responses(
-        (status = 200, description = "It stays", body = Operation),
-        (status = 422, description = "None awaits confirmation", body = ProblemDetails, content_type = "application/problem+json"),
-    ))]
-pub(super) async fn confirm(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    about(&app, &asker, name, change.change, ProgramWhat::Confirm).await
+#[utoipa::path(post, path = "/v1/programs/{name}/confirm", tag = "programs", params(Named, ProgramQuery), responses(
+    (status = 200, description = "It stays", body = Operation),
+    (status = 422, description = "None awaits confirmation"),
+))]
+pub(super) async fn confirm(wanted: Wanted) -> Result<Answer, Answer> {
+    wanted.perform(ProgramWhat::Confirm).await
 }
 
 /// Take back the deploy that awaits confirmation, at once.
-#[utoipa::path(post, path = "/v1/programs/{name}/cancel", tag = "programs",
-    params(("name" = String, Path, description = "Its name"), ProgramQuery),
-    responses(
-        (status = 200, description = "What served before serves again", body = Operation),
-        (status = 422, description = "None awaits confirmation", body = ProblemDetails, content_type = "application/problem+json"),
-    ))]
-pub(super) async fn cancel(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    about(&app, &asker, name, change.change, ProgramWhat::Cancel).await
+#[utoipa::path(post, path = "/v1/programs/{name}/cancel", tag = "programs", params(Named, ProgramQuery), responses(
+    (status = 200, description = "What served before serves again", body = Operation),
+    (status = 422, description = "None awaits confirmation"),
+))]
+pub(super) async fn cancel(wanted: Wanted) -> Result<Answer, Answer> {
+    wanted.perform(ProgramWhat::Cancel).await
 }
 
 /// Hold new requests, and answer when those in flight have ended. It ends by itself after `for`.
 #[utoipa::path(post, path = "/v1/pause", tag = "programs", params(ProgramQuery), responses(
     (status = 200, description = "It is paused; `program` says what has ended and what is held", body = Operation),
-    (status = 404, description = "Nothing has this name", body = ProblemDetails, content_type = "application/problem+json"),
-    (status = 422, description = "Several things have this name, or it cannot be paused, and why", body = ProblemDetails, content_type = "application/problem+json"),
+    (status = 404, description = "Nothing has this name"),
+    (status = 422, description = "Several things have this name, or it cannot be paused, and why"),
 ))]
 pub(super) async fn pause(
     State(app): State<App>,
@@ -276,16 +213,10 @@ pub(super) async fn resumed(
     params(("name" = String, Path, description = "Its name: `127.0.0.1:9001`, or `web/1`, as one segment (`web%2F1`)"), ProgramQuery),
     responses(
         (status = 200, description = "It gets nothing new; `program` says what has ended and what is left", body = Operation),
-        (status = 404, description = "There is none with this name", body = ProblemDetails, content_type = "application/problem+json"),
     ))]
-pub(super) async fn drain(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    let limit = change.own.limit;
-    about(&app, &asker, name, change.change, ProgramWhat::DrainEndpoint { limit }).await
+pub(super) async fn drain(wanted: Wanted) -> Result<Answer, Answer> {
+    let limit = wanted.change.own.limit;
+    wanted.perform(ProgramWhat::DrainEndpoint { limit }).await
 }
 
 /// An endpoint that was drained gets new requests again.
@@ -293,19 +224,36 @@ pub(super) async fn drain(
     params(("name" = String, Path, description = "Its name, as one segment"), ProgramQuery),
     responses(
         (status = 200, description = "It gets requests", body = Operation),
-        (status = 404, description = "There is none with this name", body = ProblemDetails, content_type = "application/problem+json"),
     ))]
-pub(super) async fn enable(
-    State(app): State<App>,
-    asker: Asker,
-    Path(name): Path<String>,
-    change: ProgramChange,
-) -> Result<Answer, Answer> {
-    about(&app, &asker, name, change.change, ProgramWhat::EnableEndpoint).await
+pub(super) async fn enable(wanted: Wanted) -> Result<Answer, Answer> {
+    wanted.perform(ProgramWhat::EnableEndpoint).await
 }
 
-/// The longest name.
-const MAX_NAME_BYTES: usize = 1_024;
+/// A request to change something about what its path names.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    app: App,
+    asker: Asker,
+    name: String,
+    change: ProgramChange,
+}
+
+impl FromRequestParts<App> for Wanted {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Answer> {
+        let asker = Asker::from_request_parts(parts, app).await?;
+        let Path(Named { name }) = Path::from_request_parts(parts, app).await?;
+        let change = ProgramChange::from_request_parts(parts, app).await?;
+        Ok(Self { app: app.clone(), asker, name, change })
+    }
+}
+
+impl Wanted {
+    async fn perform(self, what: ProgramWhat) -> Result<Answer, Answer> {
+        about(&self.app, &self.asker, self.name, self.change.change, what).await
+    }
+}
 
 async fn about(
     app: &App,

@@ -11,13 +11,14 @@ use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::{Extension, Router};
+use handover_api::Refused;
 use handover_handoff::peer::Peer;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::crossing::{Connection, Crossing};
@@ -34,6 +35,8 @@ pub(super) const MAX_CONNECTIONS_OF_A_USER: usize = 16;
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long whoever has connected may take to begin to ask when the supervisor is about to end or to become another program.
 const BEGIN_LIMIT: Duration = Duration::from_millis(250);
+/// Streams of events and of lines that may be open at once.
+pub(super) const MAX_STREAMS: usize = 32;
 /// The longest head.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Fields in a head.
@@ -49,22 +52,39 @@ pub(super) struct App {
     pub(super) driver: DriverHandle,
     pub(super) server_uid: u32,
     pub(super) refusals: Arc<changing::RefusalLimit>,
-    pub(super) streams: Arc<tokio::sync::Semaphore>,
+    streams: Arc<Semaphore>,
     /// One archive at a time is made or taken in: each may take as much memory as a generation's files.
-    pub(super) archives: Arc<tokio::sync::Semaphore>,
+    pub(super) archives: Arc<Semaphore>,
     pub(super) expiring: Arc<Expiring>,
 }
 
 impl App {
     pub(super) fn new(driver: DriverHandle, server_uid: u32) -> Self {
-        let streams = Arc::new(tokio::sync::Semaphore::new(events::MAX_STREAMS));
+        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         Self {
             driver,
             server_uid,
             refusals: Arc::default(),
             streams,
-            archives: Arc::new(tokio::sync::Semaphore::new(1)),
+            archives: Arc::new(Semaphore::new(1)),
             expiring: Arc::default(),
+        }
+    }
+
+    /// A place among the streams that may be open at once, if there is one.
+    pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        let permit = self.streams.clone().try_acquire_owned();
+        permit.map_err(|_| Refused::Unavailable(format!("{MAX_STREAMS} streams are open already")))
+    }
+
+    /// Returns when the supervisor is about to end, or becomes another program: no stream goes on then.
+    pub(super) fn ends(&self) -> impl Future<Output = ()> + use<> {
+        let (closing, crossing) = (self.driver.closing(), self.driver.crossing.clone());
+        async move {
+            tokio::select! {
+                () = over(closing) => {}
+                () = crossing.left() => {}
+            }
         }
     }
 }
@@ -219,7 +239,7 @@ async fn is_begun(stream: &UnixStream, ends: &Ends) -> bool {
 }
 
 /// Waits until the supervisor says that it is about to end, or is gone without a word.
-pub(super) async fn over(mut closing: watch::Receiver<bool>) {
+async fn over(mut closing: watch::Receiver<bool>) {
     drop(closing.wait_for(|closing| *closing).await);
 }
 

@@ -2,7 +2,7 @@
 
 use handover_api::{CopyState, CopyStatus, LogLine, PauseStatus, ProgramResult, ProgramState, ProgramStatus};
 
-use super::super::events::MAX_STREAMS;
+use super::super::server::MAX_STREAMS;
 use super::*;
 use crate::handle::{ProgramAsked, ProgramLogs, ProgramWhat};
 
