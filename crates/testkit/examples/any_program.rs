@@ -5,12 +5,13 @@
 //!   port N · socket PATH · fd N      where it listens; without one of these on what LISTEN_FDS says
 //!   says WORD                        what its answers begin with; otherwise the first line of the file `version` in its directory
 //!   notify                           it says READY=1, and RELOADING=1 … READY=1 on HUP
-//!   starts-slowly MS · lock FILE     takes so long before it is ready; needs this lock, and exits with 4 if somebody has it
+//!   starts-slowly MS · starts-when FILE    takes so long before it is ready; waits until there is such a file
+//!   lock FILE                        needs this lock, and exits with 4 if somebody has it
 //!   binds-nothing · answers-500 · dies-after MS · ignores-term · forks · leaves-children · floods · dies-at-once
 //!   inetd · inetd-wait               one connection on stdin and stdout; the listening socket as stdin
 //! ```
 //!
-//! Answers say `WORD PID NUMBER`: the number counts reloads. `/wait` answers after somebody has asked for `/go`;
+//! Answers say `WORD PID NUMBER`: the number counts reloads. `/wait` says so and answers after somebody has asked for `/go`;
 //! `/die` ends the process; `/descriptors` and `/environment` show what it was given; `/slow/MS` takes so long.
 #![allow(
     clippy::unwrap_used,
@@ -36,12 +37,17 @@ use std::time::Duration;
 
 use handover_handoff::inherit::{self, Expected, LeftOpen};
 use handover_handoff::signals::Signals;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// What it exits with when somebody else has the lock.
 const LOCKED: i32 = 4;
 /// What it exits with when it dies.
 const DIED: i32 = 3;
+/// How often it looks at what nobody tells it.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often it looks, when it is to end, for the first request of a connection that it has accepted: whoever has just connected is
+/// about to ask.
+const PATIENCE: u32 = 50;
 /// How much it writes when it floods: in lines of a thousand bytes.
 const FLOOD_LINES: usize = 100_000;
 
@@ -66,6 +72,9 @@ fn main() {
     }
     let _lock = words.after("lock").map(lock);
     words.after("starts-slowly").map(millis).inspect(|time| pause(*time));
+    while words.after("starts-when").is_some_and(|file| !fs::exists(file).unwrap()) {
+        pause(LOOK);
+    }
     let server = Arc::new(Server::new(&words));
     if words.has("inetd-wait") {
         let stdin = io::stdin().as_fd().try_clone_to_owned().unwrap();
@@ -216,6 +225,7 @@ impl Server {
     fn answer(&self, path: &str) -> String {
         match path {
             "/wait" => {
+                println!("any_program: somebody waits");
                 let mut gone = self.gone.0.lock().unwrap();
                 while !*gone {
                     gone = self.gone.1.wait(gone).unwrap();
@@ -254,13 +264,17 @@ fn descriptors() -> String {
     all.into_iter().map(|(number, target)| format!("{number} {target}\n")).collect()
 }
 
-/// Takes connections from a listening socket, of whatever family, on a thread of its own.
+/// Takes connections from a listening socket, of whatever family, on a thread of its own, which counts among what is open: what it
+/// has taken is answered before the end.
 fn accept_on(server: &Arc<Server>, socket: OwnedFd) {
     let server = Arc::clone(server);
+    server.open.fetch_add(1, Ordering::SeqCst);
     std::thread::spawn(move || {
         while !server.ends.load(Ordering::SeqCst) {
             let mut waits = [PollFd::new(&socket, PollFlags::IN)];
-            if poll(&mut waits, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 })) != Ok(1) {
+            if poll(&mut waits, Timespec::try_from(LOOK).ok().as_ref()) != Ok(1)
+                || server.ends.load(Ordering::SeqCst)
+            {
                 continue;
             }
             // Another process may have been quicker, and the socket may be a blocking one: one that a server shares should not be.
@@ -275,16 +289,19 @@ fn accept_on(server: &Arc<Server>, socket: OwnedFd) {
                 server.open.fetch_sub(1, Ordering::SeqCst);
             });
         }
+        server.open.fetch_sub(1, Ordering::SeqCst);
     });
 }
 
 /// Requests without a body, one after the other.
 fn converse(server: &Server, connection: &TcpStream) -> io::Result<()> {
     let mut reader = BufReader::new(connection);
+    let mut patience = PATIENCE;
     loop {
-        if !wait_for_request(server, connection, &reader)? {
+        if !wait_for_request(server, connection, &reader, patience)? {
             return Ok(());
         }
+        patience = 0;
         let mut first = String::new();
         if reader.read_line(&mut first)? == 0 {
             return Ok(());
@@ -323,16 +340,18 @@ fn converse(server: &Server, connection: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Whether another request comes before this server ends.
+/// Whether another request comes before this server ends, or while it is looked for as often as this afterwards.
 fn wait_for_request(
     server: &Server,
     connection: &TcpStream,
     reader: &BufReader<&TcpStream>,
+    mut patience: u32,
 ) -> io::Result<bool> {
     while reader.buffer().is_empty() {
         let mut waits = [PollFd::new(connection, PollFlags::IN)];
-        match poll(&mut waits, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 })) {
-            Ok(0) if server.ends.load(Ordering::SeqCst) => return Ok(false),
+        match poll(&mut waits, Timespec::try_from(LOOK).ok().as_ref()) {
+            Ok(0) if server.ends.load(Ordering::SeqCst) && patience == 0 => return Ok(false),
+            Ok(0) if server.ends.load(Ordering::SeqCst) => patience -= 1,
             Ok(0) => {}
             Ok(_) => return Ok(true),
             Err(errno) => return Err(errno.into()),

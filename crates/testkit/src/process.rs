@@ -5,7 +5,7 @@
 //! makes itself their reaper (`PR_SET_CHILD_SUBREAPER`).
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Once};
@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{ioctl_fionread, read};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 use crate::deadline::{DEADLINE, Deadline, until};
@@ -72,34 +73,47 @@ struct Text {
     ended: bool,
 }
 
-/// One output stream of a process, read by a thread of its own.
-#[derive(Debug, Clone, Default)]
-struct Stream(Arc<(Mutex<Text>, Condvar)>);
+/// One output stream of a process: read by a thread of its own, and by whoever wants to know what has been written so far.
+/// What is in the pipe has been written: nobody has to wait until that thread gets round to it.
+#[derive(Debug, Clone)]
+struct Stream(Arc<(Mutex<Text>, Condvar, OwnedFd)>);
 
 impl Stream {
-    fn read(from: impl Read + Send + 'static) -> Self {
-        let this = Self::default();
+    fn read(from: impl Into<OwnedFd>) -> Self {
+        let this = Self(Arc::new((Mutex::default(), Condvar::new(), from.into())));
         let shared = this.clone();
-        thread::spawn(move || shared.take_all(from));
+        thread::spawn(move || while shared.wait_for_more() {});
         this
     }
 
-    fn take_all(&self, mut from: impl Read) {
+    /// Waits until more is there, or the end, which nothing follows.
+    fn wait_for_more(&self) -> bool {
+        let mut watched = [PollFd::new(&self.0.2, PollFlags::IN)];
+        let _ = poll(&mut watched, None);
+        let over = watched[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+        let mut text = self.0.0.lock().unwrap();
+        // Whoever writes has gone before this was read: nothing comes after it.
+        self.take_all(&mut text);
+        text.ended = over;
+        self.0.1.notify_all();
+        !over
+    }
+
+    /// Takes what is in the pipe.
+    fn take_all(&self, text: &mut Text) {
         let mut buffer = [0; 4096];
-        loop {
-            let length = from.read(&mut buffer).unwrap_or(0);
-            let mut text = self.0.0.lock().unwrap();
-            text.bytes.extend_from_slice(&buffer[..length]);
-            text.ended = length == 0;
-            self.0.1.notify_all();
-            if length == 0 {
-                return;
+        while ioctl_fionread(&self.0.2).is_ok_and(|there| there > 0) {
+            match read(&self.0.2, &mut buffer) {
+                Ok(length) if length > 0 => text.bytes.extend_from_slice(&buffer[..length]),
+                _ => return,
             }
         }
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.0.lock().unwrap().bytes).into_owned()
+        let mut text = self.0.0.lock().unwrap();
+        self.take_all(&mut text);
+        String::from_utf8_lossy(&text.bytes).into_owned()
     }
 
     /// Waits until the text contains `needle`; `None` if the stream ends without it.
@@ -168,8 +182,8 @@ impl Process {
         let mark = format!("{}-{}", std::process::id(), NEXT_MARK.fetch_add(1, Ordering::Relaxed));
         command.env(MARK, &mark).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
-        let stdout = child.stdout.take().map(Stream::read).unwrap_or_default();
-        let stderr = child.stderr.take().map(Stream::read).unwrap_or_default();
+        let stdout = Stream::read(child.stdout.take().expect("standard output of a child"));
+        let stderr = Stream::read(child.stderr.take().expect("standard error of a child"));
         Ok(Self { child, name, mark, stdout, stderr, known: BTreeSet::new(), status: None })
     }
 
@@ -371,6 +385,16 @@ mod tests {
         assert!(proc::alive(orphan));
         drop(process);
         assert!(!proc::alive(orphan));
+    }
+
+    /// A test looks when it has heard of something by another way: what was written before that is there.
+    #[test]
+    fn what_was_written_before_is_there_at_once() {
+        for _ in 0..100 {
+            let process = Process::start(shell("echo out; echo err >&2; kill -STOP $$"));
+            until("it has written", || (proc::stat(process.pid())?.state == 'T').then_some(()));
+            assert_eq!((process.stdout().as_str(), process.stderr().as_str()), ("out\n", "err\n"));
+        }
     }
 
     #[test]
