@@ -160,7 +160,8 @@ impl Machine {
         let some = |time: &std::time::Duration| !time.is_zero();
         let (confirm, guard) = (confirm.filter(some), guard.filter(some));
         let change = self.change_to(Some(operation), What::Deploy, edition);
-        let by = hook.map(|limit| self.after(limit));
+        // Its own limit comes first, and says why.
+        let by = hook.map(|limit| self.after(limit.saturating_add(Plan::KILL_LIMIT)));
         self.table.change = Some(Change { confirm, guard, by, ..change });
         match hook {
             Some(limit) => self.emit(Effect::Hook { operation, edition, limit }),

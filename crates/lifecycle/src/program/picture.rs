@@ -158,6 +158,7 @@ impl Machine {
             Ask::Deploy { plan, hook, guard, .. } => {
                 let plan = plan.bounded();
                 let both = serving.change_at_most(&plan) + plan.change_at_most(&serving);
+                let hook = hook.map(|limit| limit.saturating_add(Plan::KILL_LIMIT));
                 both.saturating_add(hook.unwrap_or_default()).saturating_add(guard.unwrap_or_default())
             }
             Ask::Rollback | Ask::Cancel | Ask::GoBack => serving.change_at_most(&before),
