@@ -56,11 +56,17 @@ impl Operation {
             Kind::ProgramRestart => format!("{name} restarted, {}", result.new_copies()),
             Kind::ProgramReload => format!("{name} has reloaded{}", result.because()),
             Kind::ProgramDeploy => format!("{name}: {} serves{}", result.target(), result.because()),
+            Kind::ProgramRollback if result.runs_nothing() => {
+                format!("{name}: {} is what it starts from again", result.target())
+            }
             Kind::ProgramRollback => format!("{name}: {} serves again{}", result.target(), result.because()),
             Kind::ProgramConfirm => format!("{name}: {} is confirmed and stays", result.confirmed()),
             Kind::ProgramCancel => {
-                format!("{name}: {} was taken back, {} serves again", result.before(), result.target())
+                let serves = if result.runs_nothing() { "is what it starts from" } else { "serves" };
+                format!("{name}: {} was taken back, {} {serves} again", result.before(), result.target())
             }
+            // Its time was over before what was in flight had ended, or the server stops.
+            Kind::Pause if self.cause == Some(Cause::NotQuiet) => format!("{name} was paused"),
             Kind::Pause => format!("{name} is paused"),
             Kind::ResumeTraffic => match &self.target {
                 Some(name) => format!("{name} goes on"),
@@ -82,6 +88,7 @@ impl Operation {
         };
         if let Some(ended) = result.in_flight_ended {
             add(match ended {
+                0 if result.in_flight_left > 0 => "nothing in flight has ended".to_owned(),
                 0 => "nothing was in flight".to_owned(),
                 1 => "1 request in flight has ended".to_owned(),
                 n => format!("{} requests in flight have ended", grouped(n)),
@@ -100,7 +107,10 @@ impl Operation {
             }
         }
         if let Some(held) = result.held {
-            add(held_in_words(self.kind, held, result.longest_wait_ms));
+            // A pause that is over is told as everything else.
+            let is_over = self.cause == Some(Cause::NotQuiet);
+            let kind = if self.kind == Kind::Pause && is_over { Kind::ProgramRestart } else { self.kind };
+            add(held_in_words(kind, held, result.longest_wait_ms));
         }
         match result.killed_processes {
             0 => {}
@@ -156,6 +166,7 @@ impl Operation {
             Kind::ProgramDeploy | Kind::ProgramRollback | Kind::ProgramCancel => {
                 self.program_way_back(result)
             }
+            Kind::Pause if self.cause == Some(Cause::NotQuiet) => "; it goes on now".to_owned(),
             Kind::Pause => match &result.paused_until {
                 Some(until) => {
                     format!("; it goes on at {}, or with 'handover resume {name}'", clock(until))
@@ -178,13 +189,18 @@ impl Operation {
                 human_time(Duration::from_millis(back.within_ms)),
             );
         }
+        if result.runs_nothing() {
+            return format!("; nothing of it runs: 'handover start {name}' starts it");
+        }
+        // A server that stops keeps nothing warm.
+        let stops = self.cause == Some(Cause::ShuttingDown);
         match (&result.from, &result.warm_until) {
-            (Some(from), Some(until)) => format!(
+            (Some(from), Some(until)) if !stops => format!(
                 "; {} is kept warm until {}: 'handover rollback {name}' goes back to it at once",
                 place(from),
                 clock(until)
             ),
-            (Some(from), None) if self.kind == Kind::ProgramDeploy => {
+            (Some(from), _) if self.kind == Kind::ProgramDeploy => {
                 format!("; 'handover rollback {name}' starts {} again", place(from))
             }
             _ => String::new(),
@@ -345,6 +361,11 @@ impl ProgramResult {
 
     fn target(&self) -> String {
         self.to.as_deref().map_or_else(|| "what ran before".to_owned(), place)
+    }
+
+    /// It is stopped, or sleeps: only what would serve is another.
+    fn runs_nothing(&self) -> bool {
+        self.serves == ServesNow::Nothing && self.started == 0
     }
 
     fn confirmed(&self) -> String {

@@ -167,6 +167,46 @@ fn what_is_not_ready_says_why_what_serves_and_shows_its_last_lines() {
 }
 
 #[test]
+fn a_way_back_of_what_is_stopped_is_not_said_to_serve() {
+    let stopped = |kind| {
+        ended(kind, Outcome::Applied, Cause::Done, |_, result| {
+            result.from = Some("b".to_owned());
+            result.to = Some("a".to_owned());
+            result.serves = ServesNow::Nothing;
+        })
+    };
+    assert_eq!(
+        stopped(Kind::ProgramRollback),
+        "applied: web: slot a is what it starts from again, no connection cut, in 2.31 s; nothing of it runs: 'handover start web' starts it"
+    );
+    assert_eq!(
+        stopped(Kind::ProgramCancel),
+        "applied: web: slot b was taken back, slot a is what it starts from again, no connection cut, in 2.31 s; nothing of it runs: 'handover start web' starts it"
+    );
+}
+
+#[test]
+fn a_pause_whose_time_was_over_before_what_was_in_flight_had_ended_is_over() {
+    let pause = |cause, left| {
+        finished(Kind::Pause, Outcome::Applied, cause, |_, result| {
+            result.in_flight_ended = Some(0);
+            result.in_flight_left = left;
+            result.held = Some(0);
+            result.paused_until = Some("2026-11-22T03:11:35.000Z".to_owned());
+        })
+        .message
+    };
+    assert_eq!(
+        pause(Cause::Done, 0),
+        "applied: web is paused, nothing was in flight, nothing is held yet, in 2.31 s; it goes on at 03:11:35 UTC, or with 'handover resume web'"
+    );
+    assert_eq!(
+        pause(Cause::NotQuiet, 2),
+        "applied: web was paused, nothing in flight has ended, 2 are still in flight, nothing was held, in 2.31 s; it goes on now"
+    );
+}
+
+#[test]
 fn a_deploy_says_what_serves_and_how_to_go_back() {
     let deploy = |with: fn(&mut ProgramResult)| {
         ended(Kind::ProgramDeploy, Outcome::Applied, Cause::Done, |_, result| {
@@ -192,6 +232,15 @@ fn a_deploy_says_what_serves_and_how_to_go_back() {
             });
         }),
         "applied: web: slot b serves (it said READY=1), no connection cut, in 2.31 s; it goes back to slot a at 03:11:35 UTC (in 10 min) unless 'handover confirm web' comes"
+    );
+    let stops = ended(Kind::ProgramDeploy, Outcome::Applied, Cause::ShuttingDown, |operation, result| {
+        from_a_to_b(result);
+        operation.steps.push(crate::Step { name: "guard".to_owned(), ms: 100.0 });
+        result.warm_until = Some("2026-11-22T03:11:35.000Z".to_owned());
+    });
+    assert_eq!(
+        stops,
+        "applied: web: slot b serves, no connection cut, the guard was cut short, in 2.31 s; 'handover rollback web' starts slot a again"
     );
     let directory = ended(Kind::ProgramDeploy, Outcome::Applied, Cause::Done, |_, result| {
         result.to = Some("/srv/releases/42".to_owned());
@@ -317,7 +366,7 @@ fn a_pause_says_what_ended_what_is_held_and_when_it_goes_on() {
             result.in_flight_left = 1;
             result.held = Some(0);
         }),
-        "applied: web is paused, 1 is still in flight, nothing is held yet, in 2.31 s; it goes on with 'handover resume web'"
+        "applied: web was paused, 1 is still in flight, nothing was held, in 2.31 s; it goes on now"
     );
     assert_eq!(
         ended(Kind::ResumeTraffic, Outcome::Applied, Cause::Done, |_, result| {
