@@ -359,13 +359,14 @@ fn failed_handshakes_are_counted_by_reason_and_answered_with_an_alert() {
     let mut gone = TcpStream::connect(address).unwrap();
     gone.write_all(&scene.client().hello()[..30]).unwrap();
     drop(gone);
+    scene.plane.wait_for_metric("handover_closed_connections_total{why=\"client_closed\"}", 1);
+    scene.plane.wait_for_metric("handover_tls_handshake_failures_total{listener=\"web\",reason=\"gone\"}", 1);
     scene.plane.wait_until_idle();
     let count = |reason: &str| {
         let name = "handover_tls_handshake_failures_total";
         scene.plane.metric(&format!("{name}{{listener=\"web\",reason=\"{reason}\"}}"))
     };
     assert_eq!((count("protocol"), count("alert"), count("gone")), (1, 1, 1));
-    assert_eq!(scene.plane.metric("handover_closed_connections_total{why=\"client_closed\"}"), 1);
     let figures = scene.plane.service.figures().unwrap();
     assert_eq!((figures.handshakes, figures.handshake_failures), (3, 3));
 }

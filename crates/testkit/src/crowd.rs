@@ -349,6 +349,7 @@ mod tests {
         origin.cut();
         let hurt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| crowd.rounds(50)));
         let why = *hurt.unwrap_err().downcast::<String>().unwrap();
-        assert!(why.contains("keep-alive, in round"), "{why}");
+        // Which of them notices first is chance.
+        assert!(why.contains(", in round"), "{why}");
     }
 }

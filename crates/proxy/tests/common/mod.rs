@@ -143,6 +143,12 @@ impl Plane {
         });
     }
 
+    /// Waits until a number of the metrics is this: for connections that may not even have been accepted yet.
+    #[track_caller]
+    pub(crate) fn wait_for_metric(&self, line: &str, wanted: u64) {
+        handover_testkit::until(line, || (self.metric(line) == wanted).then_some(()));
+    }
+
     /// One number of the metrics.
     #[track_caller]
     pub(crate) fn metric(&self, line: &str) -> u64 {
