@@ -389,6 +389,7 @@ pub fn become_subreaper() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use handover_testkit::{is_alone, is_alone_in};
     use rustix::event::{PollFd, PollFlags, Timespec};
 
     use super::*;
@@ -455,22 +456,18 @@ mod tests {
 
     #[test]
     fn a_child_gets_no_variable_that_is_meant_for_its_parent() {
-        const ROLE: &str = "HANDOVER_TEST_IS_THE_PARENT";
-        if std::env::var_os(ROLE).is_some() {
-            assert_eq!(std::env::var("LISTEN_FDS").unwrap(), "1");
-            let script = "test -z \"$LISTEN_FDS\" && test -z \"$NOTIFY_SOCKET\" && test \"$MINE\" = yes";
-            assert_eq!(end(&shell(script, &[("MINE".into(), "yes".into())], &[])), Exit::Code(0));
+        let with_variables = || {
+            let mut own = Command::new(std::env::current_exe().unwrap());
+            own.envs([("LISTEN_FDS", "1"), ("NOTIFY_SOCKET", "/nowhere")]);
+            own
+        };
+        let test = "process::tests::a_child_gets_no_variable_that_is_meant_for_its_parent";
+        if !is_alone_in(test, with_variables) {
             return;
         }
-        // This test once more, in a process that has the variables set.
-        let own = std::env::current_exe().unwrap();
-        let status = Command::new(own)
-            .args(["--exact", "process::tests::a_child_gets_no_variable_that_is_meant_for_its_parent"])
-            .envs([(ROLE, "1"), ("LISTEN_FDS", "1"), ("NOTIFY_SOCKET", "/nowhere")])
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
+        assert_eq!(std::env::var("LISTEN_FDS").unwrap(), "1");
+        let script = "test -z \"$LISTEN_FDS\" && test -z \"$NOTIFY_SOCKET\" && test \"$MINE\" = yes";
+        assert_eq!(end(&shell(script, &[("MINE".into(), "yes".into())], &[])), Exit::Code(0));
     }
 
     #[test]
@@ -512,16 +509,7 @@ mod tests {
     #[test]
     fn an_orphan_is_reaped_and_a_spared_child_is_left_for_who_waits_for_it() {
         // In a process of its own: other tests have children too.
-        const ROLE: &str = "HANDOVER_TEST_REAPS";
-        if std::env::var_os(ROLE).is_none() {
-            let status = Command::new(std::env::current_exe().unwrap())
-                .arg("--exact")
-                .arg("process::tests::an_orphan_is_reaped_and_a_spared_child_is_left_for_who_waits_for_it")
-                .env(ROLE, "1")
-                .stdout(Stdio::null())
-                .status()
-                .unwrap();
-            assert!(status.success());
+        if !is_alone("process::tests::an_orphan_is_reaped_and_a_spared_child_is_left_for_who_waits_for_it") {
             return;
         }
         become_subreaper().unwrap();

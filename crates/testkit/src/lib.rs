@@ -44,6 +44,7 @@ pub mod tls;
 pub mod tunnel;
 pub mod websocket;
 
+mod alone;
 mod control;
 mod deadline;
 mod everything;
@@ -59,6 +60,7 @@ mod skip;
 mod stream;
 mod workspace;
 
+pub use alone::{is_alone, is_alone_in};
 pub use authority::{Authority, KeyType, Pair};
 pub use control::{Control, Event, Events};
 pub use deadline::{DEADLINE, Deadline, until};

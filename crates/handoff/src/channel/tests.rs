@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::thread;
 
+use handover_testkit::is_alone;
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -164,17 +165,8 @@ fn messages_of_several_threads_do_not_mix() {
 #[test]
 fn descriptors_beyond_the_receivers_limit_are_noticed_and_none_stays_open() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    const ROLE: &str = "HANDOVER_TEST_HAS_A_LOW_LIMIT";
-    if std::env::var_os(ROLE).is_none() {
-        // The limit counts for the whole process: this test once more, in one of its own.
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .arg("--exact")
-            .arg("channel::tests::descriptors_beyond_the_receivers_limit_are_noticed_and_none_stays_open")
-            .env(ROLE, "1")
-            .stdout(std::process::Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
+    // The limit counts for the whole process.
+    if !is_alone("channel::tests::descriptors_beyond_the_receivers_limit_are_noticed_and_none_stays_open") {
         return;
     }
     let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 
+use handover_testkit::is_alone;
 use rustix::fs::MemfdFlags;
 
 use crate::inherit;
@@ -272,15 +273,7 @@ fn what_cannot_be_executed_is_told_with_its_reason() {
 #[test]
 fn a_failed_launch_leaves_neither_a_process_nor_a_descriptor() {
     // In a process of its own: other tests have both.
-    const ROLE: &str = "HANDOVER_TEST_LAUNCHES";
-    if std::env::var_os(ROLE).is_none() {
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "launch::tests::a_failed_launch_leaves_neither_a_process_nor_a_descriptor"])
-            .env(ROLE, "1")
-            .stdout(std::process::Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
+    if !is_alone("launch::tests::a_failed_launch_leaves_neither_a_process_nor_a_descriptor") {
         return;
     }
     let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
