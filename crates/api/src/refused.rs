@@ -88,7 +88,7 @@ pub enum Refused {
     /// The server has no such action.
     #[error(
         "there is no action {name:?}; {}",
-        if known.is_empty() { "this server has none".to_owned() } else { format!("there are: {}", known.join(", ")) }
+        if known.is_empty() { "this server has none".to_owned() } else { listed(known) }
     )]
     NoSuchAction {
         /// The name that was asked for.
@@ -99,7 +99,7 @@ pub enum Refused {
     /// No program has this name.
     #[error(
         "there is no program {name:?}; {}",
-        if known.is_empty() { "this server runs none".to_owned() } else { format!("there are: {}", known.join(", ")) }
+        if known.is_empty() { "this server runs none".to_owned() } else { listed(known) }
     )]
     NoSuchProgram {
         /// The name that was asked for.
@@ -110,7 +110,7 @@ pub enum Refused {
     /// Nothing that could be paused, or no endpoint, has this name.
     #[error(
         "there is no {what} {name:?}; {}",
-        if known.is_empty() { "there are none".to_owned() } else { format!("there are: {}", known.join(", ")) }
+        if known.is_empty() { "there are none".to_owned() } else { listed(known) }
     )]
     NoSuchTarget {
         /// What it was looked for among: `endpoint`, `program, service, route or listener`.
@@ -247,6 +247,16 @@ impl Refused {
         }
         details
     }
+}
+
+/// Names that are listed; of more, only their number.
+const MAX_LISTED: usize = 20;
+
+/// `there are: a, b`.
+fn listed(known: &[String]) -> String {
+    let more = known.len().saturating_sub(MAX_LISTED);
+    let named = known[..known.len() - more].join(", ");
+    if more > 0 { format!("there are: {named} and {more} more") } else { format!("there are: {named}") }
 }
 
 impl ProblemDetails {

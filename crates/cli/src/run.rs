@@ -8,7 +8,7 @@
 //! What was made is what `handover config` shows, and a good start for a file.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use handover::HostOptions;
@@ -35,13 +35,15 @@ pub(crate) fn run(common: &Common, run: &Run) -> ExitCode {
     options.state = run
         .state
         .as_ref()
-        .map(|state| std::path::absolute(state).unwrap_or_else(|_| state.clone()))
+        .map(|state| absolute(state))
         .unwrap_or_else(|| handover_supervisor::paths::state_directory(&control));
     options.next_command = command_for(&control, &format!("restart {name}"));
     options.control = control;
     options.for_programs = true;
     options.banner = !run.quiet;
-    let source = ConfigSource::CommandLine(configuration(run, &name));
+    let text = configuration(run, &name);
+    options.made = Some(text.clone());
+    let source = ConfigSource::CommandLine(text);
     options.config = Some(source.name().into());
     handover::host(options, move || ProxyService::new(source))
 }
@@ -95,7 +97,8 @@ fn program(run: &Run, addresses: &[String], is_proxied: bool) -> Vec<(String, St
     set("fd_env", run.fd_env.as_deref().map(quoted));
     set("fd", run.fd.map(|fd| fd.to_string()));
     set("nonblocking", run.nonblocking.then(|| "true".to_owned()));
-    set("directory", run.directory.as_deref().map(path));
+    // Also where it goes without saying: what an earlier command line has started may read this one, and lies elsewhere.
+    set("directory", Some(path(run.directory.as_deref().unwrap_or(Path::new(".")))));
     if !run.env.is_empty() {
         let variables: Vec<String> =
             run.env.iter().map(|(name, value)| format!("{} = {}", quoted(name), quoted(value))).collect();
@@ -164,7 +167,10 @@ fn addresses(text: &str) -> Vec<String> {
     }
     match text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
         Some(port) if is_port(port) => vec![format!("0.0.0.0:{port}"), format!("[::]:{port}")],
-        _ => vec![text.to_owned()],
+        _ => match text.strip_prefix("unix:").filter(|path| !path.starts_with('@')) {
+            Some(socket) => vec![format!("unix:{}", absolute(Path::new(socket)).display())],
+            None => vec![text.to_owned()],
+        },
     }
 }
 
@@ -178,7 +184,11 @@ fn principal(text: &str) -> String {
 }
 
 fn path(path: &Path) -> String {
-    quoted(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy())
+    quoted(&absolute(path).to_string_lossy())
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn list(texts: &[String]) -> String {
@@ -223,10 +233,15 @@ mod tests {
     #[test]
     fn a_port_and_a_command_are_enough() {
         let (text, checked) = made(&["--listen", "8080", "--", "/usr/bin/gunicorn", "app:app"]);
+        let here = std::env::current_dir().unwrap();
         assert_eq!(
             text,
-            "# Made of the command line of 'handover run'.\n\n[program.\"gunicorn\"]\n\
-             command = [\"/usr/bin/gunicorn\", \"app:app\"]\nlisten = [\"127.0.0.1:8080\"]\n"
+            format!(
+                "# Made of the command line of 'handover run'.\n\n[program.\"gunicorn\"]\n\
+                 command = [\"/usr/bin/gunicorn\", \"app:app\"]\nlisten = [\"127.0.0.1:8080\"]\n\
+                 directory = \"{}\"\n",
+                here.display()
+            )
         );
         let [program] = checked.config.programs.as_slice() else { panic!("{text}") };
         assert_eq!(program.spec.name, "gunicorn");
@@ -348,6 +363,8 @@ mod tests {
         assert_eq!(reload("HUP"), "{ signal = \"HUP\" }");
         assert_eq!(reload("notify"), "\"notify\"");
         assert_eq!(addresses("unix:/a"), ["unix:/a"]);
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(addresses("unix:run/app.sock"), [format!("unix:{}/run/app.sock", here.display())]);
         assert_eq!(addresses("127.0.0.1:1"), ["127.0.0.1:1"]);
         assert_eq!(addresses("99999"), ["99999"]);
         let run = Run { command: vec!["/opt/my app/".to_owned()], ..Run::default() };

@@ -48,6 +48,8 @@ pub(crate) struct Origin {
     pub(crate) from: Option<Arc<Bundle>>,
     /// That generation serves already, as its source had it.
     pub(crate) continues: bool,
+    /// The configuration that the supervisor's command line makes.
+    pub(crate) made: Option<String>,
     /// What serves, if only certificates are read anew.
     pub(crate) serving: Option<Arc<Bundle>>,
     /// What its source calls that.
@@ -239,6 +241,13 @@ impl Prepare {
     #[must_use]
     pub fn continues(&self) -> bool {
         self.origin.continues
+    }
+
+    /// The configuration that the command line makes, where [`crate::HostOptions::made`] has said so: that of the supervisor as it is now.
+    /// This process may be a worker that it has found, started with another one.
+    #[must_use]
+    pub fn made(&self) -> Option<&str> {
+        self.origin.made.as_deref()
     }
 
     /// The top-level file that must be used, if it is not to be had from where it came from at first: because a

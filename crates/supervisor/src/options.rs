@@ -32,6 +32,9 @@ pub struct Options {
     pub state: PathBuf,
     /// The top-level file, as it was named, for `status` only: the worker reads it.
     pub config: Option<PathBuf>,
+    /// The whole configuration, where it was made of the command line: what a reload serves, whatever the worker was started with (see
+    /// `Prepare::made` of the library).
+    pub made: Option<String>,
     /// Start from a generation of the journal instead of the disk. Says nothing to a worker that is adopted.
     pub start_from: Option<StartFrom>,
     /// `argv` of the worker: the same as this process's own, so that the same `main` comes to the same place.
@@ -65,6 +68,7 @@ impl Options {
             next_command: format!("curl --unix-socket {} http://localhost/v1/status", control.display()),
             control,
             config: None,
+            made: None,
             start_from: None,
             arguments: std::env::args_os().collect(),
             environment: Vec::new(),

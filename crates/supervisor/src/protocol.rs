@@ -144,6 +144,10 @@ pub enum ToWorker {
         /// Whether carried state comes with it, after the bundle: it takes the place of the worker's own when the
         /// candidate is committed (a backup is being restored).
         given_carried: bool,
+        /// The whole configuration, where it is made of the supervisor's command line: a worker that was adopted was started with
+        /// another one. Only from the disk.
+        #[serde(default)]
+        made: Option<String>,
     },
     /// The answer to `Need`, in its order. The sockets of those that are [`BindResult::Bound`] come with it, in
     /// the same order; in a dry run there are no sockets.

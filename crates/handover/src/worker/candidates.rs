@@ -95,6 +95,8 @@ pub(crate) struct Order {
     pub(crate) from: Option<Option<OwnedFd>>,
     /// It serves already, as its source had it.
     pub(crate) continues: bool,
+    /// The configuration that the supervisor's command line makes.
+    pub(crate) made: Option<String>,
     /// What serves, if only certificates are to be read anew.
     pub(crate) serving: Option<Arc<Bundle>>,
     /// What the source calls that.
@@ -109,7 +111,7 @@ impl Pending {
     /// Starts a prepare in a thread of its own.
     pub(crate) fn start(order: Order, errands: &Errands, base: &Path) -> Self {
         let Order { number, generation, dry_run, from, continues, .. } = order;
-        let Order { serving, version, carried, given, .. } = order;
+        let Order { serving, version, carried, given, made, .. } = order;
         let called_off = CalledOff::default();
         let pending = Self {
             number,
@@ -130,7 +132,7 @@ impl Pending {
                 let loan = loans.begin();
                 let binder = binder(number, post.clone(), Arc::clone(&loan));
                 let (from, carried) = (from.map(Arc::new), given.or(carried));
-                let origin = Origin { from, continues, serving, version, carried };
+                let origin = Origin { from, continues, made, serving, version, carried };
                 let cx = Prepare::new(generation, dry_run, base, origin, called_off.clone(), binder);
                 prepare(&*service, cx, loan)
             });

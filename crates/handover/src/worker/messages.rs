@@ -25,6 +25,7 @@ struct Wanted {
     dry_run: bool,
     scope: Scope,
     continues: bool,
+    made: Option<String>,
 }
 
 impl Control {
@@ -37,11 +38,21 @@ impl Control {
                 }
                 self.welcome([oldest, protocol], worker, carried.then(|| fds.into_iter().next()));
             }
-            ToWorker::Prepare { candidate, generation, source, dry_run, scope, continues, given_carried } => {
+            ToWorker::Prepare {
+                candidate,
+                generation,
+                source,
+                dry_run,
+                scope,
+                continues,
+                given_carried,
+                made,
+            } => {
                 let mut fds = fds.into_iter();
                 let from = (source == Source::Bundle).then(|| fds.next());
                 let given = given_carried.then(|| fds.next());
-                self.prepare(Wanted { candidate, generation, dry_run, scope, continues }, from, given);
+                let wanted = Wanted { candidate, generation, dry_run, scope, continues, made };
+                self.prepare(wanted, from, given);
             }
             ToWorker::Guard { call, limits } => self.guard(call, limits),
             ToWorker::EndGuard { call, passed } => self.guards.end(call, passed),
@@ -110,7 +121,7 @@ impl Control {
         if let Some(before) = self.pending.take() {
             before.abandon();
         }
-        let Wanted { candidate, generation, dry_run, scope, continues } = wanted;
+        let Wanted { candidate, generation, dry_run, scope, continues, made } = wanted;
         let given = match given.map(lasting::read_carried).transpose() {
             Ok(given) => given,
             Err(why) => {
@@ -126,6 +137,7 @@ impl Control {
             dry_run,
             from,
             continues,
+            made,
             serving: serving.map(|served| Arc::clone(&served.bundle)),
             version: serving.and_then(|served| served.version.clone()),
             carried: self.carried.as_ref().map(|carried| Arc::clone(&carried.bytes)),

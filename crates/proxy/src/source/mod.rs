@@ -126,7 +126,10 @@ impl Reader {
         match (&self.source, &self.store) {
             (ConfigSource::File(path), _) => file::read(cx, path),
             (ConfigSource::Store(location), Some(store)) => self.fetch(cx, location, store),
-            (ConfigSource::CommandLine(text), _) => self.enter(cx, COMMAND_LINE, text.as_bytes()),
+            (ConfigSource::CommandLine(text), _) => {
+                let text = cx.made().unwrap_or(text).to_owned();
+                self.enter(cx, COMMAND_LINE, text.as_bytes())
+            }
             _ => self.enter(cx, BUILT_IN, config::DEFAULT.as_bytes()),
         }
     }

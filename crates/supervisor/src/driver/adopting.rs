@@ -7,10 +7,10 @@
 //! ```
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 use handover_api::{Actor, Binary, Generation, Kind, Operation, Problem, Upgrade, operation_id};
+use handover_handoff::Bundle;
 use handover_lifecycle::{Event, GenerationNumber, OperationKey, Pending, PendingEnd, Source, WorkerKey};
 use jiff::Timestamp;
 
@@ -125,6 +125,12 @@ impl Before {
     }
 }
 
+/// Whether what the command line makes is another configuration than that of these files.
+pub(super) fn differs(made: Option<&str>, bundle: &Bundle) -> bool {
+    let top = bundle.top().and_then(|top| bundle.get(top));
+    made.is_some_and(|made| top.is_some_and(|top| top[..] != *made.as_bytes()))
+}
+
 /// What an adopted worker carries, if it can be read.
 fn carried_by_adopted(file: OwnedFd) -> Option<CarriedState> {
     CarriedState::of(file)
@@ -192,7 +198,7 @@ impl Driver {
         self.learn_digests();
         let pid = worker.process.pid();
         tracing::info!(pid, "adopted the worker that an earlier supervisor left behind");
-        self.note_what_was_adopted(bundle.top());
+        self.note_what_was_adopted(&bundle);
         self.workers.insert(key, worker);
         self.holding = !held.is_empty();
         let held = serving.held.into_iter().zip(held).collect();
@@ -280,15 +286,27 @@ impl Driver {
     }
 
     /// Says where the worker that was adopted differs from what this supervisor was told to serve.
-    fn note_what_was_adopted(&self, top: Option<&Path>) {
-        if let (Some(named), Some(top)) = (&self.parts.options.config, top)
-            && named != top
-        {
-            tracing::warn!(
-                "the adopted worker serves {}, and reloads read that file, not {}; to serve that one, stop and start anew",
-                top.display(),
-                named.display()
-            );
+    fn note_what_was_adopted(&mut self, bundle: &Bundle) {
+        let options = &self.parts.options;
+        let mut note = None;
+        if let (Some(named), Some(top)) = (&options.config, bundle.top()) {
+            if named != top {
+                note = Some(format!(
+                    "the adopted worker serves {}, and reloads read that, not {}; to serve that one, stop and start anew",
+                    top.display(),
+                    named.display()
+                ));
+            } else if differs(options.made.as_deref(), bundle) {
+                note = Some(
+                    "what an earlier command line has started runs on as it was: 'handover diff' shows what this one says otherwise, \
+                     and 'handover reload' applies it"
+                        .to_owned(),
+                );
+            }
+        }
+        if let Some(note) = note {
+            tracing::warn!("{note}");
+            self.notes.push(note);
         }
         if self.parts.options.start_from.is_some() {
             tracing::warn!(

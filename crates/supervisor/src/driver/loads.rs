@@ -84,6 +84,7 @@ impl Driver {
             scope: if certs_only { Scope::Certificates } else { Scope::All },
             continues: self.continues(source),
             given_carried: false,
+            made: self.parts.options.made.clone().filter(|_| source == Source::Disk),
         };
         let noted = Candidate {
             worker,

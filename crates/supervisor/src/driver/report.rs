@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Driver;
+use super::adopting::differs;
 use crate::handle::{BACKUP_HISTORY, BackupParts, ServingConfig};
 use crate::metrics;
 use crate::protocol::{Report, ToWorker};
@@ -27,6 +28,7 @@ impl Driver {
         let mut status = Box::new(self.known_status());
         let drift = self.serving.as_ref().map(|serving| Arc::clone(&serving.loaded.drift));
         let on_disk = self.serving.as_ref().is_some_and(|serving| is_on_disk(serving.loaded.drift.bundle()));
+        let made = self.made_otherwise();
         let scribe = self.parts.scribe.clone();
         let held = self.report_held();
         // While it drains it says so by itself.
@@ -51,11 +53,20 @@ impl Driver {
                 ..JournalStatus::default()
             });
             status.drift = compared.ok().and_then(Result::ok).flatten().unwrap_or_default();
+            status.drift.extend(made);
             // Once the disk has the same, nothing is left to say.
             status.rollback_in_force =
                 status.rollback_in_force.filter(|_| !on_disk || !status.drift.is_empty());
             let _ = answer.send(status);
         });
+    }
+
+    /// The name of the configuration that the command line makes, if what serves is another one.
+    fn made_otherwise(&self) -> Option<String> {
+        let (options, serving) = (&self.parts.options, self.serving.as_ref()?);
+        let bundle = serving.loaded.drift.bundle();
+        let named = options.config.as_deref().filter(|named| Some(*named) == bundle.top())?;
+        differs(options.made.as_deref(), bundle).then(|| named.display().to_string())
     }
 
     /// What is known without asking anybody.

@@ -89,6 +89,7 @@ fn carried_state_of_a_backup_takes_the_place_of_the_workers_own_once_it_is_commi
         scope: Scope::All,
         continues: false,
         given_carried: true,
+        made: None,
     };
     let (_, state) = worker.read(&given, &[&carried("restored")]);
     assert_eq!(state.as_deref(), Some("restored"));
@@ -116,6 +117,7 @@ fn carried_state_of_a_backup_takes_the_place_of_the_workers_own_once_it_is_commi
         scope: Scope::All,
         continues: false,
         given_carried: true,
+        made: None,
     });
     assert!(matches!(worker.hear(), ToSupervisor::Rejected { candidate: 3, .. }));
     worker.stop();
@@ -147,6 +149,7 @@ fn when_only_certificates_are_read_anew_all_else_is_what_serves() {
         scope: Scope::Certificates,
         continues: false,
         given_carried: false,
+        made: None,
     };
     let (read, _) = worker.read(&certificates, &[]);
     assert_eq!(read, ["then", "then", "now"]);

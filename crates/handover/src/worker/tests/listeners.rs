@@ -53,6 +53,7 @@ fn what_cannot_be_bound_is_told_to_the_prepare_and_a_dry_run_gets_no_sockets() {
         scope: Scope::All,
         continues: false,
         given_carried: false,
+        made: None,
     });
     assert!(matches!(worker.hear(), ToSupervisor::Need { candidate: 2, .. }));
     worker.say(&ToWorker::Bound { candidate: 2, results: vec![BindResult::Bound, failed] });

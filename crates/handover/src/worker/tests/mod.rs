@@ -426,6 +426,7 @@ fn order(candidate: u64, source: Source) -> ToWorker {
         scope: Scope::All,
         continues: false,
         given_carried: false,
+        made: None,
     }
 }
 
