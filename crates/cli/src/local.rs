@@ -11,6 +11,7 @@ use handover_api::{ExitCode as Code, Problem};
 use handover_proxy::config::{self, Checked, SystemResolver};
 
 use crate::args::{Arguments, Completions, Man};
+use crate::completing;
 use crate::output::Output;
 
 /// The largest file that a configuration may name.
@@ -108,9 +109,7 @@ pub(crate) fn example(output: Output) -> ExitCode {
 }
 
 pub(crate) fn completions(completions: &Completions, output: Output) -> ExitCode {
-    let mut script = Vec::new();
-    clap_complete::generate(completions.shell, &mut Arguments::command(), "handover", &mut script);
-    output.bytes(&script);
+    output.bytes(completing::script(completions.shell).as_bytes());
     Code::Success.into()
 }
 

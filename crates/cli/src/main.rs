@@ -8,6 +8,7 @@
 //! | [`programs`] | verbs about programs: restart, deploy, start, pause, enable, and what reload, rollback, confirm, cancel, resume, drain and stop do with a name; ps and logs |
 //! | [`look`] | verbs that change nothing: status, history, show, generations, diff, config, certificates, connections, metrics; [`listening`]: events |
 //! | [`archive`] | backup and restore; [`passphrase`] encrypts, [`place`] writes files whole or not at all |
+//! | [`completing`] | completion scripts, with the names of programs |
 //! | [`local`] | verbs that need no server: validate FILE, schema, example, completions, man |
 //! | [`session`] | asking the server that runs, and saying why that is not possible; [`asking`]: again, if an answer is lost |
 //! | [`output`], [`progress`] | results on stdout, everything else on stderr |
@@ -19,6 +20,7 @@ mod archive;
 mod args;
 mod asking;
 mod change;
+mod completing;
 mod listening;
 mod local;
 mod look;

@@ -232,3 +232,62 @@ fn a_reader_that_closes_the_pipe_has_read_enough() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
 }
+
+/// What bash offers for these words, the last of which is being typed.
+fn offered(script: &Path, control: &Path, words: &[&str]) -> Vec<String> {
+    let ask = r#"
+        source "$0"
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+        _handover_with_programs "$1" "${!#}" "${COMP_WORDS[COMP_CWORD - 1]}" 2>&1
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let output = Command::new("bash")
+        .args(["--norc", "-c", ask])
+        .arg(script)
+        .arg(env!("CARGO_BIN_EXE_handover"))
+        .args(words)
+        .env("HANDOVER_CONTROL", control)
+        .output()
+        .unwrap();
+    assert!(output.stderr.is_empty(), "{}", stderr(&output));
+    stdout(&output).lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_the_names_of_programs_and_is_silent_where_nothing_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let nowhere = directory.path().join("control.sock");
+    let script = directory.path().join("handover.bash");
+    std::fs::write(&script, handover(&nowhere, &["completions", "bash"]).stdout).unwrap();
+    let copy = |number| CopyStatus { number, pid: Some(7), ..CopyStatus::default() };
+    let program = |name: &str, copies| ProgramStatus {
+        name: name.to_owned(),
+        copies: (1..=copies).map(copy).collect(),
+        ..ProgramStatus::default()
+    };
+    let programs = [program("web", 2), program("worker", 1), program("cron", 0)];
+    let served = || canned(200, "application/json", serde_json::to_string(&programs).unwrap());
+    let offered = |words: &[&str]| offered(&script, &served().path, words);
+    assert_eq!(offered(&["restart", ""]), ["web", "worker", "cron"]);
+    assert_eq!(offered(&["reload", "wo"]), ["worker"]);
+    assert_eq!(offered(&["logs", "-f", "w"]), ["web", "worker"]);
+    assert_eq!(offered(&["--output", "=", "text", "stop", "c"]), ["cron"]);
+    let other = served();
+    let elsewhere = ["--control", other.path.to_str().unwrap(), "restart", "web"];
+    assert_eq!(super::programs::offered(&script, &nowhere, &elsewhere), ["web"]);
+    // Everything else is as it was.
+    assert!(offered(&["resta"]).contains(&"restart".to_owned()));
+    assert!(offered(&["restart", "--ba"]).contains(&"--batch".to_owned()));
+    assert!(super::programs::offered(&script, &nowhere, &["restart", "w"]).is_empty());
+}
+
+#[test]
+fn fish_and_zsh_are_taught_the_names_of_programs_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = |shell| stdout(&handover(&directory.path().join("control.sock"), &["completions", shell]));
+    assert!(script("fish").contains("using_subcommand $verb\" -f -a \"(__fish_handover_programs)\""));
+    let zsh = script("zsh");
+    assert!(zsh.starts_with("#compdef handover\n"));
+    // restart, deploy, start, logs; reload, rollback, confirm, cancel, stop; pause, resume.
+    assert_eq!(zsh.matches(":_handover_programs' \\").count(), 11, "{zsh}");
+}
