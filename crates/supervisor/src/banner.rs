@@ -64,7 +64,10 @@ pub(crate) fn programs(all: &[ProgramStatus]) -> Vec<String> {
         let running = program.copies.iter().filter_map(|copy| copy.pid.map(|pid| (copy, pid)));
         let mut named: Vec<String> = running
             .map(|(copy, pid)| {
-                let proof = copy.proof.as_ref().map(|proof| format!(": {proof}")).unwrap_or_default();
+                let proof = match &copy.proof {
+                    Some(proof) => format!(": {proof}"),
+                    None => ", not ready yet".to_owned(),
+                };
                 format!("{} is process {pid}{proof}", copy.name(&program.name))
             })
             .collect();
@@ -122,9 +125,9 @@ mod tests {
             programs(&[web, cron(ProgramState::BackOff), cron(ProgramState::Ended), idle]),
             [
                 "web/1 is process 101: it said READY=1".to_owned(),
-                "web/2 is process 102".to_owned(),
-                "web/3 is process 103".to_owned(),
-                "web/4 is process 104".to_owned(),
+                "web/2 is process 102, not ready yet".to_owned(),
+                "web/3 is process 103, not ready yet".to_owned(),
+                "web/4 is process 104, not ready yet".to_owned(),
                 "and 2 more".to_owned(),
                 "cron is not ready: exited with code 1".to_owned(),
                 "cron has ended: exited with code 1".to_owned(),

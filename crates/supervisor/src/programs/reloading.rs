@@ -4,13 +4,16 @@
 //!   notify:  signal ─▶ RELOADING=1, not from before ─▶ READY=1 ─▶ applied
 //!   command: exit 0 ─▶ applied        http: 2xx ─▶ applied        else rejected, with its own words
 //!   signal:  sent ─▶ (a check command) ─▶ applied │ rejected, or, without one, sent: nobody knows
+//!   any of them: the copy has ended instead ─▶ rejected, and the copies after it are not told
 //! ```
 
 use std::fmt;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use handover_handoff::process::Exit;
 use hyper::Method;
 use tokio::time::{Instant, timeout_at};
 
@@ -24,9 +27,14 @@ use crate::protocol::{CommandSpec, Reload};
 const MAX_CROWD: usize = 64;
 /// How long each may wait for that.
 const ACCEPT_LIMIT: Duration = Duration::from_secs(1);
+/// Who does not know a signal is ended by it: that is seen after so long.
+const SEEN_AFTER: Duration = Duration::from_millis(100);
 
 /// Sends a signal to the first process of a copy, by its number.
 pub(crate) type SendSignal = Arc<dyn Fn(i32) -> io::Result<()> + Send + Sync>;
+
+/// Waits until the first process of a copy has ended, and says how.
+pub(crate) type AwaitEnd = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Exit> + Send>> + Send + Sync>;
 
 /// A copy that is to reload.
 #[derive(Clone)]
@@ -35,6 +43,8 @@ pub(crate) struct Reloading {
     pub(crate) subject: Subject,
     /// How it is signalled.
     pub(crate) signal: SendSignal,
+    /// How its end is noticed.
+    pub(crate) ended: AwaitEnd,
 }
 
 impl fmt::Debug for Reloading {
@@ -63,11 +73,34 @@ pub(crate) struct NotReloaded {
     pub(crate) why: String,
     /// What it said: a command's output, the body of an answer.
     pub(crate) said: Option<String>,
+    /// Whether the copy is no more: it has ended instead.
+    pub(crate) ended: bool,
 }
 
 impl NotReloaded {
     fn new(subject: &Subject, why: impl fmt::Display) -> Self {
-        Self { why: format!("copy {} has not reloaded: {why}", subject.number), said: None }
+        Self { why: format!("copy {} has not reloaded: {why}", subject.number), said: None, ended: false }
+    }
+
+    fn ended(subject: &Subject, exit: Exit) -> Self {
+        let why = format!("{}/{} {exit} instead of reloading", subject.program, subject.number);
+        Self { why, said: None, ended: true }
+    }
+
+    /// What became of the other copies.
+    fn among(mut self, done: usize, all: usize) -> Self {
+        let left = all - done - 1;
+        match done {
+            0 => {}
+            1 => self.why.push_str("; 1 copy has reloaded before it"),
+            n => self.why.push_str(&format!("; {n} copies have reloaded before it")),
+        }
+        match left {
+            0 => {}
+            1 => self.why.push_str("; 1 copy was not told"),
+            n => self.why.push_str(&format!("; {n} copies were not told")),
+        }
+        self
     }
 
     fn of_command(subject: &Subject, failed: &Failed) -> Self {
@@ -90,15 +123,36 @@ pub(crate) async fn reload(
     let deadline = Instant::now() + limit;
     let mut last = Reloaded::Applied { answer: None };
     for (done, copy) in copies.iter().enumerate() {
-        last = one(how, check, copy, deadline, limit).await.map_err(|mut not| {
-            if copies.len() > 1 {
-                let left = copies.len() - done - 1;
-                not.why.push_str(&format!("; {done} copies have reloaded before it, {left} were not told"));
-            }
-            not
-        })?;
+        let told = one_that_lives(how, check, copy, deadline, limit).await;
+        last = told.map_err(|not| not.among(done, copies.len()))?;
     }
     Ok(last)
+}
+
+/// As [`one`], but what ends instead of reloading is noticed at once, and of a signal soon.
+async fn one_that_lives(
+    how: &Reload,
+    check: Option<&CommandSpec>,
+    copy: &Reloading,
+    deadline: Instant,
+    limit: Duration,
+) -> Result<Reloaded, NotReloaded> {
+    let ended = async {
+        let exit = (copy.ended)().await;
+        Err(NotReloaded::ended(&copy.subject, exit))
+    };
+    let told = async {
+        let told = one(how, check, copy, deadline, limit).await;
+        if told == Ok(Reloaded::Sent) {
+            tokio::time::sleep(SEEN_AFTER).await;
+        }
+        told
+    };
+    tokio::select! {
+        biased;
+        not = ended => not,
+        told = told => told,
+    }
 }
 
 async fn one(

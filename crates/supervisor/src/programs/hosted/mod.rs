@@ -37,7 +37,8 @@ use handover_api::ExitCode;
 use handover_handoff::process::Exit;
 use handover_lifecycle::OperationKey;
 use handover_lifecycle::program::{
-    CopyKey, EditionKey, Event, Machine, Plan, Restart as RestartPlan, State, Swap as SwapPlan, View,
+    CopyKey, CopyView, EditionKey, Event, Machine, Plan, Restart as RestartPlan, Stage as CopyStage, State,
+    Swap as SwapPlan, View,
 };
 use tokio::task::AbortHandle;
 
@@ -170,7 +171,8 @@ impl Hosted {
                 self.perform(common, effect, &mut events);
             }
         }
-        if !self.settled && self.begun && self.is_up() {
+        let starts = |copy: CopyView| matches!(copy.stage, CopyStage::Starting | CopyStage::Checking);
+        if !self.settled && self.begun && self.is_up() && !self.view().copies.into_iter().any(starts) {
             self.settled = true;
         }
     }

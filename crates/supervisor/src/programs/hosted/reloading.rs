@@ -11,13 +11,10 @@ use super::super::common::Common;
 use super::super::editions::Edition;
 use super::super::happened::Of;
 use super::super::out::Out;
-use super::super::reloading::{self, NotReloaded, Reloaded, Reloading};
+use super::super::reloading::{self, AwaitEnd, NotReloaded, Reloaded, Reloading};
 use super::happened::LAST_LINES;
 use super::{Entry, Hosted};
-use crate::protocol::{CommandSpec, ProgramSpec, Reload};
-
-/// Who does not know a signal is ended by it: that is seen after so long.
-const SEEN_AFTER: Duration = Duration::from_millis(100);
+use crate::protocol::{CommandSpec, ProgramSpec, Reload, RestartPolicy};
 
 impl Hosted {
     pub(super) fn reload(&mut self, common: &mut Common) {
@@ -39,7 +36,10 @@ impl Hosted {
             .filter_map(|entry| reloading_of(entry, self.editions.get(&entry.edition)?))
             .collect();
         if copies.is_empty() {
-            let why = format!("no copy of {0} runs that could reload: 'handover start {0}'", self.name);
+            let why = format!("no copy of {} runs that could reload: 'handover ps' says why", self.name);
+            if let Some(active) = &mut self.active {
+                active.ended.program.serves = ServesNow::Nothing;
+            }
             return self.refuse(common, Cause::Unfit, &why);
         }
         let limit = self.longest_reload(&spec);
@@ -50,12 +50,8 @@ impl Hosted {
         common.out.push(Out::Step { operation: active.ended.operation, step: StepName::ReloadProgram });
         let operation = active.inner;
         active.copies = keys.iter().copied().collect();
-        let is_signal = matches!(how, Reload::Signal { .. });
         let task = tokio::spawn(async move {
             let result = reloading::reload(&how, check.as_ref(), &copies, limit).await;
-            if is_signal && result == Ok(Reloaded::Sent) {
-                tokio::time::sleep(SEEN_AFTER).await;
-            }
             teller.tell(Of::Reloaded { operation, result });
         });
         active.task = Some(task.abort_handle());
@@ -78,9 +74,19 @@ impl Hosted {
             }
             Ok(Reloaded::Sent) => {
                 active.ended.program.proof = proof(how.as_deref());
-                self.sent(common);
+                self.finish(common, Outcome::Sent, Cause::Unproved);
             }
-            Err(NotReloaded { why, said }) => {
+            Err(NotReloaded { why, ended: true, .. }) => {
+                let never = how.is_some_and(|spec| spec.restart.policy == RestartPolicy::Never);
+                let again = if never { "" } else { "; it is started again" };
+                let why =
+                    format!("{why}{again}: if it cannot reload, 'handover restart {}' is the way", self.name);
+                // Instead of what its end was noted as: this says it, and why.
+                active.ended.problems = vec![Problem::new(why)];
+                active.ended.program.serves = ServesNow::Nothing;
+                self.finish(common, Outcome::Rejected, Cause::ReloadRefused);
+            }
+            Err(NotReloaded { why, said, .. }) => {
                 active.ended.problems.push(Problem::new(why));
                 let lines: Vec<&str> = said.as_deref().map(|said| said.lines().collect()).unwrap_or_default();
                 let first = lines.len().saturating_sub(LAST_LINES);
@@ -89,26 +95,6 @@ impl Hosted {
                 active.ended.answer = said;
                 self.finish(common, Outcome::Rejected, Cause::ReloadRefused);
             }
-        }
-    }
-
-    /// Nobody says what became of a signal; but of some programs it is seen that it has ended them.
-    fn sent(&mut self, common: &mut Common) {
-        let Some(active) = &mut self.active else { return };
-        let told = std::mem::take(&mut active.copies);
-        let ended = told.iter().find(|key| self.copies.get(key).is_none_or(|entry| entry.exit.is_some()));
-        match ended.zip(self.last_end.as_ref()) {
-            Some((_, end)) => {
-                let why = format!(
-                    "the signal ended it: {}; it is started again, and if it cannot reload, 'handover restart {}' is the way",
-                    end.sentence, self.name
-                );
-                // Instead of what each copy's end was noted as: this says it, and why.
-                active.ended.problems = vec![Problem::new(why)];
-                active.ended.program.serves = ServesNow::Nothing;
-                self.finish(common, Outcome::Rejected, Cause::ReloadRefused);
-            }
-            None => self.finish(common, Outcome::Sent, Cause::Unproved),
         }
     }
 
@@ -143,7 +129,14 @@ fn proof(spec: Option<&ProgramSpec>) -> Option<String> {
 fn reloading_of(entry: &Entry, edition: &Edition) -> Option<Reloading> {
     let subject = entry.subject(edition)?;
     let copy = Arc::clone(&entry.born.as_ref()?.copy);
-    Some(Reloading { subject, signal: Arc::new(move |signal| copy.signal(signal)) })
+    let ended: AwaitEnd = {
+        let copy = Arc::clone(&copy);
+        Arc::new(move || {
+            let copy = Arc::clone(&copy);
+            Box::pin(async move { copy.exited().await })
+        })
+    };
+    Some(Reloading { subject, signal: Arc::new(move |signal| copy.signal(signal)), ended })
 }
 
 /// With what stands for something filled in, but `{pid}`: that is each copy's own.

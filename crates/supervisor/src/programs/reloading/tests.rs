@@ -44,7 +44,8 @@ impl Rig {
             obeys(&sender);
             Ok(())
         });
-        Self { sent, says, copy: Reloading { subject, signal } }
+        let ended: AwaitEnd = Arc::new(|| Box::pin(std::future::pending()));
+        Self { sent, says, copy: Reloading { subject, signal, ended } }
     }
 
     async fn reload(&self, how: &Reload, limit: Duration) -> Result<Reloaded, NotReloaded> {
@@ -190,7 +191,29 @@ async fn of_several_copies_those_after_one_that_fails_are_not_told_and_that_is_s
     let how = Reload::Notify { signal: HUP };
     let not = reload(&how, None, &copies, SHORT).await.unwrap_err();
     assert!(not.why.starts_with("copy 2 has not reloaded: "), "{not}");
-    assert!(not.why.ends_with("; 1 copies have reloaded before it, 1 were not told"), "{not}");
+    assert!(not.why.ends_with("; 1 copy has reloaded before it; 1 copy was not told"), "{not}");
     assert!(rigs[2].sent.lock().unwrap().is_empty());
     assert!(reload(&how, None, &copies[2..], LIMIT).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_copy_that_a_signal_ends_is_the_last_that_is_told() {
+    let rigs = [1, 2, 3].map(|number| Rig::new(number, |_| {}));
+    let mut copies: Vec<Reloading> = rigs.iter().map(|rig| rig.copy.clone()).collect();
+    let sent = Arc::clone(&rigs[0].sent);
+    copies[0].ended = Arc::new(move || {
+        let sent = Arc::clone(&sent);
+        Box::pin(async move {
+            while sent.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            Exit::Signal(HUP)
+        })
+    });
+    for how in [Reload::Signal { signal: HUP }, Reload::Notify { signal: HUP }] {
+        let not = reload(&how, None, &copies, LIMIT).await.unwrap_err();
+        assert!(not.ended, "{not}");
+        assert_eq!(not.why, "web/1 was ended by signal HUP instead of reloading; 2 copies were not told");
+        assert!(rigs[1].sent.lock().unwrap().is_empty() && rigs[2].sent.lock().unwrap().is_empty());
+    }
 }
