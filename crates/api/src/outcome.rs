@@ -1,161 +1,44 @@
 //! The lifecycle's own words, and how the API's description (OpenAPI) shows them.
 //!
-//! The lifecycle crate knows nothing of OpenAPI. The enums here say the same words to the generator: one that is missing
-//! does not compile, and a test holds each against the original.
+//! The lifecycle crate knows nothing of OpenAPI. Each type here stands for one of its enums there, and describes all its words.
+
+use std::borrow::Cow;
 
 pub use handover_lifecycle::{Cause, Kind, Outcome, Phase, StepName};
-use utoipa::ToSchema;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
-/// An enum that is described as `$original`, of the same words.
+/// Describes `$original` under its own name.
 macro_rules! described {
-    ($(#[$about:meta])* $original:ident as $twin:ident { $($word:ident,)* }) => {
-        $(#[$about])*
-        #[derive(ToSchema, serde::Serialize)]
-        #[schema(as = $original)]
-        #[serde(rename_all = "snake_case")]
-        #[allow(dead_code, reason = "only its schema is used")]
-        pub(crate) enum $twin {
-            $($word,)*
+    ($schema:ident, $original:ident, $about:literal) => {
+        pub(crate) struct $schema;
+
+        impl PartialSchema for $schema {
+            fn schema() -> RefOr<Schema> {
+                words($about, &$original::ALL)
+            }
         }
 
-        #[cfg(test)]
-        impl $twin {
-            const DESCRIBED: &[$original] = &[$($original::$word,)*];
-
-            /// A new word does not compile until it is described.
-            fn of(original: $original) -> Self {
-                match original {
-                    $($original::$word => Self::$word,)*
-                }
+        impl ToSchema for $schema {
+            fn name() -> Cow<'static, str> {
+                stringify!($original).into()
             }
         }
     };
 }
 
-described! {
-    /// What was asked for.
-    Kind as KindSchema {
-        Start,
-        Reload,
-        DryRun,
-        Rollback,
-        Restore,
-        Upgrade,
-        Confirm,
-        Cancel,
-        Action,
-        Drain,
-        Resume,
-        Stop,
-        ProgramStart,
-        ProgramStop,
-        ProgramRestart,
-        ProgramReload,
-        ProgramDeploy,
-        ProgramRollback,
-        ProgramConfirm,
-        ProgramCancel,
-        Pause,
-        ResumeTraffic,
-        DrainEndpoint,
-        EnableEndpoint,
-    }
-}
+described!(KindSchema, Kind, "What was asked for.");
+described!(
+    OutcomeSchema,
+    Outcome,
+    "How an operation ended: exactly one of these, in the journal before anybody is told."
+);
+described!(CauseSchema, Cause, "Why it ended so.");
+described!(PhaseSchema, Phase, "What the server as a whole is doing.");
 
-described! {
-    /// How an operation ended: exactly one of these, in the journal before anybody is told.
-    Outcome as OutcomeSchema {
-        Applied,
-        Unchanged,
-        Rejected,
-        NotReady,
-        RolledBack,
-        AppliedWithLosses,
-        Sent,
-        Unknown,
-    }
-}
-
-described! {
-    /// Why it ended so.
-    Cause as CauseSchema {
-        Done,
-        AlreadySo,
-        DryRun,
-        Adopted,
-        Refused,
-        PrepareDeadline,
-        BindDeadline,
-        CommitDeadline,
-        WorkerDied,
-        NoWorker,
-        NoAnswer,
-        JournalFailed,
-        ShuttingDown,
-        Resumed,
-        DrainForced,
-        ActionFailed,
-        SupervisorDied,
-        NotConfirmed,
-        GuardFailed,
-        Cancelled,
-        Pending,
-        Extended,
-        Unreachable,
-        BinaryRefused,
-        BinaryUnfit,
-        CandidateDied,
-        CandidateSilent,
-        ProbeFailed,
-        HandoffFailed,
-        NotReexecuted,
-        NotTakenBack,
-        ProgramNotStarted,
-        ProgramEnded,
-        ProgramNotReady,
-        ProgramUnsettled,
-        ProgramDown,
-        HookFailed,
-        ReloadRefused,
-        Unproved,
-        Unfit,
-        StopForced,
-        NotQuiet,
-        StateNotSaved,
-        Overdue,
-    }
-}
-
-described! {
-    /// What the server as a whole is doing.
-    Phase as PhaseSchema {
-        New,
-        Starting,
-        Serving,
-        Draining,
-        Drained,
-        Stopping,
-        Stopped,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde::Serialize;
-
-    use super::*;
-
-    fn assert_same<Sent: Copy + Serialize, Twin: Serialize>(described: &[Sent], twin: fn(Sent) -> Twin) {
-        for sent in described {
-            assert_eq!(serde_json::to_string(sent).unwrap(), serde_json::to_string(&twin(*sent)).unwrap());
-        }
-    }
-
-    #[test]
-    fn the_description_uses_the_words_that_are_sent() {
-        assert_same(KindSchema::DESCRIBED, KindSchema::of);
-        assert_same(OutcomeSchema::DESCRIBED, OutcomeSchema::of);
-        assert_same(CauseSchema::DESCRIBED, CauseSchema::of);
-        assert_same(PhaseSchema::DESCRIBED, PhaseSchema::of);
-    }
+fn words(about: &str, all: &[impl serde::Serialize]) -> RefOr<Schema> {
+    // As they are sent. Serialising them cannot fail.
+    let words = all.iter().map(|word| serde_json::to_value(word).unwrap_or_default());
+    let schema = ObjectBuilder::new().schema_type(Type::String).description(Some(about));
+    schema.enum_values(Some(words)).into()
 }

@@ -30,9 +30,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::says::says;
 use crate::{GenerationNumber, OperationKey, Pending, Phase};
 
 /// What can be asked of the server.
@@ -109,58 +109,58 @@ pub struct Terms {
     pub guard: Option<Duration>,
 }
 
-/// What an operation is, without its parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// The supervisor's own first operation.
-    Start,
-    /// A reload.
-    Reload,
-    /// A reload, rollback, restore or upgrade that changes nothing (`validate`).
-    DryRun,
-    /// A generation that served before; also the supervisor's own when nobody confirms a change.
-    Rollback,
-    /// The bundle of an archive.
-    Restore,
-    /// Another binary.
-    Upgrade,
-    /// A confirmation.
-    Confirm,
-    /// A cancellation.
-    Cancel,
-    /// An embedder's action.
-    Action,
-    /// A drain.
-    Drain,
-    /// A resume.
-    Resume,
-    /// A stop.
-    Stop,
-    /// A program that is stopped is started.
-    ProgramStart,
-    /// A program is stopped, until somebody starts it.
-    ProgramStop,
-    /// New copies of a program take over from those that run.
-    ProgramRestart,
-    /// A program is told to read its configuration anew.
-    ProgramReload,
-    /// Another slot or directory of a program takes over.
-    ProgramDeploy,
-    /// The slot that served before a deploy takes over again; also the supervisor's own when nobody confirms a deploy.
-    ProgramRollback,
-    /// A deploy stays.
-    ProgramConfirm,
-    /// A deploy is taken back.
-    ProgramCancel,
-    /// New requests for something are held.
-    Pause,
-    /// What was held goes on. (`Resume` is the opposite of a drain of the whole server.)
-    ResumeTraffic,
-    /// An endpoint gets nothing new.
-    DrainEndpoint,
-    /// An endpoint gets requests again.
-    EnableEndpoint,
+says! {
+    /// What an operation is, without its parameters.
+    pub enum Kind {
+        /// The supervisor's own first operation.
+        Start = "start",
+        /// A reload.
+        Reload = "reload",
+        /// A reload, rollback, restore or upgrade that changes nothing (`validate`).
+        DryRun = "dry_run",
+        /// A generation that served before; also the supervisor's own when nobody confirms a change.
+        Rollback = "rollback",
+        /// The bundle of an archive.
+        Restore = "restore",
+        /// Another binary.
+        Upgrade = "upgrade",
+        /// A confirmation.
+        Confirm = "confirm",
+        /// A cancellation.
+        Cancel = "cancel",
+        /// An embedder's action.
+        Action = "action",
+        /// A drain.
+        Drain = "drain",
+        /// A resume.
+        Resume = "resume",
+        /// A stop.
+        Stop = "stop",
+        /// A program that is stopped is started.
+        ProgramStart = "program_start",
+        /// A program is stopped, until somebody starts it.
+        ProgramStop = "program_stop",
+        /// New copies of a program take over from those that run.
+        ProgramRestart = "program_restart",
+        /// A program is told to read its configuration anew.
+        ProgramReload = "program_reload",
+        /// Another slot or directory of a program takes over.
+        ProgramDeploy = "program_deploy",
+        /// The slot that served before a deploy takes over again; also the supervisor's own when nobody confirms a deploy.
+        ProgramRollback = "program_rollback",
+        /// A deploy stays.
+        ProgramConfirm = "program_confirm",
+        /// A deploy is taken back.
+        ProgramCancel = "program_cancel",
+        /// New requests for something are held.
+        Pause = "pause",
+        /// What was held goes on. (`Resume` is the opposite of a drain of the whole server.)
+        ResumeTraffic = "resume_traffic",
+        /// An endpoint gets nothing new.
+        DrainEndpoint = "drain_endpoint",
+        /// An endpoint gets requests again.
+        EnableEndpoint = "enable_endpoint",
+    }
 }
 
 impl Terms {
@@ -169,37 +169,6 @@ impl Terms {
 }
 
 impl Kind {
-    /// The word used in JSON, in the journal and in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Reload => "reload",
-            Self::DryRun => "dry_run",
-            Self::Rollback => "rollback",
-            Self::Restore => "restore",
-            Self::Upgrade => "upgrade",
-            Self::Confirm => "confirm",
-            Self::Cancel => "cancel",
-            Self::Action => "action",
-            Self::Drain => "drain",
-            Self::Resume => "resume",
-            Self::Stop => "stop",
-            Self::ProgramStart => "program_start",
-            Self::ProgramStop => "program_stop",
-            Self::ProgramRestart => "program_restart",
-            Self::ProgramReload => "program_reload",
-            Self::ProgramDeploy => "program_deploy",
-            Self::ProgramRollback => "program_rollback",
-            Self::ProgramConfirm => "program_confirm",
-            Self::ProgramCancel => "program_cancel",
-            Self::Pause => "pause",
-            Self::ResumeTraffic => "resume_traffic",
-            Self::DrainEndpoint => "drain_endpoint",
-            Self::EnableEndpoint => "enable_endpoint",
-        }
-    }
-
     /// Whether it is about programs and the traffic to them, not about the server: the machine then only says when it may begin, and
     /// carries it until it has ended.
     #[must_use]

@@ -21,6 +21,7 @@ mod outcome;
 pub mod program;
 mod recovery;
 mod saved;
+mod says;
 mod view;
 mod words;
 

@@ -4,41 +4,26 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::says::says;
 use crate::{GenerationNumber, Kind, OperationKey, StepName, WorkerKey};
 
-/// Where the server as a whole is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Nothing has begun.
-    New,
-    /// The first worker is being started.
-    Starting,
-    /// It serves, or restarts a worker that died in order to serve.
-    Serving,
-    /// It accepts nothing and lets connections end. Listeners stay open, new connections wait.
-    Draining,
-    /// It accepts nothing until it is resumed.
-    Drained,
-    /// It is ending.
-    Stopping,
-    /// It has ended.
-    Stopped,
-}
-
-impl Phase {
-    /// The word used in JSON and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Starting => "starting",
-            Self::Serving => "serving",
-            Self::Draining => "draining",
-            Self::Drained => "drained",
-            Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
-        }
+says! {
+    /// Where the server as a whole is.
+    pub enum Phase {
+        /// Nothing has begun.
+        New = "new",
+        /// The first worker is being started.
+        Starting = "starting",
+        /// It serves, or restarts a worker that died in order to serve.
+        Serving = "serving",
+        /// It accepts nothing and lets connections end. Listeners stay open, new connections wait.
+        Draining = "draining",
+        /// It accepts nothing until it is resumed.
+        Drained = "drained",
+        /// It is ending.
+        Stopping = "stopping",
+        /// It has ended.
+        Stopped = "stopped",
     }
 }
 
