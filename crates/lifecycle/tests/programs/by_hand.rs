@@ -179,6 +179,13 @@ impl Program {
         self.tell(Event::Quiet { call, clean: true });
     }
 
+    /// Traffic goes to those that are ready; what is in flight ends, and then those before do as they are asked.
+    pub(crate) fn take_over(&mut self) {
+        self.settle_traffic();
+        self.quiet();
+        self.obey();
+    }
+
     /// It is on the disk, or cannot be.
     pub(crate) fn saved(&mut self, ok: bool) {
         let call = self.last_call(|effect| match effect {

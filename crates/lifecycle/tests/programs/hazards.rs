@@ -14,9 +14,7 @@ fn a_restart_is_said_in_this_order() {
     let mut program = Program::serving(PRIVATE);
     let restart = program.ask(RESTART);
     program.rise_and_settle();
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     assert_eq!(program.verdict(restart), Some((Outcome::Applied, Cause::Done)));
     assert_eq!(program.story(), "start 3 of 1; on 3 off 1; quiet 1; stop 1; applied; on 3 off");
 }
@@ -57,9 +55,7 @@ fn hazard_38_a_new_copy_that_is_never_ready_is_killed_and_the_old_one_serves_on(
         );
         let next = program.ask(RESTART);
         program.rise_and_settle();
-        program.settle_traffic();
-        program.quiet();
-        program.obey();
+        program.take_over();
         assert_eq!(program.verdict(next), Some((Outcome::Applied, Cause::Done)), "the next one succeeds");
     }
 }
@@ -187,9 +183,7 @@ fn a_rolling_restart_takes_one_after_the_other() {
         assert_eq!(program.on().len(), 3);
         program.rise_and_settle();
         assert_eq!(program.on().len(), 3, "one for one");
-        program.settle_traffic();
-        program.quiet();
-        program.obey();
+        program.take_over();
     }
     assert_eq!(program.verdict(restart), Some((Outcome::Applied, Cause::Done)));
     let figures = program.figures(restart);
@@ -201,9 +195,7 @@ fn a_rolling_restart_stops_at_the_first_that_fails() {
     let mut program = Program::serving(THREE);
     let restart = program.ask(RESTART);
     program.rise_and_settle();
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     let copy = program.at(Stage::Starting)[0];
     program.tell(Event::NotStarted { copy });
     assert_eq!(program.verdict(restart), Some((Outcome::NotReady, Cause::ProgramNotStarted)));
@@ -218,9 +210,7 @@ fn so_many_may_fail_and_the_others_are_replaced() {
     let copy = program.at(Stage::Starting)[0];
     program.tell(Event::NotStarted { copy });
     program.rise_and_settle();
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     assert_eq!(
         program.verdict(restart),
         Some((Outcome::NotReady, Cause::ProgramNotStarted)),
@@ -275,9 +265,7 @@ fn called_off_after_the_switch_the_rest_goes_on_without_it() {
 fn a_stop_ends_all_of_it_and_a_start_brings_it_back() {
     let mut program = Program::serving(THREE);
     let stop = program.ask(Ask::Stop);
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     assert_eq!(program.verdict(stop), Some((Outcome::Applied, Cause::Done)));
     assert_eq!(
         (program.view().state, program.machine.deadline()),
@@ -336,9 +324,7 @@ fn a_reload_that_is_examined_switches_without_a_moment_between() {
     assert!(program.has_said(|effect| *effect == Effect::Prepared { operation, failed: None }));
     assert_eq!((program.edition(), program.on()), (OLD, vec![CopyKey(1)]), "it is held");
     program.tell(Event::Apply { edition: NEW, plan: PRIVATE });
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     assert_eq!(program.story(), "start 3 of 2; on 3 off 1; quiet 1; stop 1; on 3 off");
     assert!(program.has_said(|effect| *effect == Effect::Forget { edition: OLD }));
 }
@@ -369,9 +355,7 @@ fn what_a_reload_held_and_lost_meanwhile_is_started_again_beside_the_old_one() {
     program.tell(Event::Apply { edition: NEW, plan: PRIVATE });
     assert_eq!(program.on(), [CopyKey(1)], "the old one serves meanwhile");
     program.rise_and_settle();
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     assert_eq!((program.edition(), program.on().len()), (NEW, 1));
 }
 

@@ -177,9 +177,7 @@ fn what_nobody_confirms_goes_back_as_an_operation_of_the_supervisors() {
     assert_eq!(program.edition(), NEW, "as soon as it is the operation's turn");
     let back = program.ask(Ask::GoBack);
     program.saved(true);
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     assert_eq!(program.verdict(back), Some((Outcome::Applied, Cause::Done)));
     assert_eq!((program.edition(), program.on()), (OLD, vec![CopyKey(1)]));
     let over = Effect::PendingOver { edition: NEW, how: PendingEnd::NotConfirmed };
@@ -191,9 +189,7 @@ fn if_the_operation_does_not_get_its_turn_it_goes_back_without() {
     let mut program = deployed(PRIVATE);
     program.pass(MINUTE + Plan::PROPOSE_LIMIT);
     program.saved(false);
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     assert_eq!((program.edition(), program.view().pending), (OLD, None), "whatever the disk says");
     let late = program.ask(Ask::GoBack);
     assert_eq!(program.verdict(late), Some((Outcome::Unchanged, Cause::AlreadySo)), "and not forward again");
@@ -230,9 +226,7 @@ fn if_what_was_before_cannot_be_made_to_serve_what_serves_stays() {
 fn while_it_is_stopped_it_goes_back_all_the_same() {
     let mut program = deployed(PRIVATE);
     program.ask(Ask::Stop);
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     program.pass(MINUTE + Plan::PROPOSE_LIMIT);
     program.saved(true);
     assert_eq!((program.edition(), program.view().pending, program.view().copies.len()), (OLD, None, 0));
@@ -294,9 +288,7 @@ fn on_shared_sockets_the_old_one_serves_on_until_the_guard_has_passed() {
 fn what_cannot_overlap_is_never_warm() {
     let mut program = Program::serving(Plan { warm: MINUTE, ..ALONE });
     program.deploy(Plan { warm: MINUTE, ..ALONE }, Some(60), None);
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     program.switch();
     assert_eq!(program.copies(Role::Warm), []);
     assert!(program.view().pending.is_some());

@@ -42,9 +42,7 @@ fn a_check_is_asked_for_again_with_the_time_it_has_left() {
     assert!(program.has_said(|effect| *effect == Effect::Check { copy, limit: Duration::from_secs(20) }));
     assert!(program.has_said(|effect| matches!(effect, Effect::Route { .. })), "traffic is told again");
     program.rise_and_settle();
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     assert_eq!(program.verdict(restart), Some((Outcome::Applied, Cause::Done)));
 }
 

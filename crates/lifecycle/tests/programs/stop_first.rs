@@ -172,9 +172,7 @@ fn a_guard_that_fails_stops_the_new_one_first_too() {
     program.switch();
     let copy = program.on()[0];
     program.tell(Event::NotReady { copy });
-    program.settle_traffic();
-    program.quiet();
-    program.obey();
+    program.take_over();
     program.rise_and_settle();
     program.saved(true);
     program.settle_traffic();
