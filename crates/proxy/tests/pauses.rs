@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::pausing::{pause, pause_for, service};
+use common::pausing::{PROGRAM, copies, copy, pause, pause_for, service};
 use common::{Plane, WEB, to_endpoints};
 use handover::Service as _;
 use handover::traffic::{Target, Traffic};
@@ -272,6 +272,37 @@ fn what_is_held_on_a_listener_that_goes_is_served_at_the_resume() {
     plane.load(&[other, &to_endpoints(&[origin.address()], "")].concat()).unwrap();
     plane.resume();
     assert!(client.response("GET").expect(200).head.closes());
+}
+
+#[test]
+fn who_waits_on_a_listener_whose_time_is_over_is_told_to_come_again() {
+    let (origin, mut plane) = scene(2);
+    plane.traffic(pause(service("app"), MANY));
+    let mut client = ask(&plane, "web", "/");
+    plane.wait_for_held(1);
+    let other = "[drain]\ntimeout = \"100ms\"\n\n[listeners.other]\naddress = \"127.0.0.1:0\"\n\n";
+    plane.load(&[other, &to_endpoints(&[origin.address()], "")].concat()).unwrap();
+    let response = client.response("GET").expect(503);
+    assert!(response.head.closes() && response.header("retry-after").is_some(), "{response:?}");
+    client.finish();
+    assert_eq!(plane.metric("handover_held"), 0);
+    assert!(origin.requests().is_empty());
+}
+
+#[test]
+fn a_pause_that_is_over_does_not_end_another_one_of_the_same_service() {
+    let origin = Origin::start("one");
+    let config = format!("{WEB}[services.front]\nprogram = \"app\"\n\n{PROGRAM}")
+        .replace("[[routes]]\nprogram = \"app\"", "[[routes]]\nservice = \"front\"");
+    let plane = Plane::serve_with(1, &config);
+    let copies = copies(&[copy("app/1", origin.address(), true)]);
+    let over = pause_for(service("front"), MANY, Duration::ZERO).pauses;
+    let still = pause(Target::Program("app".to_owned()), MANY).pauses;
+    plane.traffic(Traffic { pauses: [over, still].concat(), ..copies.clone() });
+    let mut client = ask(&plane, "web", "/");
+    plane.wait_for_held(1);
+    plane.traffic(copies);
+    let _ = client.response("GET").expect(200);
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub(super) enum Gate {
 pub(crate) struct Waits {
     /// It has been held.
     pub(super) waited: bool,
+    /// Its listener has gone, and so has the time that was left to it.
+    pub(super) in_vain: bool,
     /// Its place among those that a pause holds.
     ticket: Option<Ticket>,
     /// When an endpoint must be there; 0: that is not what it waits for.
@@ -95,7 +97,13 @@ impl Cx {
         if self.local().view.pauses.is_none() && !waits.waited && path.service.is_none_or(reachable) {
             return Gate::Open;
         }
-        self.look_at_gate(path, waits)
+        match self.look_at_gate(path, waits) {
+            Gate::Held(_) if waits.in_vain => {
+                let why = "this had to wait, and its listener has gone meanwhile";
+                Gate::Refused { seconds: COME_AGAIN, why, last: true }
+            }
+            gate => gate,
+        }
     }
 
     #[cold]
@@ -103,6 +111,7 @@ impl Cx {
         if self.closing {
             return Gate::Refused { seconds: COME_AGAIN, why: "the server is stopping", last: true };
         }
+
         match self.pause_of(path) {
             Some(_) if path.asks_for_health() => return Gate::Health,
             Some(pause) if pause.refuse => {

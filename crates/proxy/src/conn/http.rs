@@ -292,7 +292,11 @@ impl HttpConn {
     pub(crate) fn expire(&mut self, cx: &mut Cx) -> Fate {
         let now = cx.clock.tick();
         if self.cut_at.is_some_and(|cut| cut <= now) {
-            return Fate::Over(End::Cut);
+            let Phase::Held { until } = &mut self.phase else { return Fate::Over(End::Cut) };
+            // Nobody who was told to wait is left without a word.
+            *until = now;
+            self.client.request.waits.in_vain = true;
+            self.cut_at = None;
         }
         if self.unwatched && cx.reactor.register(&self.client.side.io).is_err() {
             return Fate::Over(End::Unwatched);

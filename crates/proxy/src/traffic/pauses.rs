@@ -127,7 +127,11 @@ impl Pauses {
             }),
             services: places(services.len(), &|place| {
                 let service = services.get(place)?;
-                by_name(&|target| is_service(target, &service.name, service.program.as_deref()))
+                // Both it and its program may be paused: it goes on when neither is.
+                let holds = |pause: &&Arc<PausePlan>| {
+                    is_service(&pause.target, &service.name, service.program.as_deref())
+                };
+                all.iter().filter(holds).max_by_key(|pause| pause.ends).cloned()
             }),
         })
     }
