@@ -51,6 +51,22 @@ impl Operation {
     fn program_applied(&self, word: &str, result: &ProgramResult) -> String {
         let name = self.about();
         let head = match self.kind {
+            Kind::ProgramStart | Kind::ProgramRestart if result.next_connection => {
+                format!("{name} {}ed, the next connection starts it", verb(self.kind))
+            }
+            Kind::ProgramDeploy if result.next_connection => {
+                format!("{name}: the next connection starts {}", result.target())
+            }
+            Kind::ProgramRollback if result.next_connection => {
+                format!("{name}: the next connection starts {} again", result.target())
+            }
+            Kind::ProgramCancel if result.next_connection => {
+                let (before, target) = (result.before(), result.target());
+                format!("{name}: {before} was taken back, the next connection starts {target} again")
+            }
+            Kind::ProgramDeploy | Kind::ProgramRollback if result.serves == ServesNow::Nothing => {
+                format!("{name}: nothing of it serves now, and {} is what a start begins with", result.target())
+            }
             Kind::ProgramStart => format!("{name} started, {}", result.new_copies()),
             Kind::ProgramStop => format!("{name} stopped{}", copies_ended(result.stopped)),
             Kind::ProgramRestart => format!("{name} restarted, {}", result.new_copies()),
@@ -247,7 +263,7 @@ impl Operation {
             _ => why,
         };
         let subject = match &self.target {
-            Some(target) if !begins_with_name(&why, target) => format!("{target}: "),
+            Some(target) if !names(&why, target) => format!("{target}: "),
             _ => String::new(),
         };
         let figures = if word == "rolled back" {
@@ -279,9 +295,20 @@ impl Operation {
             (Kind::ProgramReload, ServesNow::Nothing) => None,
             (Kind::ProgramReload, _) => Some("it runs on as it was".to_owned()),
             (Kind::ProgramStart, ServesNow::Old) => None,
+            // The new one had taken over by then.
+            (_, ServesNow::Old) if of_copies && self.outcome == Some(Outcome::RolledBack) => {
+                Some(match slot(&result.from) {
+                    Some(slot) => format!("{slot} serves again"),
+                    None => "what ran before serves again".to_owned(),
+                })
+            }
             (_, ServesNow::Old) if of_copies => Some(match slot(&result.from) {
                 Some(slot) => format!("{slot} still serves, untouched"),
                 None => "what ran before still serves, untouched".to_owned(),
+            }),
+            (_, ServesNow::OldAgain) if result.next_connection => Some(match slot(&result.from) {
+                Some(slot) => format!("the next connection starts {slot} again"),
+                None => "the next connection starts what ran before".to_owned(),
             }),
             (_, ServesNow::OldAgain) => Some(match slot(&result.from) {
                 Some(slot) => format!("{slot} was started again and serves"),
@@ -320,7 +347,7 @@ impl Operation {
         if failed && !result.last_lines.is_empty() {
             let head = match self.cause {
                 Some(Cause::HookFailed) => "the last lines of the hook:",
-                Some(Cause::ReloadRefused) => "what it answered:",
+                Some(Cause::ReloadRefused) if result.serves != ServesNow::Nothing => "what it answered:",
                 _ => "the last lines that it wrote:",
             };
             return Some(quoted(head, &result.last_lines));
@@ -396,10 +423,14 @@ pub(crate) fn verb(kind: Kind) -> &'static str {
     }
 }
 
-/// Whether a sentence is about this name already: `c` is not the subject of `copy 1 is late`.
-fn begins_with_name(sentence: &str, name: &str) -> bool {
-    let goes_on = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    sentence.strip_prefix(name).is_some_and(|rest| !rest.starts_with(goes_on))
+/// Whether a sentence says this name already, as a word of its own: `c` is none of `copy 1 is late`.
+fn names(sentence: &str, name: &str) -> bool {
+    let goes_on = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    !name.is_empty()
+        && sentence.match_indices(name).any(|(at, _)| {
+            let (before, after) = (&sentence[..at], &sentence[at + name.len()..]);
+            !before.ends_with(|c| goes_on(c) || c == '.' || c == '/') && !after.starts_with(goes_on)
+        })
 }
 
 /// `slot b`; a directory as it is.

@@ -257,7 +257,7 @@ fn what_is_taken_back_says_what_and_why() {
     });
     assert_eq!(
         guarded,
-        "rolled back: web: slot b did not pass the guard: web/1 exited with code 3; slot a still serves, untouched, no connection cut, in 2.31 s"
+        "rolled back: slot b did not pass the guard: web/1 exited with code 3; slot a serves again, no connection cut, in 2.31 s"
     );
     let by_itself = finished(Kind::ProgramRollback, Outcome::Applied, Cause::NotConfirmed, |_, result| {
         result.from = Some("b".to_owned());
@@ -345,10 +345,10 @@ fn a_signal_that_nothing_confirms_is_no_success_and_says_how_it_could_be_proved(
         "rejected: web: the program refused to reload (exited with code 1); it runs on as it was\n\nwhat it answered:\n  | nginx: [emerg] unknown directive \"lisen\""
     );
     let died = ended(Kind::ProgramReload, Outcome::Rejected, Cause::ReloadRefused, |operation, result| {
-        operation.errors = vec![Problem::new("the signal ended it: web/1 was ended by signal HUP")];
+        operation.errors = vec![Problem::new("web/1 was ended by signal HUP instead of reloading")];
         result.serves = ServesNow::Nothing;
     });
-    assert_eq!(died, "rejected: web: the signal ended it: web/1 was ended by signal HUP");
+    assert_eq!(died, "rejected: web/1 was ended by signal HUP instead of reloading");
 }
 
 #[test]
@@ -528,4 +528,45 @@ fn ages_sizes_and_lines_read_well() {
         ..LogLine::default()
     };
     assert_eq!(line.text(), "web/2  (1,000 lines are left out)\nweb/2  GET /\t200  [2J");
+}
+
+#[test]
+fn where_nothing_was_started_it_is_said_that_the_next_connection_starts_it() {
+    let said = |kind, with: fn(&mut ProgramResult)| {
+        ended(kind, Outcome::Applied, Cause::Done, |_, result| {
+            result.next_connection = true;
+            with(result);
+        })
+    };
+    assert_eq!(
+        said(Kind::ProgramRestart, |_| {}),
+        "applied: web restarted, the next connection starts it, no connection cut, in 2.31 s"
+    );
+    assert_eq!(
+        said(Kind::ProgramStart, |_| {}),
+        "applied: web started, the next connection starts it, in 2.31 s"
+    );
+    assert_eq!(
+        said(Kind::ProgramDeploy, from_a_to_b),
+        "applied: web: the next connection starts slot b, no connection cut, in 2.31 s; 'handover rollback web' goes back to \
+         slot a"
+    );
+    assert_eq!(
+        said(Kind::ProgramRollback, from_a_to_b),
+        "applied: web: the next connection starts slot b again, no connection cut, in 2.31 s"
+    );
+    assert_eq!(
+        said(Kind::ProgramCancel, from_a_to_b),
+        "applied: web: slot a was taken back, the next connection starts slot b again, no connection cut, in 2.31 s"
+    );
+    let back = ended(Kind::ProgramDeploy, Outcome::RolledBack, Cause::GuardFailed, |_, result| {
+        from_a_to_b(result);
+        (result.next_connection, result.serves) = (true, ServesNow::OldAgain);
+    });
+    assert!(back.contains("slot b did not pass the guard; the next connection starts slot a again"), "{back}");
+    let stopped = ended(Kind::ProgramDeploy, Outcome::Applied, Cause::Done, |_, result| {
+        from_a_to_b(result);
+        result.serves = ServesNow::Nothing;
+    });
+    assert!(stopped.contains("nothing of it serves now, and slot b is what a start begins with"), "{stopped}");
 }

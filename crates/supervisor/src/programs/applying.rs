@@ -35,6 +35,8 @@ impl Programs {
             Some(hosted) if hosted.is_leaving() => None,
             Some(hosted) if !hosted.starts_otherwise(spec) => None,
             Some(hosted) => hosted.longest_exam(spec),
+            // Its connections are accepted here until then, and both cannot have them.
+            None if self.served.contains_key(&spec.name) => None,
             None => Hosted::new(&spec.name, 1).longest_exam(spec),
         }
     }
@@ -67,7 +69,6 @@ impl Programs {
         sockets: Sockets,
         examined: Option<OperationKey>,
     ) {
-        self.end_forgotten();
         self.names = names.clone();
         self.common.sockets = of_programs(specs, sockets);
         let exam = self.exam.take();
@@ -75,6 +76,7 @@ impl Programs {
         let (accepted, own): (Vec<_>, Vec<_>) =
             specs.iter().cloned().map(Arc::new).partition(|spec| spec.accept != Accept::Program);
         self.apply_served(&accepted);
+        self.end_forgotten();
         for spec in own {
             let hosted = self.all.entry(spec.name.clone()).or_insert_with(|| Hosted::new(&spec.name, 1));
             let edition: Edition = hosted.next_edition(&spec, &self.common.sockets);
@@ -102,8 +104,15 @@ impl Programs {
                 }
             }
         }
+        for (program, process) in std::mem::take(&mut self.found) {
+            match self.served.get_mut(&program) {
+                Some(served) => served.found(&self.common, vec![process]),
+                None => self.leftovers.push(process.copy),
+            }
+        }
         for served in self.served.values_mut() {
-            if !served.is_leaving() && !specs.iter().any(|spec| spec.name == served.name) {
+            let ends = served.is_leaving() && !served.waits_for_resume();
+            if !ends && !specs.iter().any(|spec| spec.name == served.name) {
                 served.end(&mut self.common, None, true);
             }
         }

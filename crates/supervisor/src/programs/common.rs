@@ -109,7 +109,12 @@ impl Common {
 
     /// Where tasks of a program say what happened.
     pub(super) fn teller(&self, program: &str) -> Teller {
-        Teller { program: program.to_owned(), happened: self.happened.clone() }
+        Teller { program: program.to_owned(), is_served: false, happened: self.happened.clone() }
+    }
+
+    /// The same, of one whose connections are accepted, or looked for, here.
+    pub(super) fn teller_of_served(&self, program: &str) -> Teller {
+        Teller { is_served: true, ..self.teller(program) }
     }
 
     /// The worker is told, as far as there is one; if nobody waits, it is told all the same.
@@ -151,6 +156,11 @@ impl Common {
         if let Some(outputs) = &self.outputs {
             outputs.forget(name);
         }
+    }
+
+    /// It is no more, but another one has its name that is started otherwise.
+    pub(super) fn forget_traffic(&mut self, name: &str) {
+        self.board.forget(name);
     }
 
     /// A copy of ours runs.
@@ -241,12 +251,15 @@ pub(super) struct Prepared {
 #[derive(Debug, Clone)]
 pub(crate) struct Teller {
     program: String,
+    is_served: bool,
     happened: mpsc::UnboundedSender<Happened>,
 }
 
 impl Teller {
     /// Nobody hears it any more when the supervisor has ended.
     pub(super) fn tell(&self, what: Of) {
-        let _ = self.happened.send(Happened(Inner::Of(self.program.clone(), what)));
+        let program = self.program.clone();
+        let of = if self.is_served { Inner::OfServed(program, what) } else { Inner::Of(program, what) };
+        let _ = self.happened.send(Happened(of));
     }
 }

@@ -8,6 +8,7 @@ use super::checks::{NotReady, Proof};
 use super::commands::{Failed, Finished};
 use super::copy::Killed;
 use super::hosted::Born;
+use super::inetd::Ends;
 use super::reloading::{NotReloaded, Reloaded};
 
 /// Something that came of a task of [`super::Programs`]. Opaque: it goes back to [`super::Programs::take`].
@@ -21,6 +22,8 @@ pub(super) enum Inner {
     Deadline,
     /// About one program.
     Of(String, Of),
+    /// About one whose connections the supervisor accepts, or looks for. For a while there may be another one of the same name.
+    OfServed(String, Of),
     /// What must outlive a crash was written, or why not.
     Written(Result<(), String>),
 }
@@ -56,6 +59,6 @@ pub(super) enum Of {
     Reloaded { operation: OperationKey, result: Result<Reloaded, NotReloaded> },
     /// A process of a program whose connections the supervisor accepts, or looks for, was started or has ended.
     Serves,
-    /// A program whose connections the supervisor accepts has ended: so many processes were killed.
-    Inetd { operation: Option<OperationKey>, killed: u64 },
+    /// Processes of a program whose connections the supervisor accepts have ended that were waited for.
+    Inetd { operation: Option<OperationKey>, ends: Ends },
 }

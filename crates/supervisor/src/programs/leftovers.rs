@@ -2,15 +2,21 @@
 //!
 //! ```text
 //!   state.json ─▶ copies, by process, time of its start and mark ─┬─▶ asked to end ── limit ─▶ killed
-//!   NAME-KEY.mark ─▶ copies, by mark: what state.json missed ─────┘
+//!   NAME-KEY.mark ─▶ copies, by mark: what state.json missed ─────┤
+//!   serves~ID.mark ─▶ processes that have a listening socket ─────┘
+//!                  └▶ processes that have one connection ─▶ left alone: their program has them again
 //! ```
+//!
+//! What has a listening socket is in the way of who binds that next, and would serve beside it. Who serves one connection is in
+//! nobody's way, and that connection would be cut.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Setup;
 use super::copy::{Copy, SavedCopy};
-use super::groups;
+use super::groups::Survey;
+use super::inetd::SavedProcess;
 use super::private::Place;
 use super::state::StateFile;
 
@@ -31,17 +37,47 @@ pub(super) async fn end(setup: &Setup) -> Vec<String> {
             Vec::new()
         }
     };
-    let known = copies.iter().map(|copy| copy.mark.clone()).collect();
+    let (serving, listening): (Vec<_>, Vec<_>) =
+        noted(&place).into_iter().map(|(_, process)| process).partition(|process| process.peer.is_some());
+    copies.extend(listening.into_iter().map(|process| process.copy));
+    let known = copies.iter().chain(serving.iter().map(|process| &process.copy));
+    let known = known.map(|copy| copy.mark.clone()).collect();
     copies.extend(marked(&place, &known));
     let said = end_all(copies).await;
-    place.clean();
+    place.clean(&living(serving));
     said
+}
+
+/// Processes that serve connections, as they were written down, each with the name of its program; the oldest first.
+pub(super) fn noted(place: &Place) -> Vec<(String, SavedProcess)> {
+    let read = |text: &String| {
+        let mark = text.lines().next()?;
+        // The last line may not have been written to its end.
+        let known = text.lines().skip(1).filter_map(|line| serde_json::from_str(line).ok()).last();
+        let copy = SavedCopy::only(mark);
+        let process: SavedProcess = known.unwrap_or(SavedProcess { copy, ..SavedProcess::default() });
+        let (program, _) = mark.rsplit_once('/')?;
+        Some((program.to_owned(), process))
+    };
+    let mut noted: Vec<_> = place.noted_processes().iter().filter_map(read).collect();
+    noted.sort_by_key(|(_, process)| (process.copy.began, process.copy.pid));
+    noted
+}
+
+/// The marks of those of which something runs.
+fn living(processes: Vec<SavedProcess>) -> BTreeSet<String> {
+    if processes.is_empty() {
+        return BTreeSet::new();
+    }
+    let survey = Survey::take();
+    let copies = processes.into_iter().filter_map(|process| Copy::restore(process.copy, None).ok());
+    copies.filter(|copy| !copy.processes_of(&survey).is_empty()).map(|copy| copy.mark().to_owned()).collect()
 }
 
 /// The copies of which nothing is known but the mark that was written down before they were started.
 pub(super) fn marked(place: &Place, known: &BTreeSet<String>) -> Vec<SavedCopy> {
     let unknown = place.marks().into_iter().filter(|mark| !known.contains(mark));
-    unknown.map(|mark| SavedCopy { mark, boot: groups::boot(), ..SavedCopy::default() }).collect()
+    unknown.map(|mark| SavedCopy::only(&mark)).collect()
 }
 
 /// The same for these.

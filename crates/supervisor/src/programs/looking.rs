@@ -12,9 +12,8 @@ use super::copy::Copy;
 use super::flows;
 use super::groups::Survey;
 use super::output::Outputs;
-use super::served::Served;
 use super::traffic::{Paused, PausedBy};
-use super::{Asked, Programs, memory, program_name};
+use super::{Asked, Programs, memory};
 use crate::protocol::{Address, Names, Target};
 
 /// How long connections may take to be counted.
@@ -30,7 +29,8 @@ impl Programs {
             status.paused = paused.max_by_key(|paused| paused.until).map(|paused| self.shown(paused));
             status
         });
-        let mut all: Vec<_> = shown.chain(self.served.values().map(Served::status)).collect();
+        let mut all: Vec<_> =
+            shown.chain(self.served.values().map(|served| served.status(&self.common))).collect();
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
     }
@@ -54,7 +54,7 @@ impl Programs {
             let names: &Names = &self.names;
             return flows::refusal(&self.common, &self.all, &self.served, names, asked);
         }
-        let name = program_name(asked)?;
+        let name = asked.program()?;
         let known = || flows::program_names(&self.all, &self.served).into_iter().collect();
         let is_known = self.all.get(name).is_some_and(|hosted| !hosted.is_leaving())
             || self.served.get(name).is_some_and(|served| !served.is_leaving());

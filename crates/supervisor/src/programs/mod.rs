@@ -9,6 +9,17 @@
 //!
 //! Nothing here waits in the driver's task: what may take long is a task of its own, has a deadline, and comes back as a
 //! [`Happened`] through [`Programs::next`]. After every call the driver takes what is to be done from [`Programs::out`].
+//!
+//! | about | modules |
+//! |---|---|
+//! | what is asked, what is said, what has come of tasks | `asked`, `names` (who is meant), `out`, `happened` |
+//! | all programs together | `applying`, `order`, `looking`, `common` (what they share) |
+//! | one program | `hosted`: copies that stay, decided by the pure machine; `served`, with `inetd`: a process for a connection |
+//! | what a copy is made from, and what it gets | `editions`, `private` (an address of its own), `copy`, `groups`, `notify` |
+//! | what is found out about it | `checks` (is it ready?), `connections`, `memory`, `demand` (does anybody want it?), `output` |
+//! | what it is told, and commands beside it | `reloading`, `commands` |
+//! | requests to it | `traffic` (what the worker is told), `flows` (pause, resume, drain, enable) |
+//! | what outlives this process, or a crash | `saving`, `state`, `leftovers` |
 
 mod applying;
 mod asked;
@@ -55,6 +66,7 @@ use editions::Edition;
 use flows::{Flows, Scene};
 use happened::Inner;
 use hosted::Hosted;
+use inetd::SavedProcess;
 use order::{All, Ending, Exam};
 use served::Served;
 use traffic::{PausedBy, Quiet, Waiter};
@@ -89,6 +101,13 @@ pub(crate) struct SharedSocket {
     pub(crate) socket: Arc<OwnedFd>,
 }
 
+impl SharedSocket {
+    /// What tells it from all others, whoever has a descriptor of it. `None` if the system does not say.
+    fn identity(&self) -> Option<u64> {
+        rustix::fs::fstat(&self.socket).ok().map(|stat| stat.st_ino)
+    }
+}
+
 /// Sockets of a generation. Those that no program names are let go of at once.
 pub(crate) type Sockets = Vec<SharedSocket>;
 
@@ -117,6 +136,8 @@ pub(crate) struct Programs {
     resting: bool,
     /// Copies of an earlier life that nothing else is known of.
     leftovers: Vec<SavedCopy>,
+    /// Processes of an earlier life that serve connections, with the names of their programs.
+    found: Vec<(String, SavedProcess)>,
     /// What was said once.
     said: Told,
 }
@@ -134,6 +155,7 @@ impl Programs {
     pub(crate) fn new(setup: Setup) -> Self {
         let mut programs = Self::empty(setup);
         programs.leftovers = programs.common.read_state();
+        programs.found = leftovers::noted(&programs.common.place);
         programs
     }
 
@@ -150,12 +172,13 @@ impl Programs {
             ending: None,
             resting: false,
             leftovers: Vec::new(),
+            found: Vec::new(),
             said: Told::default(),
         }
     }
 
-    /// Ends the processes of an earlier life that still run, and says which: before anything is bound, and only at a start that
-    /// takes over from nobody. Bounded.
+    /// Ends the processes of an earlier life that still run (but not those that serve one connection), and says which: before
+    /// anything is bound, and only at a start that takes over from nobody. Bounded.
     pub(crate) async fn end_leftovers(setup: &Setup) -> Vec<String> {
         leftovers::end(setup).await
     }
@@ -180,7 +203,8 @@ impl Programs {
         if self.resting {
             return None;
         }
-        let machines = self.all.values().filter_map(Hosted::deadline).min();
+        let served = self.served.values().filter_map(Served::deadline);
+        let machines = self.all.values().filter_map(Hosted::deadline).chain(served).min();
         let machines = machines.and_then(|at| self.common.moment(at));
         let ending = self.ending.as_ref().filter(|_| !self.said.stopped).map(Ending::deadline);
         machines.into_iter().chain(self.common.board.deadline()).chain(ending).min()
@@ -193,7 +217,10 @@ impl Programs {
             Inner::Of(program, what) => {
                 if let Some(hosted) = self.all.get_mut(&program) {
                     hosted.happened(&mut self.common, what);
-                } else if let Some(served) = self.served.get_mut(&program) {
+                }
+            }
+            Inner::OfServed(program, what) => {
+                if let Some(served) = self.served.get_mut(&program) {
                     served.happened(&mut self.common, what);
                 }
             }
@@ -204,6 +231,9 @@ impl Programs {
                 for (program, call) in self.common.written(result.is_ok()) {
                     if let Some(hosted) = self.all.get_mut(&program) {
                         hosted.saved(&mut self.common, call, result.is_ok());
+                    }
+                    if let Some(served) = self.served.get_mut(&program) {
+                        served.saved(&mut self.common, call, result.is_ok());
                     }
                 }
             }
@@ -218,6 +248,9 @@ impl Programs {
         }
         for hosted in self.all.values_mut() {
             hosted.time(&mut self.common);
+        }
+        for served in self.served.values_mut() {
+            served.time(&mut self.common);
         }
         self.end_pauses();
         if let Some(exam) = &mut self.exam {
@@ -286,10 +319,11 @@ impl Programs {
     }
 
     fn remove_those_that_left(&mut self) {
-        let (common, before) = (&mut self.common, self.served.len());
+        let (common, before, all) = (&mut self.common, self.served.len(), &self.all);
         self.served.retain(|name, served| {
             let has_left = served.is_leaving() && served.is_over();
-            if has_left {
+            // What is known of the name is now another's, which has copies.
+            if has_left && !all.contains_key(name) {
                 common.forget_program(name);
             }
             !has_left
@@ -307,7 +341,10 @@ impl Programs {
         for name in left {
             let Some(mut hosted) = self.all.remove(&name) else { continue };
             let again = hosted.take_again();
-            self.common.forget_program(&name);
+            match self.served.contains_key(&name) {
+                true => self.common.forget_traffic(&name),
+                false => self.common.forget_program(&name),
+            }
             if let Some((edition, keys)) = again {
                 let mut hosted = Hosted::new(&name, keys);
                 hosted.apply(&mut self.common, edition, false);
@@ -330,9 +367,9 @@ impl Programs {
             self.flows.ask(&mut scene, operation, asked, &asker);
             return self.go_on();
         }
-        let name = program_name(asked).unwrap_or_default();
+        let name = asked.program().unwrap_or_default();
         if let Some(served) = self.served.get_mut(name).filter(|served| !served.is_leaving()) {
-            served.ask(&mut self.common, operation, &asked.what);
+            served.ask(&mut self.common, operation, &asked.what, asker);
             return self.go_on();
         }
         match self.all.get_mut(name).filter(|hosted| !hosted.is_leaving()) {
@@ -350,11 +387,11 @@ impl Programs {
         if asked.what.is_about_traffic() {
             return flows::longest(&asked.what);
         }
-        let served = program_name(asked).and_then(|name| self.served.get(name));
+        let served = asked.program().and_then(|name| self.served.get(name));
         if let Some(served) = served {
             return served.longest(&asked.what);
         }
-        let hosted = program_name(asked).and_then(|name| self.all.get(name));
+        let hosted = asked.program().and_then(|name| self.all.get(name));
         hosted.map_or(Duration::from_secs(5), |hosted| hosted.longest(&asked.what))
     }
 
@@ -476,19 +513,6 @@ impl Programs {
     pub(crate) fn is_still(&self) -> bool {
         self.all.values().all(Hosted::is_still)
     }
-}
-
-impl What {
-    /// Whether it is about traffic only, and no copy comes or goes.
-    fn is_about_traffic(&self) -> bool {
-        matches!(self, What::Pause { .. } | What::Resume | What::DrainEndpoint { .. } | What::EnableEndpoint)
-    }
-}
-
-/// The program that is meant: `web`, or `program:web`.
-fn program_name(asked: &Asked) -> Option<&str> {
-    let name = asked.target.as_deref()?;
-    Some(name.strip_prefix("program:").unwrap_or(name))
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub(crate) enum Out {
 }
 
 /// How a carried operation has ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ended {
     pub(crate) operation: OperationKey,
     pub(crate) outcome: Outcome,
@@ -75,6 +75,22 @@ pub(crate) struct Ended {
     pub(crate) answer: Option<String>,
     /// What became of the program: figures, last lines, what serves.
     pub(crate) program: ProgramResult,
+}
+
+impl Ended {
+    /// It went as asked: what every operation begins with.
+    pub(crate) fn applied(operation: OperationKey, program: ProgramResult) -> Self {
+        Ended {
+            operation,
+            outcome: Outcome::Applied,
+            cause: Cause::Done,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            losses: Losses::default(),
+            answer: None,
+            program,
+        }
+    }
 }
 
 /// What is left to the next supervisor.

@@ -7,6 +7,7 @@
 //!      web-7.notify     its NOTIFY_SOCKET
 //!      web-7.mark       its mark, from before it is started: whoever comes next knows what to look for, whenever this life ends
 //!      run~….mark       the mark of a command that runs
+//!      serves~….mark    the mark of a process that serves connections (`accept`), and all that is to be known to find it
 //!   127.0.0.1:PORT      a free port where the program binds (private = "port")
 //! ```
 //!
@@ -14,7 +15,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
@@ -32,8 +33,10 @@ const BACKLOG: u32 = 4096;
 const MAX_NAME: usize = 24;
 /// What the name of a file with a mark ends with.
 const MARK: &str = ".mark";
+/// What the name of such a file begins with if it is that of a process that serves connections.
+const SERVES: &str = "serves~";
 /// A file that is longer is none of ours.
-const MAX_MARK_BYTES: u64 = 4096;
+const MAX_MARK_BYTES: u64 = 64 * 1024;
 /// Ports that are tried until one is free that no other copy was given.
 const PORT_TRIES: usize = 32;
 
@@ -99,12 +102,51 @@ impl Place {
 
     /// Writes down the mark of a command, as long as it runs.
     pub(super) fn note_command(&self, mark: &str) -> NotedMark {
-        let id: String = mark.rsplit('-').next().unwrap_or_default().chars().take(MAX_NAME).collect();
-        let path = self.own.join(format!("run~{id}{MARK}"));
+        let path = self.own.join(format!("run~{}{MARK}", id_of(mark)));
         if let Err(error) = make_directory(&self.own, 0o711).and_then(|()| fs::write(&path, mark)) {
             say_unwritten(&path, mark, &error);
         }
         NotedMark(path)
+    }
+
+    /// Writes down a process that serves connections, at first and once it runs: its mark in the first line, what is known of it
+    /// in the last. One line is added to the other, so that the mark is there whenever this ends.
+    pub(super) fn note_process(&self, mark: &str, known: &str) {
+        let path = self.process_file(mark);
+        let note = || -> io::Result<()> {
+            let mut file = match File::options().append(true).open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    make_directory(&self.own, 0o711)?;
+                    let mut file = File::create(&path)?;
+                    file.write_all(format!("{mark}\n").as_bytes())?;
+                    file
+                }
+                Err(error) => return Err(error),
+            };
+            file.write_all(format!("{known}\n").as_bytes())
+        };
+        if let Err(error) = note() {
+            say_unwritten(&path, mark, &error);
+        }
+    }
+
+    /// Nothing is left of it.
+    pub(super) fn forget_process(&self, mark: &str) {
+        let _ = fs::remove_file(self.process_file(mark));
+    }
+
+    /// What is known of processes that serve connections and of which something may be left: the lines of each.
+    pub(super) fn noted_processes(&self) -> Vec<String> {
+        let is_one = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(SERVES.as_bytes()))
+        };
+        let files = self.mark_files().into_iter().filter(is_one);
+        files.filter_map(|path| read_file(&path)).filter(|text| !text.is_empty()).collect()
+    }
+
+    fn process_file(&self, mark: &str) -> PathBuf {
+        self.own.join(format!("{SERVES}{}{MARK}", id_of(mark)))
     }
 
     /// Nothing is left of this copy.
@@ -121,11 +163,15 @@ impl Place {
         paths.filter(|path| path.as_os_str().as_encoded_bytes().ends_with(MARK.as_bytes())).collect()
     }
 
-    /// Removes what an earlier life has left, of which nothing runs any more.
-    pub(super) fn clean(&self) {
+    /// Removes what an earlier life has left, of which nothing runs any more but the processes with these marks.
+    pub(super) fn clean(&self, running: &BTreeSet<String>) {
+        let kept: BTreeSet<PathBuf> = running.iter().map(|mark| self.process_file(mark)).collect();
         for directory in [&self.own, &self.others] {
             for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
                 let path = entry.path();
+                if kept.contains(&path) {
+                    continue;
+                }
                 let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             }
         }
@@ -188,11 +234,20 @@ fn file_name(program: &str) -> String {
     readable.take(MAX_NAME - 9).chain(['-']).chain(digest.chars().take(8)).collect()
 }
 
+/// What of a mark no other has, as it may stand in the name of a file.
+fn id_of(mark: &str) -> String {
+    mark.rsplit('-').next().unwrap_or_default().chars().take(MAX_NAME).collect()
+}
+
 fn read_mark(path: &Path) -> Option<String> {
+    // One that was not written to its end.
+    read_file(path)?.lines().next().filter(|mark| !mark.is_empty()).map(str::to_owned)
+}
+
+fn read_file(path: &Path) -> Option<String> {
     let mut text = String::new();
     File::open(path).ok()?.take(MAX_MARK_BYTES).read_to_string(&mut text).ok()?;
-    // One that was not written to its end.
-    Some(text).filter(|mark| !mark.is_empty())
+    Some(text)
 }
 
 /// Whether other users can get to what is below.

@@ -88,7 +88,7 @@ impl Programs {
         let mut packing = Packing::default();
         let (moment, now) = (Instant::now(), self.common.now());
         let programs = self.all.values().map(|hosted| hosted.save(now, &mut packing)).collect();
-        let served = self.served.values().map(|served| served.pack(&mut packing)).collect();
+        let served = self.served.values().map(|served| served.pack(&self.common, &mut packing)).collect();
         let placed = |name: &String| (name.clone(), board.placed(name).to_vec());
         let pause = |paused: &Paused| SavedPause {
             target: paused.target.clone(),
@@ -178,7 +178,12 @@ impl Programs {
             programs.served.insert(served.name.clone(), served);
         }
         // What was begun after the last word that was kept.
-        let known = programs.all.values().flat_map(Hosted::marks).collect();
+        let served: BTreeSet<String> = programs.served.values().flat_map(Served::marks).collect();
+        let mut found = leftovers::noted(&programs.common.place);
+        let noted = found.iter().map(|(_, process)| process.copy.mark.clone());
+        let known = programs.all.values().flat_map(Hosted::marks).chain(noted).collect();
+        found.retain(|(_, process)| !served.contains(&process.copy.mark));
+        programs.found = found;
         programs.leftovers = leftovers::marked(&programs.common.place, &known);
         programs.said = Told { settled: saved.settled, ..Told::default() };
         programs.common.out.push(Out::Keep);

@@ -250,6 +250,13 @@ pub(crate) struct SavedCopy {
     pub(crate) exit_signal: Option<i32>,
 }
 
+impl SavedCopy {
+    /// One of which nothing but the mark is known, of this boot.
+    pub(crate) fn only(mark: &str) -> Self {
+        SavedCopy { mark: mark.to_owned(), boot: groups::boot(), ..SavedCopy::default() }
+    }
+}
+
 impl Copy {
     fn new(saved: SavedCopy, main: Option<Main>) -> Self {
         let exit = match (saved.exit_code, saved.exit_signal) {
@@ -265,7 +272,7 @@ impl Copy {
         self.saved.pid
     }
 
-    #[cfg(test)]
+    /// What its processes have in their environment.
     pub(crate) fn mark(&self) -> &str {
         &self.saved.mark
     }

@@ -34,19 +34,9 @@ impl Hosted {
         let inner = common.next_operation();
         let from = self.serving_place();
         let program = ProgramResult { from, ..ProgramResult::default() };
-        let ended = Ended {
-            operation,
-            outcome: Outcome::Applied,
-            cause: Cause::Done,
-            problems: Vec::new(),
-            warnings: Vec::new(),
-            losses: handover_api::Losses::default(),
-            answer: None,
-            program,
-        };
         self.active = Some(Active {
             inner,
-            ended,
+            ended: Ended::applied(operation, program),
             what: what.clone(),
             asker,
             copies: BTreeSet::new(),

@@ -51,6 +51,7 @@ impl Hosted {
         let result = &mut active.ended.program;
         (result.started, result.stopped) = (figures.ready, figures.ended);
         (result.serves, result.goes_back) = (serves, goes_back);
+        result.next_connection = view.state == State::OnDemand;
         result.warm_until = warm.filter(|_| outcome.is_success());
         if outcome.is_success() && active.what.moves() {
             result.to = to.or(result.to.take());

@@ -20,9 +20,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::gate::{Admission, Gate};
-use super::processes::Processes;
-use super::{Order, SavedProcess, View, is_shortage};
-use crate::programs::copy;
+use super::processes::{Kind, Processes};
+use super::{Order, is_shortage};
 use crate::programs::demand::Arrivals;
 
 /// Connections in a row that may be gone before they are accepted, until the next socket is looked at.
@@ -30,7 +29,8 @@ const MAX_GONE: usize = 64;
 /// How long it waits when the system is short of something.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 
-/// Accepts connections and starts a process for each. Dropped, it accepts nothing more; processes that run go on.
+/// Accepts connections and starts a process for each. Dropped, it accepts nothing more, from that moment on; processes that
+/// run go on.
 #[derive(Debug)]
 pub(crate) struct Each {
     shared: Arc<Shared>,
@@ -51,14 +51,12 @@ impl Drop for Each {
 }
 
 impl Each {
-    /// Begins. `adopted`: processes that an earlier supervisor has started. Needs a tokio runtime.
+    /// Begins; those that run already count. Needs a tokio runtime.
     ///
     /// # Errors
     /// A socket cannot be watched.
-    pub(crate) fn start(order: Order, adopted: Vec<(SavedProcess, Option<OwnedFd>)>) -> io::Result<Self> {
+    pub(crate) fn start(order: Order, processes: Processes) -> io::Result<Self> {
         let arrivals = watch(&order)?;
-        let processes = Processes::default();
-        processes.restore(adopted, &order);
         let order = Mutex::new(Arc::new(order));
         let shared = Arc::new(Shared { order, changed: Notify::new(), processes });
         let task = tokio::spawn(Arc::clone(&shared).run(arrivals)).abort_handle();
@@ -75,23 +73,6 @@ impl Each {
         // Kept for the task if it does something else at this moment.
         self.shared.changed.notify_one();
         Ok(())
-    }
-
-    /// How it stands.
-    pub(crate) fn view(&self) -> View {
-        self.shared.processes.view()
-    }
-
-    /// What runs, each with its pidfd, for the next supervisor.
-    pub(crate) fn save(&self) -> Vec<(SavedProcess, Option<Arc<OwnedFd>>)> {
-        self.shared.processes.save()
-    }
-
-    /// Accepts nothing more, from this moment on, and waits until all have ended: those that have not within `limit` are
-    /// killed, with all that they have started. Says how many of them. What runs is still in [`Each::view`] meanwhile.
-    pub(crate) fn stop(&self, limit: Duration) -> impl Future<Output = u64> + Send + 'static + use<> {
-        self.task.abort();
-        self.shared.processes.clone().end(limit)
     }
 }
 
@@ -124,7 +105,7 @@ impl Shared {
                 Ok(watched) => arrivals = watched,
                 Err(error) => {
                     self.processes.complain(
-                        &order.program,
+                        &order.care.program,
                         "watch",
                         &format!("its sockets cannot be watched: {error}"),
                     );
@@ -143,21 +124,25 @@ impl Shared {
             let ended = self.processes.one_ended();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            let admission = gate.ask(epoch.elapsed(), self.processes.count());
+            let admission = gate.ask(epoch.elapsed(), self.processes.count_of(Kind::Connection));
             if admission != Admission::Now && !was_held && waits(order) {
                 was_held = true;
-                self.processes.held_back(&order.program, &told(admission, order));
+                self.processes.held_back(&order.care.program, &told(admission, order));
             }
-            match admission {
-                Admission::Full => {
-                    ended.await;
-                    continue;
+            let room = async {
+                match admission {
+                    Admission::Full => ended.await,
+                    Admission::At(at) => sleep_until(epoch + at).await,
+                    Admission::Now => {}
                 }
-                Admission::At(at) => {
-                    sleep_until(epoch + at).await;
-                    continue;
+            };
+            if admission != Admission::Now {
+                tokio::select! {
+                    () = room => {}
+                    // Who comes now has to wait, which is to be counted.
+                    _ = arrivals.next(), if !was_held => {}
                 }
-                Admission::Now => {}
+                continue;
             }
             match accept(order) {
                 Ok(Some((connection, peer))) => {
@@ -168,7 +153,7 @@ impl Shared {
                 Ok(None) => drop(arrivals.next().await),
                 Err(error) => {
                     let what = format!("a connection cannot be accepted: {error}");
-                    self.processes.complain(&order.program, "accept", &what);
+                    self.processes.complain(&order.care.program, "accept", &what);
                     sleep(SHORTAGE_PAUSE).await;
                 }
             }
@@ -187,20 +172,17 @@ impl Shared {
             ]);
         }
         let number = u32::try_from(self.processes.started() + 1).unwrap_or(u32::MAX);
-        let started =
-            copy::new_mark(&order.program, number).map_err(|error| error.to_string()).and_then(|mark| {
-                let both = (connection.as_fd(), Some(connection.as_fd()));
-                order.start(&mark, number, both.0, both.1, &more).map_err(|error| error.to_string())
-            });
-        match started {
+        // As people know it, also where a socket of IPv6 takes connections of IPv4.
+        let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+        let peer = peer.map_or("a local process".to_owned(), |peer| peer.to_string());
+        match order.start(number, Some(&peer), connection.as_fd(), Some(connection.as_fd()), &more) {
             Ok(started) => {
                 for warning in started.warnings {
-                    self.processes.complain(&order.program, "warning", &warning);
+                    self.processes.complain(&order.care.program, "warning", &warning);
                 }
-                let peer = peer.map_or("a local process".to_owned(), |peer| peer.to_string());
-                drop(self.processes.add(started.copy, Some(peer), order, true));
+                drop(self.processes.add(started.copy, Some(peer), &order.care));
             }
-            Err(why) => self.processes.failed(&order.program, "start", why),
+            Err(why) => self.processes.not_started(&order.care, why),
         }
     }
 }

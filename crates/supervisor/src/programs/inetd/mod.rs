@@ -8,8 +8,10 @@
 //! ```
 //!
 //! A process is a copy of its own ([`super::copy`]): it has a session and a mark, and when its first process ends, what that
-//! leaves behind is asked to end, and killed.
+//! leaves behind is asked to end, and killed. Before it is started its mark is written down, and then who it is: whatever
+//! happens to this supervisor, the next one finds it.
 
+mod care;
 mod each;
 mod gate;
 mod processes;
@@ -24,19 +26,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::commands::Setting;
-use super::common::Teller;
 use super::copy::{self, NotStarted, SavedCopy, Started};
-use super::happened::Of;
 use crate::protocol::{Address, Pass, ResourceLimits, Restart};
 
+pub(crate) use care::Care;
 pub(crate) use each::Each;
+pub(crate) use processes::{Ends, Processes};
 pub(crate) use wait::Wait;
 
 /// What is started for a connection. In its command and environment nothing stands for something else any more.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
-    /// The program's name.
-    pub(crate) program: String,
+    /// Who sees to the end of what is started.
+    pub(crate) care: Care,
     /// The command; the executable is looked up anew for each process.
     pub(crate) command: Vec<String>,
     /// Where and as whom.
@@ -53,12 +55,6 @@ pub(crate) struct Order {
     pub(crate) per_second: u32,
     /// Pauses before it is started again after it has failed ([`Wait`]).
     pub(crate) restart: Restart,
-    /// How what a process leaves behind is asked to end.
-    pub(crate) stop_signal: i32,
-    /// How long that may take until it is killed.
-    pub(crate) stop_limit: Duration,
-    /// Who hears of every start and end; nobody if `None`.
-    pub(crate) teller: Option<Teller>,
 }
 
 /// A process that serves a connection, or all of them.
@@ -68,18 +64,22 @@ pub(crate) struct Running {
     pub(crate) pid: u32,
     /// Whose connection it has; nobody's in particular for [`Wait`].
     pub(crate) peer: Option<String>,
+    /// The slot or directory that it was started from.
+    pub(crate) slot: Option<String>,
     /// When it was started, RFC 3339.
     pub(crate) started_at: String,
 }
 
-/// A process, as it is written down. Its pidfd goes with it, as long as it has not ended.
+/// A process, as it is written down.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SavedProcess {
     /// By what it is found again.
     pub(crate) copy: SavedCopy,
-    /// Whose connection it has.
+    /// Whose connection it has; `None` if it has the listening socket.
     pub(crate) peer: Option<String>,
+    /// The slot or directory that it was started from.
+    pub(crate) slot: Option<String>,
 }
 
 /// How it stands.
@@ -100,18 +100,30 @@ pub(crate) struct View {
 }
 
 impl Order {
-    /// What runs has changed.
-    fn tell(&self) {
-        if let Some(teller) = &self.teller {
-            teller.tell(Of::Serves);
-        }
-    }
-
-    /// Starts one process.
+    /// Starts one process, for this peer. It is found again, whatever happens from now on.
     fn start(
         &self,
-        mark: &str,
         number: u32,
+        peer: Option<&str>,
+        stdin: BorrowedFd<'_>,
+        stdout: Option<BorrowedFd<'_>>,
+        more: &[(&str, String)],
+    ) -> Result<Started, String> {
+        let program = &self.care.program;
+        let mark = copy::new_mark(program, number).map_err(|error| error.to_string())?;
+        self.care.note(&mark, None, peer);
+        let started = self.start_marked(number, &mark, stdin, stdout, more);
+        match &started {
+            Ok(started) => self.care.note(&mark, Some(started.copy.save()), peer),
+            Err(_) => self.care.forget(&mark),
+        }
+        started.map_err(|error| error.to_string())
+    }
+
+    fn start_marked(
+        &self,
+        number: u32,
+        mark: &str,
         stdin: BorrowedFd<'_>,
         stdout: Option<BorrowedFd<'_>>,
         more: &[(&str, String)],
@@ -119,7 +131,7 @@ impl Order {
         let mut environment = self.setting.environment.clone();
         environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         copy::start(&copy::Order {
-            program: &self.program,
+            program: &self.care.program,
             number,
             mark,
             command: &self.command,

@@ -2,13 +2,12 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use tokio::task::spawn_blocking;
 
 use super::*;
-use crate::protocol::{RestartPolicy, Stop};
+use crate::protocol::RestartPolicy;
 
 /// Time enough for what must come.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -29,8 +28,14 @@ fn rig_of(command: &[&str]) -> Rig {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (log, writer) = io::pipe().unwrap();
     let order = Order {
-        teller: None,
-        program: "old".to_owned(),
+        care: Care {
+            program: "old".to_owned(),
+            slot: None,
+            signal: TERM,
+            limit: LIMIT,
+            teller: None,
+            place: None,
+        },
         command: command.iter().map(|&word| word.to_owned()).collect(),
         setting: Setting::default(),
         limits: ResourceLimits::default(),
@@ -44,8 +49,6 @@ fn rig_of(command: &[&str]) -> Rig {
             longest: Duration::from_millis(100),
             reset: LIMIT,
         },
-        stop_signal: TERM,
-        stop_limit: LIMIT,
     };
     Rig { listener, log, order }
 }
@@ -57,8 +60,33 @@ impl Rig {
         stream
     }
 
-    fn each(&self) -> Each {
-        Each::start(self.order.clone(), Vec::new()).unwrap()
+    fn each(&self) -> Serving<Each> {
+        let all = Processes::default();
+        Serving { what: Each::start(self.order.clone(), all.clone()).unwrap(), all }
+    }
+
+    fn wait(&self) -> Serving<Wait> {
+        let all = Processes::default();
+        Serving { what: Wait::start(self.order.clone(), all.clone()).unwrap(), all }
+    }
+}
+
+/// What serves, and its processes.
+struct Serving<T> {
+    what: T,
+    all: Processes,
+}
+
+impl<T> Serving<T> {
+    fn view(&self) -> View {
+        self.all.view()
+    }
+
+    /// Nothing more is accepted; what runs may end.
+    fn stop(self, limit: Duration) -> (impl Future<Output = Ends>, Processes) {
+        drop(self.what);
+        self.all.ask_with_socket();
+        (self.all.end(limit), self.all)
     }
 }
 
@@ -155,11 +183,23 @@ async fn no_more_are_started_in_a_second_than_may_and_none_is_refused() {
     assert_eq!((each.view().started, each.view().held_back > 0), (8, true));
 }
 
+#[tokio::test]
+async fn who_comes_when_as_many_run_as_may_is_counted_too() {
+    let mut rig = rig("echo ready; read word");
+    rig.order.processes = 1;
+    let each = rig.each();
+    let first = rig.connect();
+    assert_eq!(line(&first).await, "ready");
+    let second = rig.connect();
+    until("the second waits", || each.view().held_back == 1).await;
+    drop(first);
+    assert_eq!(line(&second).await, "ready");
+    assert_eq!(each.view().held_back, 1);
+}
+
 fn script(path: &Path, says: &str) {
-    let new = path.with_extension("new");
-    std::fs::write(&new, format!("#!/bin/sh\necho {says}\nread word\necho {says} $word\n")).unwrap();
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::rename(&new, path).unwrap();
+    let text = format!("#!/bin/sh\necho {says}\nread word\necho {says} $word\n");
+    handover_testkit::program::script(path, &text);
 }
 
 #[tokio::test]
@@ -179,7 +219,7 @@ async fn a_replaced_executable_is_that_of_the_next_connection_and_those_that_run
     // And so it is with another definition.
     let order =
         Order { command: ["sh", "-c", "echo other"].map(str::to_owned).to_vec(), ..rig.order.clone() };
-    each.replace(order).unwrap();
+    each.what.replace(order).unwrap();
     assert_eq!(all(rig.connect()).await, "other\n");
     (&after).write_all(b"still\n").unwrap();
     assert_eq!(line(&after).await, "new still");
@@ -198,10 +238,9 @@ async fn what_cannot_be_started_closes_the_connection_and_is_counted() {
 
 #[tokio::test]
 async fn what_a_process_leaves_behind_is_cleared_away() {
-    let rig = rig("trap '' TERM; sleep 1000 <&- >&- 2>&- & echo $!");
-    let mut order = rig.order.clone();
-    order.stop_limit = Duration::from_millis(100);
-    let each = Each::start(order, Vec::new()).unwrap();
+    let mut rig = rig("trap '' TERM; sleep 1000 <&- >&- 2>&- & echo $!");
+    rig.order.care.limit = Duration::from_millis(100);
+    let each = rig.each();
     let pid = line(&rig.connect()).await;
     until("it is gone", || each.view().running.is_empty()).await;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -210,21 +249,33 @@ async fn what_a_process_leaves_behind_is_cleared_away() {
 
 #[tokio::test]
 async fn stopped_it_accepts_nothing_more_and_kills_what_does_not_end() {
-    let rig = rig("echo ready; read word; echo bye");
+    let rig = rig("trap '' TERM; echo ready; read word; echo bye");
     let each = rig.each();
     let (ends, stays) = (rig.connect(), rig.connect());
     assert_eq!((line(&ends).await, line(&stays).await), ("ready".to_owned(), "ready".to_owned()));
-    let stopping = tokio::spawn(each.stop(Duration::from_millis(500)));
+    let (stopping, left) = each.stop(Duration::from_secs(2));
+    let stopping = tokio::spawn(stopping);
     let late = rig.connect();
     (&ends).write_all(b"go\n").unwrap();
     assert_eq!(line(&ends).await, "bye");
-    assert_eq!(stopping.await.unwrap(), 1, "one had to be killed");
+    assert_eq!(stopping.await.unwrap(), Ends { asked: 1, killed: 1 }, "one had to be killed");
     assert_eq!(all(stays).await, "");
-    assert!(each.view().running.is_empty());
+    assert!(left.is_empty());
     // It waits in the queue, for whoever comes next.
     let next = rig.each();
     assert_eq!(line(&late).await, "ready");
     assert_eq!(next.view().started, 1);
+}
+
+#[tokio::test]
+async fn what_does_not_end_by_itself_is_asked_to_before_it_is_killed() {
+    let rig = rig("trap 'echo cut; exit 0' TERM; echo ready; while :; do sleep 0.02; done");
+    let each = rig.each();
+    let client = rig.connect();
+    assert_eq!(line(&client).await, "ready");
+    let (stopping, _) = each.stop(Duration::from_millis(100));
+    assert_eq!(stopping.await, Ends { asked: 1, killed: 0 });
+    assert_eq!(line(&client).await, "cut");
 }
 
 #[tokio::test]
@@ -233,17 +284,14 @@ async fn what_an_earlier_supervisor_has_started_is_known_to_the_next_one() {
     let each = rig.each();
     let client = rig.connect();
     assert_eq!(line(&client).await, "ready");
-    let saved: Vec<_> = each
-        .save()
-        .into_iter()
-        .map(|(process, pidfd)| {
-            let text = serde_json::to_string(&process).unwrap();
-            (serde_json::from_str(&text).unwrap(), pidfd.map(|pidfd| pidfd.try_clone().unwrap()))
-        })
-        .collect();
-    let running = each.view().running;
+    let saved = each.all.save().into_iter().map(|process| {
+        let text = serde_json::to_string(&process).unwrap();
+        (serde_json::from_str(&text).unwrap(), None)
+    });
+    let (saved, running) = (saved.collect(), each.view().running);
     drop(each);
-    let next = Each::start(rig.order.clone(), saved).unwrap();
+    let next = rig.each();
+    assert_eq!(next.all.restore(saved, &rig.order.care), 1);
     assert_eq!(next.view().running, running);
     assert_eq!(next.view().started, 0);
     (&client).write_all(b"go\n").unwrap();
@@ -265,7 +313,7 @@ async fn the_socket_itself_is_passed_when_a_connection_waits_and_again_after_the
         return;
     }
     let rig = rig_of(&["python3", "-c", ACCEPTS_ONE]);
-    let wait = Wait::start(rig.order.clone(), None).unwrap();
+    let wait = rig.wait();
     assert_eq!(wait.view(), View::default());
     let clients: Vec<TcpStream> = (0..4).map(|_| rig.connect()).collect();
     let mut pids = std::collections::BTreeSet::new();
@@ -279,29 +327,28 @@ async fn the_socket_itself_is_passed_when_a_connection_waits_and_again_after_the
 #[tokio::test]
 async fn one_that_ends_at_once_without_accepting_is_started_again_only_after_a_pause() {
     let rig = rig("true");
-    let wait = Wait::start(rig.order.clone(), None).unwrap();
+    let wait = rig.wait();
     let client = rig.connect();
     until("it waits as long as it may", || wait.view().pause == Some(rig.order.restart.longest)).await;
     // The connection is still there, for one that does better.
     let order =
         Order { command: ["sh", "-c", "sleep 1000"].map(str::to_owned).to_vec(), ..rig.order.clone() };
-    wait.replace(order).unwrap();
+    wait.what.replace(order).unwrap();
     until("the other one runs", || wait.view().running.len() == 1).await;
-    let stop = Stop { signal: TERM, limit: LIMIT };
-    assert!(!wait.stop(&stop).await, "it ended when it was asked to");
+    assert_eq!(wait.stop(LIMIT).0.await, Ends::default(), "it ended when it was asked to");
     client.shutdown(Shutdown::Both).unwrap();
 }
 
 #[tokio::test]
 async fn one_that_does_not_end_when_it_is_asked_to_is_killed() {
     let rig = rig("trap '' TERM; echo started >&2; while :; do sleep 1000; done");
-    let wait = Wait::start(rig.order.clone(), None).unwrap();
+    let wait = rig.wait();
     let _client = rig.connect();
     let mut log = BufReader::new(rig.log);
     let mut said = String::new();
     let said = spawn_blocking(move || log.read_line(&mut said).map(|_| said)).await.unwrap().unwrap();
     assert_eq!(said, "started\n");
-    let stop = Stop { signal: TERM, limit: Duration::from_millis(200) };
-    assert!(wait.stop(&stop).await);
-    assert!(wait.view().running.is_empty());
+    let (stopping, left) = wait.stop(Duration::from_millis(200));
+    assert_eq!(stopping.await.killed, 1);
+    assert!(left.is_empty());
 }

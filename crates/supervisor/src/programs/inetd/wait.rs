@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,10 +16,9 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use super::processes::Processes;
-use super::{Order, SavedProcess, View};
+use super::Order;
+use super::processes::{Kind, Processes};
 use crate::programs::{connections, copy, demand};
-use crate::protocol::Stop;
 
 /// A process that lived for less than this may have done nothing.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -45,14 +44,12 @@ impl Drop for Wait {
 }
 
 impl Wait {
-    /// Begins. `adopted`: the process that an earlier supervisor has started, if it still runs. Needs a tokio runtime.
+    /// Begins; the one that runs already comes first. Needs a tokio runtime.
     ///
     /// # Errors
     /// The socket cannot be watched.
-    pub(crate) fn start(order: Order, adopted: Option<(SavedProcess, Option<OwnedFd>)>) -> io::Result<Self> {
+    pub(crate) fn start(order: Order, processes: Processes) -> io::Result<Self> {
         drop(demand::Arrivals::watch(&order.sockets)?);
-        let processes = Processes::default();
-        processes.restore(adopted.into_iter().collect(), &order);
         let order = Mutex::new(Arc::new(order));
         let shared = Arc::new(Shared { order, changed: Notify::new(), processes });
         let task = tokio::spawn(Arc::clone(&shared).run()).abort_handle();
@@ -69,25 +66,6 @@ impl Wait {
         self.shared.changed.notify_one();
         Ok(())
     }
-
-    /// How it stands.
-    pub(crate) fn view(&self) -> View {
-        self.shared.processes.view()
-    }
-
-    /// What runs, with its pidfd, for the next supervisor.
-    pub(crate) fn save(&self) -> Option<(SavedProcess, Option<Arc<OwnedFd>>)> {
-        self.shared.processes.save().pop()
-    }
-
-    /// Starts nothing more, from this moment on; the process is asked to end, and killed with all that it has started at the
-    /// limit. Says whether it was killed.
-    pub(crate) fn stop(&self, stop: &Stop) -> impl Future<Output = bool> + Send + 'static + use<> {
-        self.task.abort();
-        self.shared.processes.signal(stop.signal);
-        let (processes, limit) = (self.shared.processes.clone(), stop.limit);
-        async move { processes.end(limit).await > 0 }
-    }
 }
 
 impl Shared {
@@ -98,12 +76,12 @@ impl Shared {
     async fn run(self: Arc<Self>) {
         let mut pause = None;
         loop {
-            // One that was adopted comes first.
+            // One that runs comes first: an earlier supervisor has started it, or it was asked to end.
             loop {
                 let ended = self.processes.one_ended();
                 tokio::pin!(ended);
                 ended.as_mut().enable();
-                if self.processes.count() == 0 {
+                if self.processes.count_of(Kind::Socket) == 0 {
                     break;
                 }
                 ended.await;
@@ -127,7 +105,7 @@ impl Shared {
                 Ok(at) => self.serve(&order, at, pause).await,
                 Err(error) => {
                     self.processes.complain(
-                        &order.program,
+                        &order.care.program,
                         "watch",
                         &format!("its socket cannot be watched: {error}"),
                     );
@@ -163,13 +141,13 @@ impl Shared {
                             "it {exit} at once, and connections wait; the next start is in {:?}",
                             pause.unwrap_or_default()
                         );
-                        self.processes.complain(&order.program, "at once", &what);
+                        self.processes.complain(&order.care.program, "at once", &what);
                         pause
                     }
                 }
             }
             Err(why) => {
-                self.processes.failed(&order.program, "start", why);
+                self.processes.not_started(&order.care, why);
                 longer(pause, order)
             }
         }
@@ -179,12 +157,11 @@ impl Shared {
         let say = |error: io::Error| error.to_string();
         let socket = order.sockets.get(at).ok_or("it has no socket")?;
         copy::make_blocking(socket).map_err(say)?;
-        let mark = copy::new_mark(&order.program, 1).map_err(say)?;
-        let started = order.start(&mark, 1, socket.as_fd(), None, &[]).map_err(|error| error.to_string())?;
+        let started = order.start(1, None, socket.as_fd(), None, &[])?;
         for warning in started.warnings {
-            self.processes.complain(&order.program, "warning", &warning);
+            self.processes.complain(&order.care.program, "warning", &warning);
         }
-        Ok(self.processes.add(started.copy, None, order, true))
+        Ok(self.processes.add(started.copy, None, &order.care))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Programs with real processes, and a worker that says yes to everything.
 
+mod accept;
 mod changes;
 mod lives;
 mod traffic;
@@ -93,16 +94,11 @@ impl Stage {
     }
 
     pub(super) async fn ended(&mut self, operation: OperationKey) -> Ended {
-        let mut found = None;
         self.until(|out| match out {
-            Out::Ended(ended) if ended.operation == operation => {
-                found = Some(copy_of(ended));
-                Some(())
-            }
+            Out::Ended(ended) if ended.operation == operation => Some(Ended::clone(ended)),
             _ => None,
         })
-        .await;
-        found.unwrap()
+        .await
     }
 
     /// Waits until the program looks like this.
@@ -131,23 +127,19 @@ impl Stage {
         self.looks(name, |status| status.state == handover_api::ProgramState::Running).await
     }
 
+    /// Waits until all programs have ended by themselves, and none is to be started again.
+    pub(super) async fn all_ended(&mut self) -> u8 {
+        self.until(|out| match out {
+            Out::AllEnded { code } => Some(*code),
+            _ => None,
+        })
+        .await
+    }
+
     /// Everything ends.
     pub(super) async fn stop(mut self) {
         self.programs.stop(LONG);
         self.until(|out| matches!(out, Out::Stopped { .. }).then_some(())).await;
-    }
-}
-
-fn copy_of(ended: &Ended) -> Ended {
-    Ended {
-        operation: ended.operation,
-        outcome: ended.outcome,
-        cause: ended.cause,
-        problems: ended.problems.clone(),
-        warnings: ended.warnings.clone(),
-        losses: ended.losses.clone(),
-        answer: ended.answer.clone(),
-        program: ended.program.clone(),
     }
 }
 
