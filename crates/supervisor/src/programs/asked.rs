@@ -20,6 +20,14 @@ pub struct Asked {
     pub what: What,
 }
 
+impl Asked {
+    /// The program that is meant: `web`, or `program:web`.
+    pub(crate) fn program(&self) -> Option<&str> {
+        let name = self.target.as_deref()?;
+        Some(name.strip_prefix("program:").unwrap_or(name))
+    }
+}
+
 /// Who asks, for what has to be told later: a deploy that awaits confirmation, a pause.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Asker {
@@ -89,6 +97,13 @@ pub enum What {
     },
     /// The endpoint gets new requests again.
     EnableEndpoint,
+}
+
+impl What {
+    /// Whether it is about traffic only, and no copy comes or goes.
+    pub(crate) fn is_about_traffic(&self) -> bool {
+        matches!(self, What::Pause { .. } | What::Resume | What::DrainEndpoint { .. } | What::EnableEndpoint)
+    }
 }
 
 /// How long a guard watches a deploy that names no time.
