@@ -6,8 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use handover_testkit::proc;
-use handover_testkit::{DEADLINE, until};
+use handover_testkit::{DEADLINE, is_alone, proc, until};
 
 use super::log::Queued;
 use super::*;
@@ -163,15 +162,7 @@ fn a_slow_log_slows_a_program_down_and_loses_nothing() {
 #[test]
 fn a_hundred_megabytes_take_no_memory() {
     // In a process of its own: other tests have memory, too.
-    const ROLE: &str = "HANDOVER_TEST_WRITES_MUCH";
-    if std::env::var_os(ROLE).is_none() {
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "programs::output::tests::a_hundred_megabytes_take_no_memory"])
-            .env(ROLE, "1")
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
+    if !is_alone("programs::output::tests::a_hundred_megabytes_take_no_memory") {
         return;
     }
     let (outputs, go, _log) = stuck();

@@ -52,13 +52,7 @@ async fn when_all_have_ended_and_none_is_to_be_started_the_code_is_told() {
     let mut spec = shell("job", "sleep 0.3; exit 7");
     spec.restart.policy = RestartPolicy::Never;
     stage.apply(&[spec]);
-    let code = stage
-        .until(|out| match out {
-            Out::AllEnded { code } => Some(*code),
-            _ => None,
-        })
-        .await;
-    assert_eq!(code, 7);
+    assert_eq!(stage.all_ended().await, 7);
     stage.stop().await;
 }
 
@@ -69,13 +63,7 @@ async fn what_never_gets_ready_and_is_not_started_again_is_no_success() {
     (spec.ready, spec.ready_limit) = (Ready::Notify, Duration::from_millis(200));
     spec.restart.policy = RestartPolicy::Never;
     stage.apply(&[spec]);
-    let code = stage
-        .until(|out| match out {
-            Out::AllEnded { code } => Some(*code),
-            _ => None,
-        })
-        .await;
-    assert_eq!(code, 11);
+    assert_eq!(stage.all_ended().await, 11);
     stage.stop().await;
 }
 
