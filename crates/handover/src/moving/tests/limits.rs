@@ -4,10 +4,11 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use handover_handoff::{Channel, ChannelError, memfd};
+use handover_testkit::is_alone_in;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit};
 
@@ -20,33 +21,23 @@ const NOBODY: u32 = 65_534;
 const NOBODY_ELSE: u32 = 65_533;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Whether this is the process of its own; if not, runs the test once more in one, as a user without privileges.
+/// Whether this is the process of its own, of a user without privileges.
 fn is_alone(test: &str, user: u32) -> bool {
-    const ROLE: &str = "HANDOVER_TEST_IS_ALONE";
-    if std::env::var_os(ROLE).is_some() {
-        return true;
-    }
-    let own = std::env::current_exe().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let is_root = rustix::process::geteuid().is_root();
-    let program = if is_root {
+    let program = || {
+        let own = std::env::current_exe().unwrap();
+        if !rustix::process::geteuid().is_root() {
+            return Command::new(own);
+        }
         // Where it lies, others may not come.
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let copy = directory.path().join("test");
         assert!(Command::new("cp").arg(&own).arg(&copy).status().unwrap().success());
-        copy
-    } else {
-        own
+        let mut command = Command::new(copy);
+        command.current_dir("/").uid(user).gid(user);
+        command
     };
-    let mut command = Command::new(program);
-    command.args(["--exact", &format!("moving::tests::limits::{test}")]).env(ROLE, "1").current_dir("/");
-    if is_root {
-        command.uid(user).gid(user);
-    }
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    false
+    is_alone_in(&format!("moving::tests::limits::{test}"), program)
 }
 
 fn limit_descriptors(to: u64) {
