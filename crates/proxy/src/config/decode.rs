@@ -105,6 +105,39 @@ pub(super) fn string<'n>(node: &'n Node<'_>, expected: &str, sink: &mut Sink) ->
     }
 }
 
+/// The same; whoever wrote a bare number is told how it is `written` instead.
+pub(super) fn string_of<'n>(
+    node: &'n Node<'_>,
+    expected: &str,
+    sink: &mut Sink,
+    written: impl FnOnce(&str) -> String,
+) -> Option<&'n str> {
+    if let DeValue::Integer(number) = node.get_ref() {
+        wrong_type(node, expected, sink).help(written(&number.to_string()));
+        return None;
+    }
+    string(node, expected, sink)
+}
+
+/// A table of any names, in the order of the file; `value` reads what a name stands for.
+pub(super) fn by_name(
+    node: &Node<'_>,
+    expected: &str,
+    sink: &mut Sink,
+    value: impl Fn(&Node<'_>, &mut Sink) -> Option<String>,
+) -> Option<Vec<(Located<String>, Located<String>)>> {
+    let table = as_table(node, expected, sink)?;
+    let mut decoded: Vec<_> = table
+        .iter()
+        .filter_map(|(key, node)| {
+            let value = Located { value: value(node, sink)?, span: node.span().into() };
+            Some((Located { value: key.get_ref().clone().into_owned(), span: key.span().into() }, value))
+        })
+        .collect();
+    decoded.sort_by_key(|(name, _)| name.span.start);
+    Some(decoded)
+}
+
 /// The table in a node, or a report.
 pub(super) fn as_table<'n, 'i>(
     node: &'n Node<'i>,

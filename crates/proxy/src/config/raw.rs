@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use toml::de::DeValue;
 
-use super::decode::{Decode, Many, Named, Node, OneOrMany, as_table, choice, string, table};
+use super::decode::{Decode, Many, Named, Node, OneOrMany, by_name, choice, string, table};
 use super::model::{Balance, Incoming, LogFormat, LogLevel};
 use super::raw_programs::{MAX_PROGRAMS, RawProgram};
 use super::raw_tls::{RawGuard, RawListenerTls, RawServiceTls, RawTickets, RawWatch};
@@ -424,17 +424,7 @@ impl Decode for Fields {
     const EXPECTS: &'static str = "a table of header fields such as { Cache-Control = \"no-store\" }";
 
     fn decode(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
-        let fields = as_table(node, Self::EXPECTS, sink)?;
-        let mut decoded: Vec<(Located<String>, Located<String>)> = fields
-            .iter()
-            .filter_map(|(key, node)| {
-                let value = String::decode(node, sink)?;
-                let name = Located { value: key.get_ref().clone().into_owned(), span: key.span().into() };
-                Some((name, Located { value, span: node.span().into() }))
-            })
-            .collect();
-        decoded.sort_by_key(|(name, _)| name.span.start);
-        Some(Self(decoded))
+        by_name(node, Self::EXPECTS, sink, String::decode).map(Self)
     }
 }
 

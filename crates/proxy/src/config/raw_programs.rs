@@ -6,7 +6,7 @@ use handover::program::{Private, RestartPolicy, Swap};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml::de::DeValue;
 
-use super::decode::{Decode, Field, Many, Node, OneOrMany, as_table, choice, table, wrong_type};
+use super::decode::{Decode, Field, Many, Node, OneOrMany, by_name, choice, string_of, table, wrong_type};
 use super::sink::{Located, Sink};
 use super::values::{Count, DAY, HOUR, MINUTE, Mode, Principal, SECOND, Size, TIB, Time};
 use super::values_programs::{Cpu, Signal, WordOr};
@@ -338,27 +338,11 @@ impl Decode for Variables {
     const EXPECTS: &'static str = "a table of variables such as { LANG = \"C.UTF-8\" }";
 
     fn decode(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
-        let variables = as_table(node, Self::EXPECTS, sink)?;
-        let mut decoded: Vec<(Located<String>, Located<String>)> = variables
-            .iter()
-            .filter_map(|(key, node)| {
-                let value = match node.get_ref() {
-                    DeValue::String(text) => text.clone().into_owned(),
-                    DeValue::Integer(number) => {
-                        wrong_type(node, "a string", sink).help(format!("write it in quotes: \"{number}\""));
-                        return None;
-                    }
-                    _ => {
-                        wrong_type(node, "a string", sink);
-                        return None;
-                    }
-                };
-                let name = Located { value: key.get_ref().clone().into_owned(), span: key.span().into() };
-                Some((name, Located { value, span: node.span().into() }))
-            })
-            .collect();
-        decoded.sort_by_key(|(name, _)| name.span.start);
-        Some(Self(decoded))
+        let in_quotes = |number: &str| format!("write it in quotes: \"{number}\"");
+        let value = |node: &Node<'_>, sink: &mut Sink| {
+            string_of(node, "a string", sink, in_quotes).map(str::to_owned)
+        };
+        by_name(node, Self::EXPECTS, sink, value).map(Self)
     }
 }
 

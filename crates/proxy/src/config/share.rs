@@ -4,9 +4,8 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
-use toml::de::DeValue;
 
-use super::decode::{Decode, Node, wrong_type};
+use super::decode::{Decode, Node, string_of};
 use super::model::Share;
 use super::sink::Sink;
 
@@ -40,18 +39,8 @@ impl Decode for Percent {
     const EXPECTS: &'static str = "a share such as \"5%\"";
 
     fn decode(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
-        let text = match node.get_ref() {
-            DeValue::String(text) => text,
-            DeValue::Integer(number) => {
-                let help = format!("write it with its unit: \"{number}%\"");
-                wrong_type(node, Self::EXPECTS, sink).help(help);
-                return None;
-            }
-            _ => {
-                wrong_type(node, Self::EXPECTS, sink);
-                return None;
-            }
-        };
+        let with_unit = |number: &str| format!("write it with its unit: \"{number}%\"");
+        let text = string_of(node, Self::EXPECTS, sink, with_unit)?;
         match parse(text) {
             Some(hundredths @ 1..=WHOLE) => Some(Self(Share(hundredths))),
             Some(_) => {

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use toml::de::{DeInteger, DeValue};
 
-use super::decode::{Decode, Node, wrong_type};
+use super::decode::{Decode, Node, string_of, wrong_type};
 use super::sink::Sink;
 
 /// Milliseconds of a second, and so on.
@@ -189,13 +189,8 @@ impl<const MIN: u64, const MAX: u64> Decode for Time<MIN, MAX> {
 
     fn decode(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
         let span = node.span().into();
-        let DeValue::String(text) = node.get_ref() else {
-            let report = wrong_type(node, Self::EXPECTS, sink);
-            if let DeValue::Integer(number) = node.get_ref() {
-                report.help(format!("write it with its unit: \"{number}s\" or \"{number}ms\""));
-            }
-            return None;
-        };
+        let with_unit = |number: &str| format!("write it with its unit: \"{number}s\" or \"{number}ms\"");
+        let text = string_of(node, Self::EXPECTS, sink, with_unit)?;
         let ms = match parse_time(text) {
             Ok(ms) => ms,
             Err(unparsed) => {

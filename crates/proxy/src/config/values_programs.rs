@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use toml::de::DeValue;
 
-use super::decode::{Decode, Node, string, wrong_type};
+use super::decode::{Decode, Node, string, string_of, wrong_type};
 use super::sink::{Sink, suggestion};
 
 /// A signal, by name: `"TERM"`, `"SIGTERM"`.
@@ -109,18 +109,8 @@ impl Decode for Cpu {
     const EXPECTS: &'static str = "a share of a processor such as \"50%\"";
 
     fn decode(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
-        let text = match node.get_ref() {
-            DeValue::String(text) => text,
-            DeValue::Integer(number) => {
-                let help = format!("write it with its unit: \"{number}%\"");
-                wrong_type(node, Self::EXPECTS, sink).help(help);
-                return None;
-            }
-            _ => {
-                wrong_type(node, Self::EXPECTS, sink);
-                return None;
-            }
-        };
+        let with_unit = |number: &str| format!("write it with its unit: \"{number}%\"");
+        let text = string_of(node, Self::EXPECTS, sink, with_unit)?;
         let digits = text.trim().strip_suffix('%').map(str::trim_end);
         let digits = digits.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
         let Some(percent) = digits.map(|text| text.parse::<u64>().unwrap_or(u64::MAX)) else {
