@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handover_api::{Losses, Problem, ProgramResult, Refused};
+use handover_api::{Problem, ProgramResult, Refused};
 use handover_lifecycle::{Cause, OperationKey, Outcome, StepName};
 
 use super::asked::{Asked, Asker, MAX_HELD, PAUSE_TIME, What};
@@ -90,10 +90,8 @@ impl Flows {
             }
             Err((outcome, cause, why)) => {
                 let mut ended = nothing(operation);
-                let told = Problem::new(why);
-                match outcome {
-                    Outcome::Unchanged => ended.warnings.push(told),
-                    _ => ended.problems.push(told),
+                if outcome != Outcome::Unchanged {
+                    ended.problems.push(Problem::new(why));
                 }
                 (ended.outcome, ended.cause) = (outcome, cause);
                 scene.common.out.push(Out::Ended(Box::new(ended)));
@@ -149,6 +147,19 @@ impl Flows {
                 flow.stage = Stage::Letting;
                 let targets = flow.targets.clone();
                 common.board.resume(|paused| is_operators(paused) && targets.contains(&paused.target));
+                // What another pause holds, too, waits on: nobody knows how much that is.
+                if quiet.held > 0
+                    && let Some(other) = common.board.paused.first()
+                {
+                    flow.ended.program.held = None;
+                    let was =
+                        if quiet.held == 1 { "1 was".to_owned() } else { format!("{} were", quiet.held) };
+                    let warning = format!(
+                        "{was} held for it; {} is paused, and what is held for that waits on",
+                        other.target
+                    );
+                    flow.ended.warnings.push(Problem::new(warning));
+                }
                 common.out.push(Out::Step { operation, step: StepName::Release });
                 self.0.insert(operation, flow);
                 common.say_traffic(Some(Waiter::Flow(operation)));
@@ -192,21 +203,13 @@ fn refused(why: impl ToString) -> (Outcome, Cause, String) {
     (Outcome::Rejected, Cause::Unfit, why.to_string())
 }
 
-fn already(why: impl ToString) -> (Outcome, Cause, String) {
-    (Outcome::Unchanged, Cause::AlreadySo, why.to_string())
+/// The outcome's own sentence says what is so already.
+fn already() -> (Outcome, Cause, String) {
+    (Outcome::Unchanged, Cause::AlreadySo, String::new())
 }
 
 fn nothing(operation: OperationKey) -> Ended {
-    Ended {
-        operation,
-        outcome: Outcome::Applied,
-        cause: Cause::Done,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        losses: Losses::default(),
-        answer: None,
-        program: ProgramResult::default(),
-    }
+    Ended::applied(operation, ProgramResult::default())
 }
 
 fn is_operators(paused: &Paused) -> bool {
@@ -260,10 +263,7 @@ fn resume(scene: &mut Scene<'_>, operation: OperationKey, name: Option<&str>) ->
     let fits = running.filter(|paused| wanted.as_ref().is_none_or(|wanted| paused.target == *wanted));
     let targets: BTreeSet<Target> = fits.map(|paused| paused.target.clone()).collect();
     if targets.is_empty() {
-        return Err(already(match wanted {
-            Some(wanted) => format!("{wanted} is not paused"),
-            None => "nothing is paused".to_owned(),
-        }));
+        return Err(already());
     }
     let targets: Vec<_> = targets.into_iter().collect();
     ask_quiet(scene.common, operation, targets.clone(), Duration::ZERO);
@@ -278,9 +278,10 @@ fn drain(
     limit: Option<Duration>,
 ) -> Begun {
     let name = name.ok_or_else(|| refused("say which endpoint"))?;
-    let (name, targets) = endpoint(scene.common, scene.hosted, scene.names, name).map_err(refused)?;
+    let (name, targets) =
+        endpoint(scene.common, scene.hosted, scene.served, scene.names, name).map_err(refused)?;
     if !scene.common.board.off.insert(name.clone()) {
-        return Err(already(format!("endpoint {name} gets no new requests already")));
+        return Err(already());
     }
     scene.common.out.push(Out::Step { operation, step: StepName::Switch });
     scene.common.say_traffic(Some(Waiter::Flow(operation)));
@@ -299,8 +300,8 @@ fn enable(scene: &mut Scene<'_>, operation: OperationKey, name: Option<&str>) ->
     let name = name.ok_or_else(|| refused("say which endpoint"))?;
     let plain = name.strip_prefix("endpoint:").unwrap_or(name);
     if !scene.common.board.off.remove(plain) {
-        let (name, _) = endpoint(scene.common, scene.hosted, scene.names, name).map_err(refused)?;
-        return Err(already(format!("endpoint {name} was not switched off")));
+        endpoint(scene.common, scene.hosted, scene.served, scene.names, name).map_err(refused)?;
+        return Err(already());
     }
     scene.common.out.push(Out::Step { operation, step: StepName::Switch });
     scene.common.say_traffic(Some(Waiter::Flow(operation)));
@@ -337,6 +338,7 @@ fn target(scene: &Scene<'_>, name: &str) -> Result<Target, Unclear> {
 fn endpoint(
     common: &Common,
     hosted: &BTreeMap<String, Hosted>,
+    served: &BTreeMap<String, Served>,
     names: &Names,
     name: &str,
 ) -> Result<(String, Vec<Target>), Unclear> {
@@ -356,6 +358,11 @@ fn endpoint(
     }
     if names.endpoints.iter().any(|known| known == plain) {
         return Ok((plain.to_owned(), vec![Target::Endpoint(plain.to_owned())]));
+    }
+    let program = plain.split_once('/').map_or(plain, |(program, _)| program);
+    let accepts = |hosted: &Hosted| hosted.spec().is_some_and(|spec| spec.private.is_none());
+    if served.contains_key(program) || hosted.get(program).is_some_and(accepts) {
+        return Err(Unclear::Shared { program: program.to_owned() });
     }
     let known = of_programs.into_iter().chain(names.endpoints.iter().cloned()).collect();
     Err(Unclear::Unknown { what: "endpoint", name: plain.to_owned(), known })
@@ -385,7 +392,7 @@ pub(super) fn refusal(
             if common.board.off.contains(plain) {
                 return None;
             }
-            endpoint(common, hosted, names, name).map(|_| ())
+            endpoint(common, hosted, served, names, name).map(|_| ())
         }
         _ => names::pausable(name, &program_names(hosted, served), names).map(|_| ()),
     };

@@ -20,13 +20,19 @@ pub(super) enum Unclear {
     /// Several things are.
     #[error("{name:?} is the name of {}: say which, with {}", kinds(.found), prefixed(.found))]
     Ambiguous { name: String, found: Vec<Target> },
+    /// A copy was meant to which no request is passed.
+    #[error(
+        "{program} accepts its connections itself, on sockets that all its copies share, so none of them can be taken out: only \
+         copies that routes or services lead to are endpoints; 'handover stop {program}' ends all of it, and connections wait"
+    )]
+    Shared { program: String },
 }
 
 fn known_names(names: &[String]) -> String {
     match names {
         [] => String::new(),
         names if names.len() > 20 => format!("; there are {}", names.len()),
-        names => format!("; there is {}", names.join(", ")),
+        names => format!("; there are: {}", names.join(", ")),
     }
 }
 
@@ -145,6 +151,6 @@ mod tests {
         assert!(sentence.contains("no program, service, route or listener \"wbe\""), "{sentence}");
         assert!(sentence.contains("listener:public"), "{sentence}");
         let sentence = look_up("route:web").unwrap_err().to_string();
-        assert_eq!(sentence, r#"there is no route "web"; there is /, api"#);
+        assert_eq!(sentence, r#"there is no route "web"; there are: /, api"#);
     }
 }

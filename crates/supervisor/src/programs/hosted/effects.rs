@@ -1,12 +1,14 @@
 //! What the machine says, done.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::time::{Duration, Instant};
 
 use handover_lifecycle::program::{CopyKey, EditionKey, Effect, Event, Why};
 use handover_lifecycle::{CallKey, OperationKey};
 
-use super::super::actual_address;
+use super::super::editions::Edition;
+use super::super::{SharedSocket, actual_address};
 use super::super::asked::{Asked, MAX_HELD, What};
 use super::super::commands;
 use super::super::common::{Common, Prepared};
@@ -128,6 +130,17 @@ impl Hosted {
         }
     }
 
+    /// Programs expect sockets that wait in `accept`, if the configuration does not say otherwise. Those that another copy has are
+    /// left as they are: it may have set them otherwise, and relies on it.
+    fn prepare_shared(&self, edition: &Edition) -> io::Result<()> {
+        let editions = self.copies.values().filter_map(|entry| self.editions.get(&entry.edition));
+        let used: BTreeSet<_> = editions.flat_map(|used| &used.sockets).map(SharedSocket::identity).collect();
+        let shared = edition.sockets.iter().filter(|_| !edition.spec.pass.nonblocking);
+        shared
+            .filter(|shared| !used.contains(&shared.identity()))
+            .try_for_each(|shared| copy::make_blocking(&shared.socket))
+    }
+
     pub(super) fn start(&mut self, common: &mut Common, copy: CopyKey, edition: EditionKey, number: u32) {
         let teller = common.teller(&self.name);
         let made = copy::new_mark(&self.name, number).map_err(|error| error.to_string());
@@ -141,6 +154,10 @@ impl Hosted {
             }
         };
         let Some(known) = self.editions.get(&edition).cloned() else { return };
+        if let Err(error) = self.prepare_shared(&known) {
+            let why = format!("its socket cannot be prepared: {error}");
+            return teller.tell(Of::Started { copy, born: Err(why) });
+        }
         let own = |entry: &Entry| entry.born.as_ref().and_then(|born| born.own.as_ref()?.port());
         let starting = Starting {
             key: copy,
@@ -151,7 +168,6 @@ impl Hosted {
             taken: self.copies.values().filter_map(own).collect(),
             outputs,
             groups: common.groups.clone(),
-            alone: self.copies.is_empty(),
         };
         self.last_key = self.last_key.max(copy.0);
         self.copies.insert(copy, Entry::new(edition, number, mark));

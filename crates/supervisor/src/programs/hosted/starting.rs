@@ -33,8 +33,6 @@ pub(in super::super) struct Starting {
     pub(super) taken: Vec<u16>,
     pub(super) outputs: Outputs,
     pub(super) groups: Groups,
-    /// Whether no other copy of the program lives: only then may a shared socket be changed.
-    pub(super) alone: bool,
 }
 
 /// A copy that was started.
@@ -154,7 +152,7 @@ impl Starting {
         all.map_err(|unfilled| unfilled.to_string())
     }
 
-    /// Programs expect sockets that wait in `accept`, if the configuration does not say otherwise.
+    /// Programs expect sockets that wait in `accept`, if the configuration does not say otherwise; the shared ones do by now.
     fn prepare_sockets(&self, own: Option<&Own>) -> Result<(), String> {
         let missing = self.edition.spec.sockets.get(self.edition.sockets.len());
         if let Some(missing) = missing {
@@ -164,7 +162,7 @@ impl Starting {
         let shared = self.edition.sockets.iter().map(|shared| &shared.socket);
         let prepared = match self.edition.spec.pass.nonblocking {
             true => shared.chain(own).try_for_each(copy::make_nonblocking),
-            false => shared.filter(|_| self.alone).chain(own).try_for_each(copy::make_blocking),
+            false => own.into_iter().try_for_each(copy::make_blocking),
         };
         prepared.map_err(|error| format!("its socket cannot be prepared: {error}"))?;
         Ok(())

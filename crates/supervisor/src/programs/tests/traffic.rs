@@ -16,7 +16,9 @@ async fn a_pause_is_told_to_the_worker_and_a_resume_says_how_many_were_held() {
     let mut stage = Stage::new();
     stage.apply(&[private("web", STAYS)]);
     stage.runs("web").await;
-    assert_eq!(stage.ask("web", What::Resume).await.outcome, Outcome::Unchanged);
+    let nothing = stage.ask("web", What::Resume).await;
+    // The outcome's own sentence says it.
+    assert!(nothing.outcome == Outcome::Unchanged && nothing.warnings.is_empty(), "{nothing:?}");
     stage.held = 3;
     let ended = stage.ask("web", pause(60_000)).await;
     assert_eq!((ended.outcome, ended.program.held), (Outcome::Applied, Some(3)), "{ended:?}");
@@ -60,6 +62,11 @@ async fn a_program_that_accepts_by_itself_cannot_be_paused_and_the_answer_says_w
     assert!(ended.problems[0].detail.contains("accepts its connections itself"), "{ended:?}");
     let asked = Asked { target: Some("wbe".to_owned()), what: pause(1000) };
     assert!(stage.programs.refusal(&asked).is_some());
+    for copy in ["web/1", "web"] {
+        let ended = stage.ask(copy, What::DrainEndpoint { limit: None }).await;
+        assert_eq!((ended.outcome, ended.cause), (Outcome::Rejected, Cause::Unfit));
+        assert!(ended.problems[0].detail.contains("'handover stop web' ends all of it"), "{ended:?}");
+    }
     stage.stop().await;
 }
 
