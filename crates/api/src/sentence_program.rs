@@ -72,14 +72,12 @@ impl Operation {
             Kind::ProgramRestart => format!("{name} restarted, {}", result.new_copies()),
             Kind::ProgramReload => format!("{name} has reloaded{}", result.because()),
             Kind::ProgramDeploy => format!("{name}: {} serves{}", result.target(), result.because()),
-            Kind::ProgramRollback if result.runs_nothing() => {
-                format!("{name}: {} is what it starts from again", result.target())
-            }
             Kind::ProgramRollback => format!("{name}: {} serves again{}", result.target(), result.because()),
             Kind::ProgramConfirm => format!("{name}: {} is confirmed and stays", result.confirmed()),
             Kind::ProgramCancel => {
-                let serves = if result.runs_nothing() { "is what it starts from" } else { "serves" };
-                format!("{name}: {} was taken back, {} {serves} again", result.before(), result.target())
+                let nothing = result.serves == ServesNow::Nothing;
+                let serves = if nothing { "is what a start begins with" } else { "serves again" };
+                format!("{name}: {} was taken back, {} {serves}", result.before(), result.target())
             }
             // Its time was over before what was in flight had ended, or the server stops.
             Kind::Pause if self.cause == Some(Cause::NotQuiet) => format!("{name} was paused"),
@@ -205,8 +203,8 @@ impl Operation {
                 human_time(Duration::from_millis(back.within_ms)),
             );
         }
-        if result.runs_nothing() {
-            return format!("; nothing of it runs: 'handover start {name}' starts it");
+        if result.serves == ServesNow::Nothing && !result.next_connection {
+            return format!("; 'handover start {name}' starts it");
         }
         // A server that stops keeps nothing warm.
         let stops = self.cause == Some(Cause::ShuttingDown);
@@ -216,6 +214,9 @@ impl Operation {
                 place(from),
                 clock(until)
             ),
+            (Some(from), _) if self.kind == Kind::ProgramDeploy && result.next_connection => {
+                format!("; 'handover rollback {name}' goes back to {}", place(from))
+            }
             (Some(from), _) if self.kind == Kind::ProgramDeploy => {
                 format!("; 'handover rollback {name}' starts {} again", place(from))
             }
@@ -390,10 +391,6 @@ impl ProgramResult {
         self.to.as_deref().map_or_else(|| "what ran before".to_owned(), place)
     }
 
-    /// It is stopped, or sleeps: only what would serve is another.
-    fn runs_nothing(&self) -> bool {
-        self.serves == ServesNow::Nothing && self.started == 0
-    }
 
     fn confirmed(&self) -> String {
         self.to.as_deref().map_or_else(|| "the deploy".to_owned(), place)

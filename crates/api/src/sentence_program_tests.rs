@@ -177,11 +177,11 @@ fn a_way_back_of_what_is_stopped_is_not_said_to_serve() {
     };
     assert_eq!(
         stopped(Kind::ProgramRollback),
-        "applied: web: slot a is what it starts from again, no connection cut, in 2.31 s; nothing of it runs: 'handover start web' starts it"
+        "applied: web: nothing of it serves now, and slot a is what a start begins with, no connection cut, in 2.31 s; 'handover start web' starts it"
     );
     assert_eq!(
         stopped(Kind::ProgramCancel),
-        "applied: web: slot b was taken back, slot a is what it starts from again, no connection cut, in 2.31 s; nothing of it runs: 'handover start web' starts it"
+        "applied: web: slot b was taken back, slot a is what a start begins with, no connection cut, in 2.31 s; 'handover start web' starts it"
     );
 }
 
