@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::Cell;
 use handover_api::{
-    Answer, Call, ClientError, CopyStatus, ExitCode as Code, Lines, LogLine, ProgramStatus, human_age,
+    Answer, Call, ClientError, CopyRole, CopyStatus, ExitCode as Code, Lines, LogLine, ProgramStatus, human_age,
     human_bytes, percent_encoded,
 };
 
@@ -83,7 +83,7 @@ pub(crate) fn ps(session: &Session) -> ExitCode {
     })
 }
 
-/// A row for each copy; one for a program that has none.
+/// A row for each copy; one for a program that has none, or only such as are kept warm.
 fn table_of(programs: &[ProgramStatus], now: jiff::Timestamp) -> String {
     if programs.is_empty() {
         return "this server runs no program".to_owned();
@@ -97,15 +97,16 @@ fn table_of(programs: &[ProgramStatus], now: jiff::Timestamp) -> String {
     table.set_header(head);
     for program in programs {
         let note = || program.detail.as_deref().map(shortened).unwrap_or_default();
-        for (at, copy) in program.copies.iter().enumerate() {
-            let note = if at == 0 { note() } else { String::new() };
-            table.add_row(row_of(program, copy, now).into_iter().chain([note]).map(Cell::new));
-        }
-        if program.copies.is_empty() {
+        let nothing = program.copies.iter().all(|copy| copy.role == CopyRole::Warm);
+        if nothing {
             let (slot, restarts) = (program.slot.as_deref().unwrap_or(""), program.restarts.to_string());
             let state = program.state.as_str();
             let row = [&program.name, "", slot, "", state, "", &restarts, "", "", &note()];
             table.add_row(row.map(Cell::new));
+        }
+        for (at, copy) in program.copies.iter().enumerate() {
+            let note = if at == 0 && !nothing { note() } else { String::new() };
+            table.add_row(row_of(program, copy, now).into_iter().chain([note]).map(Cell::new));
         }
     }
     trimmed(&table)

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 
-use handover_api::{CopyState, CopyStatus, LogLine, ProgramResult, ProgramState, ProgramStatus};
+use handover_api::{CopyRole, CopyState, CopyStatus, LogLine, ProgramResult, ProgramState, ProgramStatus};
 
 use super::*;
 
@@ -116,6 +116,7 @@ fn ps_is_a_table_with_a_row_for_each_copy() {
             state: ProgramState::BackOff,
             detail: Some("exited with code 1".to_owned()),
             restarts: 7,
+            copies: vec![CopyStatus { role: CopyRole::Warm, ..copy(1, 4713, 7_830) }],
             ..ProgramStatus::default()
         },
         ProgramStatus {
@@ -135,6 +136,7 @@ fn ps_is_a_table_with_a_row_for_each_copy() {
         [
             "PROGRAM  COPY  SLOT  PID   STATE       AGE    RESTARTS  MEMORY  CONNECTIONS  NOTE",
             "db                         back-off           7                              exited with code 1",
+            "db       1     b     4713  kept warm   2h10m  0         41 MiB  12",
             "web      1     b     4711  ready       2h10m  0         41 MiB  12",
             "web      2     b     4712  ready, off  4d3h   0         41 MiB  12",
         ]
