@@ -21,7 +21,7 @@ impl ProgramStatus {
     /// `web: running, slot b, 2 copies, restarted once`.
     #[must_use]
     pub fn line(&self) -> String {
-        let mut line = format!("{}: {}", self.name, self.state);
+        let mut line = format!("{}: {}", self.name, self.state.as_str());
         if let Some(detail) = &self.detail {
             let _ = write!(line, ", {detail}");
         }
@@ -132,7 +132,7 @@ impl CopyStatus {
 }
 
 impl PauseStatus {
-    /// `program web is paused: 12 requests are held, it goes on at 12:10:03 UTC (in 20 s), or with 'handover resume'`.
+    /// `program web is paused: 12 requests are held, it goes on at 12:10:03 UTC (in 20 s), or with 'handover resume program:web'`.
     #[must_use]
     pub fn sentence(&self) -> String {
         let held = match self.held {
@@ -142,10 +142,11 @@ impl PauseStatus {
             Some(n) => format!("{} requests are held, ", grouped(n)),
         };
         format!(
-            "{} is paused: {held}it goes on at {} (in {}), or with 'handover resume'",
+            "{} is paused: {held}it goes on at {} (in {}), or with 'handover resume {}'",
             self.target,
             clock(&self.until),
             human_time(Duration::from_millis(self.left_ms)),
+            self.target.replacen(' ', ":", 1),
         )
     }
 }

@@ -30,12 +30,7 @@ struct OfRole {
     role: &'static str,
 }
 
-const ROLES: [(CopyRole, &str); 4] = [
-    (CopyRole::Serving, "serving"),
-    (CopyRole::Candidate, "candidate"),
-    (CopyRole::Draining, "draining"),
-    (CopyRole::Warm, "warm"),
-];
+const ROLES: [CopyRole; 4] = [CopyRole::Serving, CopyRole::Candidate, CopyRole::Draining, CopyRole::Warm];
 
 /// As text without its end; nothing without programs.
 pub(crate) fn text_of_programs(programs: &[ProgramStatus]) -> String {
@@ -62,9 +57,9 @@ pub(crate) fn text_of_programs(programs: &[ProgramStatus]) -> String {
         if let Some(open) = program.connections {
             connections.get_or_create(&of).set(i64::try_from(open).unwrap_or(i64::MAX));
         }
-        for (role, word) in ROLES {
+        for role in ROLES {
             let count = program.copies.iter().filter(|copy| copy.role == role).count();
-            let of = OfRole { program: program.name.clone(), role: word };
+            let of = OfRole { program: program.name.clone(), role: role.as_str() };
             copies.get_or_create(&of).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
