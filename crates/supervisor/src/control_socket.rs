@@ -5,15 +5,17 @@
 //! is refused, with the process ID of the first.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use handover_handoff::inherit::{Expected, InheritError};
-use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
+use crate::locking::{self, AFTERLIFE};
 use crate::reexec::{Packing, SavedControl, Unpacking};
 use crate::sockets::{self, SocketFile, Unbound};
 
@@ -112,13 +114,12 @@ impl Lock {
                 .mode(0o600)
                 .open(&path)
                 .map_err(io_error("open the lock", &path))?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            let patience = if holder(&path).is_some_and(lives) { Duration::ZERO } else { AFTERLIFE };
+            match locking::lock(&file, patience) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => {
-                    let mut text = String::new();
-                    // Without the ID the refusal is as good.
-                    let _ = file.read_to_string(&mut text);
-                    return Err(ControlError::Held { path: control, pid: text.trim().parse().ok() });
+                    let pid = holder(&path);
+                    return Err(ControlError::Held { path: control, pid });
                 }
                 Err(errno) => return Err(io_error("lock", &path)(errno.into())),
             }
@@ -243,6 +244,17 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> ControlError {
     let path = path.to_owned();
     move |source| ControlError::Io { doing, path: path.clone(), source }
+}
+
+/// The process ID in a lock file. Without it a refusal is as good.
+fn holder(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Whether there is such a process; one of somebody else's counts, too.
+fn lives(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -27,6 +27,7 @@ pub mod handle;
 mod image;
 pub mod journal;
 mod listeners;
+mod locking;
 mod metrics;
 mod operations;
 mod options;

@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{JournalError, MAX_FILE_BYTES};
+use crate::locking::{self, AFTERLIFE};
 
 /// The journal's file in its directory.
 pub(super) const FILE_NAME: &str = "journal";
@@ -137,7 +138,7 @@ impl DirStore {
 fn lock_directory(dir: &Path) -> Result<File, JournalError> {
     let path = dir.join(LOCK_NAME);
     let lock = open_file(&path).map_err(|e| JournalError::from_io("open the lock of", &path, &e))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+    match locking::lock(&lock, AFTERLIFE) {
         Ok(()) => Ok(lock),
         Err(Errno::WOULDBLOCK) => Err(JournalError::InUse { path: dir.to_owned() }),
         Err(errno) => Err(JournalError::from_io("lock", &path, &errno.into())),
