@@ -229,7 +229,7 @@ fn an_unknown_outcome_has_its_own_exit_code_and_can_be_asked_for_later() {
     let server = Serving::start(handover!(), &fixed("/", "old"));
     server.write(&fixed("/", "new"));
     let worker = freeze(server.handover.worker());
-    let output = server.handover.cli(["reload", "--timeout", "300ms"]);
+    let output = server.handover.cli(["reload", "--timeout", "2s"]);
     assert_eq!(output.code, 124, "{}", output.all());
     let running = server.handover.control.status();
     let id = text_at(&running, "/running/id").to_owned();

@@ -12,6 +12,8 @@ use serde_json::Value;
 const LONG: &str = "10m";
 /// Short enough to be waited for.
 const SHORT: &str = "1s";
+/// Short enough, and long enough for something else to be done before it is over.
+const NOT_SO_SHORT: &str = "5s";
 
 fn pending(handover: &Handover) -> Value {
     handover.control.status()["pending"].clone()
@@ -217,7 +219,7 @@ fn a_pending_change_survives_its_supervisor_and_can_be_confirmed_at_the_next_one
 
 #[test]
 fn an_adopted_worker_whose_change_was_not_confirmed_in_time_goes_back_at_once() {
-    let mut server = with_pending(SHORT);
+    let mut server = with_pending(NOT_SO_SHORT);
     let over = until_over(&server.handover);
     server.handover.kill_supervisor();
     wait_for_moment(over);
@@ -229,7 +231,7 @@ fn an_adopted_worker_whose_change_was_not_confirmed_in_time_goes_back_at_once() 
 
 #[test]
 fn after_a_crash_an_unconfirmed_generation_past_its_time_is_not_used_and_that_is_said() {
-    let server = with_pending(SHORT);
+    let server = with_pending(NOT_SO_SHORT);
     let Serving { handover, port, workspace } = server;
     let over = until_over(&handover);
     handover.crash();
@@ -264,7 +266,7 @@ fn after_a_crash_within_the_time_the_change_still_awaits_confirmation() {
 
 #[test]
 fn after_a_crash_files_that_are_neither_old_nor_unconfirmed_are_a_new_thing() {
-    let server = with_pending(SHORT);
+    let server = with_pending(NOT_SO_SHORT);
     server.write(&fixed("/", "something else"));
     let Serving { handover, port, workspace } = server;
     let over = until_over(&handover);
@@ -277,7 +279,7 @@ fn after_a_crash_files_that_are_neither_old_nor_unconfirmed_are_a_new_thing() {
 
 #[test]
 fn a_stop_while_one_awaits_confirmation_keeps_in_mind_that_it_was_not_confirmed() {
-    let mut server = with_pending(SHORT);
+    let mut server = with_pending(NOT_SO_SHORT);
     let over = until_over(&server.handover);
     server.handover.cli(["stop"]).expect_code(0);
     server.handover.process.wait().expect_code(0);
@@ -323,7 +325,7 @@ fn a_connection_that_is_kept_lives_through_change_and_going_back() {
     let mut kept = Connection::open(server.address());
     assert_eq!(kept.get("/").text(), "old");
     server.write(&fixed("/", "new"));
-    server.handover.cli(["reload", "--confirm-within", SHORT]).expect_code(0);
+    server.handover.cli(["reload", "--confirm-within", NOT_SO_SHORT]).expect_code(0);
     assert_eq!(kept.get("/").text(), "new");
     wait_for_going_back(&server.handover);
     assert_eq!(kept.get("/").text(), "old");

@@ -52,6 +52,7 @@ fn a_pause_waits_for_what_is_in_flight() {
     let server = start();
     let mut slow = Connection::open(server.address());
     slow.send(request_bytes("GET", "/wait", &[], b""));
+    until("it is in flight", || server.cli(&["logs", "app"]).stdout.contains("somebody waits").then_some(()));
     let mut pause = Process::start(server.handover.command(["pause", "app"]));
     // What ends it must not be held: it comes on a way of its own.
     until("it is paused", || (!server.program()["paused"].is_null()).then_some(()));

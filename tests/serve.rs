@@ -157,12 +157,11 @@ fn a_dead_endpoint_is_passed_over_and_no_endpoint_at_all_is_told_in_one_line() {
 #[test]
 fn an_origin_that_does_not_answer_in_time_is_504_and_one_that_drops_is_502() {
     let origin = Origin::start("origin");
-    let rest = format!(
-        "[services.app]\nendpoints = \"{}\"\nresponse_timeout = \"200ms\"\n\n{}",
-        origin.address(),
-        everything_to("app")
-    );
-    let server = Serving::start(handover!(), &rest);
+    let hurried =
+        format!("{}\nresponse_timeout = \"200ms\"\n\n", service("hurried", origin.address()).trim_end());
+    let rest =
+        [service("app", origin.address()), hurried, below_to("/held", "hurried"), everything_to("app")];
+    let server = Serving::start(handover!(), &rest.concat());
     assert_eq!(server.get("/held").status(), 504);
     assert_eq!(server.get("/drop").status(), 502);
     // A body that ends too early is cut for the client too: it must not look whole.
@@ -335,8 +334,11 @@ fn metrics_are_served_where_the_configuration_says() {
     let rest = fixed("/", "x") + &format!("[metrics]\naddress = \"{}\"\n", metrics.address());
     let server = Serving::start(handover!(), &rest);
     assert_eq!(server.text("/"), "x");
-    let text = handover_testkit::http::get(metrics.address(), "/metrics").text();
-    assert!(text.contains("handover_generation 1"), "the supervisor's own:\n{text}");
+    // The supervisor tells its own to the worker, which serves meanwhile.
+    let text = until("the supervisor's own are there", || {
+        let text = handover_testkit::http::get(metrics.address(), "/metrics").text();
+        text.contains("handover_generation 1").then_some(text)
+    });
     assert!(text.contains("handover_requests_total"), "the worker's:\n{text}");
 }
 

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 /// Long enough that no test meets its end.
 const LONG: &str = "10m";
-/// Short enough to be waited for.
-const SHORT: &str = "1s";
+/// Short enough to be waited for, and long enough to look at what serves before it is over.
+const SHORT: &str = "4s";
 
 fn pending(server: &Everything) -> Value {
     server.control().status()["pending"].clone()

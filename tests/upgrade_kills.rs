@@ -9,7 +9,7 @@ use std::fmt;
 use std::thread;
 use std::time::Duration;
 
-use handover_testkit::config::{everything_to, listener, service};
+use handover_testkit::config::{everything_to, listener, patient, service};
 use handover_testkit::http::Connection;
 use handover_testkit::origin::Origin;
 use handover_testkit::{
@@ -93,8 +93,13 @@ impl Scene {
     fn new(change: Change, victim: Victim, when: When) -> Self {
         let (workspace, port, origin) = (Workspace::new(), Port::claim(), Origin::start("origin"));
         let program = Program::install(&workspace, handover!());
-        let config =
-            [listener("web", &port), service("origin", origin.address()), everything_to("origin")].concat();
+        let config = [
+            listener("web", &port),
+            patient("web"),
+            service("origin", origin.address()),
+            everything_to("origin"),
+        ]
+        .concat();
         let now = Handover::of(program.path(), &workspace).operator(handover!()).config(config).start();
         program.replace("2");
         if matches!(change, Change::Confirm | Change::Cancel) {

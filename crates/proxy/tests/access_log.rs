@@ -48,7 +48,7 @@ fn a_line_ends_in_the_format_in_which_it_began() {
 fn requests_that_are_refused_in_their_head_leave_a_line() {
     let files = Workspace::new();
     let path = files.path("access.log");
-    let limits = "timeouts = { header = \"200ms\" }\nlimits = { header_bytes = 2048 }\n";
+    let limits = "timeouts = { header = \"1s\" }\nlimits = { header_bytes = 2048 }\n";
     let web = format!("{}\n{limits}\n[[routes]]\nfixed = \"hello\"\n", WEB.trim_end());
     let plane = Plane::serve(&(log_to(&path, "json") + &web));
     let long = format!("GET /long HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(3_000));

@@ -11,12 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{Plane, WEB, to_endpoints};
 use handover_testkit::http::{Connection, Stream};
 use handover_testkit::origin::{Origin, Then};
-use handover_testkit::{Gate, pattern};
-
-/// An address at which nobody listens.
-fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+use handover_testkit::{Gate, Port, pattern};
 
 fn accept(listener: &TcpListener) -> Connection {
     Connection::over(Stream::Tcp(listener.accept().unwrap().0)).unwrap()
@@ -60,7 +55,9 @@ fn the_endpoint_with_the_fewest_requests_is_chosen() {
 #[test]
 fn a_dead_endpoint_is_passed_over() {
     let origin = Origin::start("alive");
-    let plane = Plane::serve(&[WEB, &to_endpoints(&[nobody(), origin.address(), nobody()], "")].concat());
+    let dead = [Port::claim(), Port::claim()];
+    let endpoints = [dead[0].address(), origin.address(), dead[1].address()];
+    let plane = Plane::serve(&[WEB, &to_endpoints(&endpoints, "")].concat());
     let mut client = plane.connect("web");
     for _ in 0..20 {
         assert_eq!(client.request("POST", "/", &[], b"body").expect(200).text(), "alive\n");
@@ -119,7 +116,8 @@ fn after_a_refusal_the_next_endpoint_of_a_tunnel_has_the_whole_time_to_connect()
 
 #[test]
 fn if_no_endpoint_can_be_reached_the_client_gets_503_and_keeps_its_connection() {
-    let plane = Plane::serve(&[WEB, &to_endpoints(&[nobody(), nobody()], "")].concat());
+    let dead = [Port::claim(), Port::claim()];
+    let plane = Plane::serve(&[WEB, &to_endpoints(&dead.each_ref().map(Port::address), "")].concat());
     let mut client = plane.connect("web");
     for _ in 0..5 {
         assert_eq!(client.get("/").expect(503).text(), "no endpoint of this service can be reached\n");
@@ -205,7 +203,7 @@ fn an_endpoint_that_does_not_answer_in_time_becomes_504() {
         answer.whole("200 OK", &[], b"late")
     });
     let plane =
-        Plane::serve(&[WEB, &to_endpoints(&[origin.address()], "response_timeout = \"300ms\"")].concat());
+        Plane::serve(&[WEB, &to_endpoints(&[origin.address()], "response_timeout = \"1s\"")].concat());
     let mut client = plane.connect("web");
     assert_eq!(client.get("/").expect(504).text(), "the endpoint did not answer in time\n");
     gate.open();

@@ -65,7 +65,7 @@ fn a_body_that_is_too_large_is_refused_with_413() {
 
 #[test]
 fn a_head_that_does_not_come_in_time_is_answered_408() {
-    let plane = Plane::serve(&[&web("timeouts = { header = \"200ms\" }"), HELLO].concat());
+    let plane = Plane::serve(&[&web("timeouts = { header = \"1s\" }"), HELLO].concat());
     let mut client = plane.connect("web");
     client.send("GET / HTTP/1.1\r\nHost: a\r\n");
     let _ = client.response("GET").expect(408);
@@ -76,7 +76,7 @@ fn a_head_that_does_not_come_in_time_is_answered_408() {
 
 #[test]
 fn a_connection_that_says_nothing_is_closed() {
-    let plane = Plane::serve(&[&web("timeouts = { header = \"200ms\", idle = \"1s\" }"), HELLO].concat());
+    let plane = Plane::serve(&[&web("timeouts = { header = \"1s\", idle = \"1s\" }"), HELLO].concat());
     let mut silent = plane.connect("web");
     silent.expect_end();
     let mut idle = plane.connect("web");

@@ -14,7 +14,7 @@ use common::{Plane, WEB};
 use handover::traffic::{Pause, Target, Traffic};
 use handover_testkit::http::Connection;
 use handover_testkit::origin::{Origin, Then};
-use handover_testkit::{DEADLINE, Gate, until};
+use handover_testkit::{DEADLINE, Gate, Port, until};
 
 fn scene() -> Plane {
     Plane::serve(&[WEB, PROGRAM].concat())
@@ -75,9 +75,8 @@ fn without_a_copy_a_request_is_told_to_come_again_when_its_time_is_over() {
 #[test]
 fn a_copy_that_refuses_connections_is_waited_for() {
     let plane = scene();
-    let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = reserved.local_addr().unwrap();
-    drop(reserved);
+    let port = Port::claim();
+    let address = port.address();
     plane.traffic(copies(&[copy("app/1", address, true)]));
     let mut clients = [
         ask(&plane, GET),

@@ -373,8 +373,7 @@ fn failed_handshakes_are_counted_by_reason_and_answered_with_an_alert() {
 
 #[test]
 fn slow_handshakes_hit_their_limit() {
-    let web =
-        WEB.replace("\n[listeners.web.tls]", "\ntimeouts = { header = \"300ms\" }\n[listeners.web.tls]");
+    let web = WEB.replace("\n[listeners.web.tls]", "\ntimeouts = { header = \"1s\" }\n[listeners.web.tls]");
     let scene = Scene::with(1, &web);
     let address = scene.plane.address("web");
     let hello = scene.client().hello();

@@ -108,7 +108,7 @@ fn an_endpoint_that_says_nothing_hits_the_time_limit_and_that_is_shown() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let root = Authority::new("root");
     let service = service(&[silent.local_addr().unwrap()], TRUSTING)
-        .replace("[services.app.tls]", "connect_timeout = \"500ms\"\n[services.app.tls]");
+        .replace("[services.app.tls]", "connect_timeout = \"1s\"\n[services.app.tls]");
     let plane = serve(&root, &[WEB, &service].concat());
     let mut client = plane.connect("web");
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -8,13 +8,12 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use common::{Plane, WEB, to_endpoints};
 use handover::Service as _;
-use handover_testkit::DEADLINE;
 use handover_testkit::echo::Echo;
 use handover_testkit::http::Connection;
 use handover_testkit::origin::Origin;
-use handover_testkit::pattern;
 use handover_testkit::tunnel::Tunnel;
 use handover_testkit::websocket::WebSocket;
+use handover_testkit::{DEADLINE, Port, pattern};
 
 fn tcp(endpoint: SocketAddr) -> String {
     format!(
@@ -83,8 +82,8 @@ fn an_endpoint_that_speaks_first_is_heard() {
 #[test]
 fn a_tunnel_on_which_nobody_speaks_outlives_the_limit_for_connecting() {
     let echo = Echo::start();
-    let clock = "connect_timeout = \"100ms\"\n\n\
-                 [listeners.clock]\naddress = \"127.0.0.1:0\"\ntimeouts = { header = \"500ms\" }\n";
+    let clock = "connect_timeout = \"600ms\"\n\n\
+                 [listeners.clock]\naddress = \"127.0.0.1:0\"\ntimeouts = { header = \"1500ms\" }\n";
     let plane = Plane::serve_with(1, &[&tcp(echo.address()), clock].concat());
     let mut tunnel = Tunnel::open(plane.address("raw"));
     handover_testkit::until("the endpoint to be connected", || (echo.accepted() == 1).then_some(()));
@@ -150,8 +149,8 @@ fn a_tunnel_ends_when_an_endpoint_that_had_finished_goes_away() {
 
 #[test]
 fn an_endpoint_that_cannot_be_reached_ends_the_connection() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let plane = Plane::serve(&tcp(free));
+    let free = Port::claim();
+    let plane = Plane::serve(&tcp(free.address()));
     let mut client = plane.connect("raw");
     client.expect_end();
     plane.wait_until_idle();

@@ -26,6 +26,13 @@ pub fn tls_listener(name: &str, port: &Port, pairs: &[&str], more: &str) -> Stri
     )
 }
 
+/// All the time that a test may need, for the clients of a listener: who waits for something else is not cut meanwhile, however slow
+/// the machine is.
+#[must_use]
+pub fn patient(name: &str) -> String {
+    format!("[listeners.{name}.timeouts]\nheader = \"5m\"\nidle = \"1h\"\nbody = \"1h\"\n\n")
+}
+
 /// A TCP listener whose connections go to a service.
 #[must_use]
 pub fn tcp_listener(name: &str, port: &Port, service: &str) -> String {

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// How long any single wait may last. Generous: a busy two-core machine must not fail a correct program.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a server of the test's own waits for its client, who may have to wait for something else first.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
 /// How often state is looked at that no event announces (see [`until`]).
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 

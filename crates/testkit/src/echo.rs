@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::deadline::DEADLINE;
+use crate::deadline::PATIENCE;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -65,7 +65,7 @@ impl Echo {
 
 fn echo(mut stream: TcpStream) {
     let _ = stream.set_nodelay(true);
-    let _ = stream.set_write_timeout(Some(DEADLINE));
+    let _ = stream.set_write_timeout(Some(PATIENCE));
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length) = stream.read(&mut buffer) {
         if length == 0 || stream.write_all(&buffer[..length]).is_err() {

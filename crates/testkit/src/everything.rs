@@ -80,7 +80,9 @@ impl Everything {
         let text = [
             format!("[metrics]\naddress = \"{}\"\n\n", metrics.address()),
             config::listener("web", &web),
+            config::patient("web"),
             config::tls_listener("secure", &secure, &["site"], ""),
+            config::patient("secure"),
             config::tcp_listener("tcp", &tcp, "echo"),
             tcp_over_tls(&tls),
             config::service("origin", origin.address()),

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::deadline::{DEADLINE, Deadline};
+use crate::deadline::{DEADLINE, Deadline, PATIENCE};
 
 #[derive(Debug, Default)]
 struct State {
@@ -33,13 +34,13 @@ impl Gate {
         let mut state = self.lock();
         state.waiting += 1;
         self.0.1.notify_all();
-        self.wait(state, "a gate to open", |state| state.open);
+        self.wait(PATIENCE, state, "a gate to open", |state| state.open);
     }
 
     /// Waits until `count` callers have arrived at the gate (whether or not they have passed it since).
     pub fn arrived(&self, count: usize) {
         let state = self.lock();
-        self.wait(state, "callers to arrive at a gate", |state| state.waiting >= count);
+        self.wait(DEADLINE, state, "callers to arrive at a gate", |state| state.waiting >= count);
     }
 
     /// A wait that was in vain must not hide behind those that follow from it.
@@ -47,10 +48,16 @@ impl Gate {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait(&self, mut state: MutexGuard<'_, State>, what: &str, enough: impl Fn(&State) -> bool) {
-        let deadline = Deadline::usual();
+    fn wait(
+        &self,
+        limit: Duration,
+        mut state: MutexGuard<'_, State>,
+        what: &str,
+        enough: impl Fn(&State) -> bool,
+    ) {
+        let deadline = Deadline::after(limit);
         while !enough(&state) {
-            assert!(!deadline.passed(), "waited {DEADLINE:?} in vain for {what}");
+            assert!(!deadline.passed(), "waited {limit:?} in vain for {what}");
             state = self.0.1.wait_timeout(state, deadline.left()).unwrap().0;
         }
     }

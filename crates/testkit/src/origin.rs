@@ -28,7 +28,7 @@ use std::thread;
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::deadline::{DEADLINE, Deadline};
+use crate::deadline::{DEADLINE, Deadline, PATIENCE};
 use crate::gate::{Gate, Gates};
 use crate::http::{Connection, Fields, Stream};
 use crate::pattern;
@@ -352,6 +352,7 @@ impl Shared {
     }
 
     fn serve(&self, connection: &mut Connection, number: usize, client: Option<&Client>) -> io::Result<Then> {
+        connection.limit(PATIENCE);
         loop {
             let Some(mut request) = read_request(connection, number)? else { return Ok(Then::Close) };
             request.tls = client.cloned();
@@ -522,8 +523,6 @@ fn websocket(request: &Request, answer: &mut Answer<'_>) -> io::Result<Then> {
     );
     bytes.extend_from_slice(b"\r\n");
     answer.send(&bytes)?;
-    // A held WebSocket may be silent for as long as its test lasts.
-    answer.connection().limit(DEADLINE * 10);
     loop {
         let (opcode, payload) = read_frame(answer.connection())?;
         answer.send(&server_frame(opcode, &payload))?;

@@ -102,6 +102,14 @@ fn copy(from: &Path, to: &Path, end: &str) {
     run(shell).expect_code(0);
 }
 
+/// Puts a text in place that is executed.
+pub fn script(path: &Path, text: &str) {
+    let mut shell = Command::new("sh");
+    let script = "printf %s \"$1\" > \"$0.new\" && chmod 755 \"$0.new\" && mv -f \"$0.new\" \"$0\"";
+    shell.args(["-c", script]).arg(path).arg(text);
+    run(shell).expect_code(0);
+}
+
 /// The binary without its debug information, which makes it a third as long and quicker to copy and to hash. Without
 /// strip(1) it is the binary as it is.
 fn stripped(binary: &Path) -> PathBuf {

@@ -222,8 +222,7 @@ fn writing_to_a_closed_pipe_ends_it() {
 fn commands_are_found_in_its_own_path_and_relative_ones_in_its_directory() {
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("here");
-    std::fs::write(&script, "#!/bin/sh\necho found in $(pwd)\n").unwrap();
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    handover_testkit::program::script(&script, "#!/bin/sh\necho found in $(pwd)\n");
     let said = format!("found in {}\n", directory.path().canonicalize().unwrap().display());
     let relative = Order { directory: Some(directory.path().into()), ..order(&["./here"]) };
     assert_eq!(relative.run(), (Exit::Code(0), said.clone()));
@@ -240,15 +239,15 @@ fn commands_are_found_in_its_own_path_and_relative_ones_in_its_directory() {
 #[test]
 fn what_cannot_be_executed_is_told_with_its_reason() {
     let directory = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str, mode| {
+    let write = |name: &str, text: &str| {
         let path = directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        handover_testkit::program::script(&path, text);
         path.to_str().unwrap().to_owned()
     };
-    let text = write("text", "no program", 0o755);
-    let unmarked = write("unmarked", "#!/bin/sh\n", 0o644);
-    let lost = write("lost", "#!/nowhere/python\n", 0o755);
+    let text = write("text", "no program");
+    let unmarked = write("unmarked", "#!/bin/sh\n");
+    std::fs::set_permissions(&unmarked, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let lost = write("lost", "#!/nowhere/python\n");
     for (command, says) in [
         (vec!["/nowhere/at/all"], "there is no file /nowhere/at/all to execute"),
         (vec![&*text], "is nothing that can be executed here"),

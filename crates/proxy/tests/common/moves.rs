@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use handover::moving::{Counts, Frozen, FrozenView, Lost, Moving, Outlet, Sink};
 use handover::{Losses, Service as _};
 use handover_proxy::ProxyService;
+use handover_testkit::config::patient;
 use handover_testkit::crowd::{self, Crowd};
 use handover_testkit::echo::Echo;
 use handover_testkit::http::Connection;
@@ -180,8 +181,10 @@ impl Scene {
             |name: &str| format!("[listeners.{name}.tls]\ncertificate = \"a.pem\"\nkey = \"a.key\"\n\n");
         let config = [
             "[listeners.web]\naddress = \"127.0.0.1:0\"\n\n",
+            &patient("web"),
             "[listeners.secure]\naddress = \"127.0.0.1:0\"\n\n",
             &tls("secure"),
+            &patient("secure"),
             "[listeners.raw]\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nservice = \"echo\"\n\n",
             "[listeners.sealed]\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nservice = \"echo\"\n\n",
             &tls("sealed"),

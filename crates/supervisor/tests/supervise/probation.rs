@@ -187,14 +187,14 @@ fn kill_both(server: &mut Server) {
 }
 
 /// Waits until this time (RFC 3339) is over by the wall clock.
-fn wait_until_it_is_over(pending: &Value) {
+pub fn wait_until_it_is_over(pending: &Value) {
     let over: jiff::Timestamp = pending["until"].as_str().unwrap().parse().unwrap();
     until("the deadline is over", || (jiff::Timestamp::now() > over).then_some(()));
 }
 
 fn a_change_whose_time_ran_out_while_nobody_lived_is_not_used() {
     let workspace = Workspace::new();
-    let mut first = pending(&workspace, "1500ms");
+    let mut first = pending(&workspace, "4s");
     let pending = shown(&first);
     kill_both(&mut first);
     wait_until_it_is_over(&pending);

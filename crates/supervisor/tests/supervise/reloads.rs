@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 
-use handover_testkit::{Workspace, proc, signal, until};
+use handover_testkit::{Port, Workspace, proc, signal, until};
 use rustix::process::Signal;
 
 use crate::server::{PREPARE_LIMIT, Server, another_worker, ask, command, configure, read_answer};
@@ -62,11 +62,11 @@ fn a_reload_of_the_same_file_is_unchanged() {
 fn a_dry_run_changes_nothing_and_binds_nothing() {
     let workspace = Workspace::new();
     let server = Server::start(&workspace, &[WEB, "body one"]);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    configure(&workspace, &[WEB, &format!("listen new {free}"), "body two"]);
+    let free = Port::claim();
+    configure(&workspace, &[WEB, &format!("listen new {}", free.address()), "body two"]);
     let (status, operation) = server.control.post("/v1/validate", &[]);
     assert_eq!((status, &operation["changes"][0]["name"]), (200, &"body".into()), "{operation}");
-    assert!(TcpStream::connect(free).is_err());
+    assert!(TcpStream::connect(free.address()).is_err());
     assert_eq!(ask(server.address("web")), "1 one");
 }
 
@@ -84,7 +84,8 @@ fn a_prepare_that_hangs_is_not_ready_and_the_old_generation_serves() {
     let workspace = Workspace::new();
     configure(&workspace, &[WEB, "body one"]);
     let mut limited = command(&workspace);
-    limited.env(PREPARE_LIMIT, "300");
+    // Not so short that a good one does not get ready on a busy machine.
+    limited.env(PREPARE_LIMIT, "2000");
     let server = Server::start_with(&workspace, limited);
     let worker = server.control.worker();
     let (status, problem) = server.reload(&workspace, &["prepare hang"]);

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::server::{self, Server, ask, configure};
-use crate::upgrading;
+use crate::{probation, upgrading};
 
 crate::tests! {
     an_upgrade_is_served_by_a_worker_of_the_new_binary
@@ -497,9 +497,11 @@ fn a_supervisor_that_starts_in_the_middle_of_a_handoff_waits_for_its_end() {
 
 fn an_upgrade_whose_time_is_over_while_nobody_supervises_is_taken_back_at_once() {
     let mut up = start("1", &[]);
-    assert_eq!(up.upgrade("2", "?confirm_within=1s").0, 200);
-    let (new, first) = (up.worker(), sha256(&up.program.version("1")));
+    let first = sha256(up.program.path());
+    assert_eq!(up.upgrade("2", "?confirm_within=3s").0, 200);
+    let (new, pending) = (up.worker(), up.server.control.status()["pending"].clone());
     up.kill_supervisor();
+    probation::wait_until_it_is_over(&pending);
     let next = start_again(&up.workspace, &up.program);
     let gone = std::mem::replace(&mut up.server, next);
     let back = up.server.control.wait_for_operation("it goes back", |o| o["kind"] == "rollback");
