@@ -9,6 +9,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 use crate::inherit;
 use crate::process::{self, Executable};
@@ -70,6 +71,53 @@ pub fn use_all_descriptors(all: bool) -> io::Result<()> {
     Ok(rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?)
 }
 
+/// The soft limit that this process was started with, if it keeps descriptors back for its messages.
+static STARTED_WITH: OnceLock<Option<u64>> = OnceLock::new();
+
+/// From now on this process opens as many descriptors as its hard limit allows, but for a few, which are for messages
+/// ([`ForMessages`]). What it starts ([`crate::launch`]), and what is executed in its place, has the limit that it was itself started with.
+///
+/// # Errors
+/// As [`use_all_descriptors`].
+pub fn keep_descriptors_for_messages() -> io::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    STARTED_WITH.get_or_init(|| limit.current);
+    use_all_descriptors(false)
+}
+
+/// What the limit of a program that this process starts is, if it is not this process's own.
+pub(crate) fn started_with() -> Option<rustix::process::Rlimit> {
+    let current = *STARTED_WITH.get()?;
+    let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    Some(rustix::process::Rlimit { current, maximum })
+}
+
+/// As long as this lives, descriptors that were kept back may be used: a message with descriptors is received, or read.
+#[derive(Debug)]
+pub struct ForMessages(());
+
+impl ForMessages {
+    /// In a process that keeps none back this changes nothing.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self::set(true);
+        Self(())
+    }
+
+    fn set(all: bool) {
+        if STARTED_WITH.get().is_some() {
+            // The hard limit is never exceeded, so nothing can be said against it.
+            let _ = use_all_descriptors(all);
+        }
+    }
+}
+
+impl Drop for ForMessages {
+    fn drop(&mut self) {
+        Self::set(false);
+    }
+}
+
 /// Executes `executable` in the place of this program: the process ID, its children, the directory and the signals that
 /// are blocked or pending stay; every other thread ends. The next program has the standard streams and the `kept`
 /// descriptors, under the same numbers, and no other. Returns only if that failed: then every descriptor but the
@@ -85,9 +133,14 @@ pub fn exec_in_place(
     environment: &[(OsString, OsString)],
     kept: &[BorrowedFd<'_>],
 ) -> io::Error {
+    if let Some(limit) = started_with() {
+        // It makes its own of it; if this fails, it begins with more than it needs.
+        let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+    }
     match prepare_and_exec(executable, arguments, environment, kept) {
         Ok(never) => match never {},
         Err(error) => {
+            ForMessages::set(false);
             for descriptor in kept {
                 // It was open a moment ago, and setting a flag on an open descriptor does not fail.
                 let _ = inherit::set_inheritable(descriptor, false);
@@ -298,6 +351,30 @@ mod tests {
             assert!(std::fs::File::open("/dev/null").is_err());
             drop(open);
         }
+    }
+
+    #[test]
+    fn what_is_kept_back_is_for_messages_and_what_is_started_has_the_limit_that_was_found() {
+        if alone("what_is_kept_back_is_for_messages_and_what_is_started_has_the_limit_that_was_found")
+            .is_some()
+        {
+            return;
+        }
+        let set = |current, maximum| {
+            let limit = rustix::process::Rlimit { current: Some(current), maximum: Some(maximum) };
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+        };
+        set(100, 400);
+        keep_descriptors_for_messages().unwrap();
+        let open: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        assert!(open.len() > 300, "{}", open.len());
+        {
+            let _room = ForMessages::begin();
+            drop(std::fs::File::open("/dev/null").unwrap());
+        }
+        assert!(std::fs::File::open("/dev/null").is_err());
+        let started = started_with().unwrap();
+        assert_eq!((started.current, started.maximum), (Some(100), Some(400)));
     }
 
     #[test]

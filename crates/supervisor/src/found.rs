@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use handover_handoff::own::ForMessages;
 use handover_handoff::peer::Peer;
 use handover_handoff::process::{Child, Executable};
 use handover_handoff::{Bundle, ChannelError, succession};
@@ -160,6 +161,7 @@ impl Door {
     /// An answer, or a channel that stays open without one, proves that the process which its ID meant when it was taken
     /// hold of is the worker.
     fn listen(&self) -> Result<Heard, CannotAdopt> {
+        let _room = ForMessages::begin();
         match self.channel.try_recv() {
             Ok(None) => Ok(Heard::Nothing),
             Ok(Some((message, descriptors))) => Ok(Heard::Said(Box::new(message), descriptors)),

@@ -122,6 +122,9 @@ pub fn run(options: Options) -> ExitCode {
 
 fn begin(options: Options) -> Result<Over, StartError> {
     let arrived = reexec::arrived()?;
+    if let Err(error) = handover_handoff::own::keep_descriptors_for_messages() {
+        tracing::warn!("the limit of open descriptors cannot be changed: {error}");
+    }
     // Signals are the main thread's alone: it must be able to keep them back.
     let block = || {
         if let Err(error) = handover_handoff::signals::block_managed() {

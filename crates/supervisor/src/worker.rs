@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use handover_handoff::inherit::{CHANNEL_VARIABLE, DESCRIPTORS_VARIABLE, SUCCESSION_VARIABLE};
+use handover_handoff::own::ForMessages;
 use handover_handoff::process::{Child, Spawn};
 use handover_handoff::{ChannelError, reactor};
 use handover_lifecycle::WorkerKey;
@@ -302,7 +303,12 @@ async fn read(channel: &AsyncFd<SupervisorChannel>, flow: &Flow, report: &Report
             Ok(ready) => ready,
             Err(error) => return error.to_string(),
         };
-        match channel.get_ref().try_recv() {
+        let received = {
+            // Programs may have used up all the others; without its descriptors a message is lost, and the worker with it.
+            let _room = ForMessages::begin();
+            channel.get_ref().try_recv()
+        };
+        match received {
             Ok(Some((message, descriptors))) => {
                 flow.untold.fetch_add(1, Ordering::Relaxed);
                 report.tell(FromWorker::Said(message, descriptors)).await;

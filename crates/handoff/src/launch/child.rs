@@ -118,7 +118,7 @@ pub(super) struct Prepared {
     pub(super) control_group: Option<RawFd>,
     pub(super) identity: Option<(Uid, Gid, Vec<Gid>)>,
     pub(super) umask: Option<u32>,
-    pub(super) open_files: Option<u64>,
+    pub(super) open_files: Option<Rlimit>,
 }
 
 /// What failed in the new process.
@@ -196,8 +196,7 @@ fn become_program(prepared: &mut Prepared, report: &mut RawFd) -> Result<std::co
         join(group).map_err(failed(Doing::ControlGroup))?;
     }
     place(&mut prepared.moves, report).map_err(failed(Doing::Descriptors))?;
-    if let Some(files) = prepared.open_files {
-        let limit = Rlimit { current: Some(files), maximum: Some(files) };
+    if let Some(limit) = prepared.open_files.clone() {
         rustix::process::setrlimit(Resource::Nofile, limit).map_err(failed(Doing::OpenFiles))?;
     }
     if let Some(umask) = prepared.umask {

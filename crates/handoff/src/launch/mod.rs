@@ -27,8 +27,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Rlimit, Uid};
 
+use crate::own;
 use crate::process::Child;
 use child::{Failure, Move, Prepared, Texts};
 
@@ -68,7 +69,7 @@ pub struct Launch<'a> {
     pub identity: Option<Identity<'a>>,
     /// Its umask; this process's if `None`.
     pub umask: Option<u32>,
-    /// How many descriptors it may have (`RLIMIT_NOFILE`, both limits); as this process if `None`.
+    /// How many descriptors it may have (`RLIMIT_NOFILE`, both limits); if `None` as this process was started with.
     pub open_files: Option<u64>,
     /// `cgroup.procs` of the control group that it joins, open for writing.
     pub control_group: Option<BorrowedFd<'a>>,
@@ -167,7 +168,10 @@ impl Launch<'_> {
                 (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid), groups)
             }),
             umask: self.umask,
-            open_files: self.open_files,
+            open_files: match self.open_files {
+                Some(files) => Some(Rlimit { current: Some(files), maximum: Some(files) }),
+                None => own::started_with(),
+            },
         })
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use handover_api::{EventKind, Losses};
 use handover_handoff::memfd;
+use handover_handoff::own::ForMessages;
 use handover_handoff::process::Exit;
 use handover_lifecycle::{CallKey, CandidateKey, Event, Kind, WorkerKey};
 
@@ -29,6 +30,7 @@ impl CarriedState {
 
 impl Driver {
     pub(super) fn worker_did(&mut self, key: WorkerKey, what: FromWorker) {
+        let _room = ForMessages::begin();
         match what {
             FromWorker::Said(message, descriptors) => self.said(key, message, descriptors),
             FromWorker::Lost(why) => self.lost(key, &why),
