@@ -65,7 +65,10 @@ impl Operation {
                 format!("{name}: {before} was taken back, the next connection starts {target} again")
             }
             Kind::ProgramDeploy | Kind::ProgramRollback if result.serves == ServesNow::Nothing => {
-                format!("{name}: nothing of it serves now, and {} is what a start begins with", result.target())
+                format!(
+                    "{name}: nothing of it serves now, and {} is what a start begins with",
+                    result.target()
+                )
             }
             Kind::ProgramStart => format!("{name} started, {}", result.new_copies()),
             Kind::ProgramStop => format!("{name} stopped{}", copies_ended(result.stopped)),
@@ -390,7 +393,6 @@ impl ProgramResult {
     fn target(&self) -> String {
         self.to.as_deref().map_or_else(|| "what ran before".to_owned(), place)
     }
-
 
     fn confirmed(&self) -> String {
         self.to.as_deref().map_or_else(|| "the deploy".to_owned(), place)

@@ -497,7 +497,7 @@ fn a_status_shows_each_program_with_its_copies_in_columns() {
     };
     assert_eq!(
         paused.sentence(),
-        "route api is paused: 3 requests are held, it goes on at 03:03:30 UTC (in 18 s), or with 'handover resume'"
+        "route api is paused: 3 requests are held, it goes on at 03:03:30 UTC (in 18 s), or with 'handover resume route:api'"
     );
 }
 
@@ -563,10 +563,16 @@ fn where_nothing_was_started_it_is_said_that_the_next_connection_starts_it() {
         from_a_to_b(result);
         (result.next_connection, result.serves) = (true, ServesNow::OldAgain);
     });
-    assert!(back.contains("slot b did not pass the guard; the next connection starts slot a again"), "{back}");
+    assert!(
+        back.contains("slot b did not pass the guard; the next connection starts slot a again"),
+        "{back}"
+    );
     let stopped = ended(Kind::ProgramDeploy, Outcome::Applied, Cause::Done, |_, result| {
         from_a_to_b(result);
         result.serves = ServesNow::Nothing;
     });
-    assert!(stopped.contains("nothing of it serves now, and slot b is what a start begins with"), "{stopped}");
+    assert!(
+        stopped.contains("nothing of it serves now, and slot b is what a start begins with"),
+        "{stopped}"
+    );
 }

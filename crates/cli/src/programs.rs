@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use comfy_table::Cell;
 use handover_api::{
-    Answer, Call, ClientError, CopyRole, CopyStatus, ExitCode as Code, Lines, LogLine, ProgramStatus, human_age,
-    human_bytes, percent_encoded,
+    Answer, Call, ClientError, CopyRole, CopyStatus, ExitCode as Code, Lines, LogLine, ProgramStatus,
+    human_age, human_bytes, percent_encoded,
 };
 
 use rustix::event::{PollFd, PollFlags};

@@ -14,9 +14,10 @@ use handover_lifecycle::OperationKey;
 use super::editions::Edition;
 use super::hosted::{self, Hosted};
 use super::order::Exam;
+use super::out::Out;
 use super::served::Served;
 use super::{Programs, SharedSocket, Sockets, leftovers};
-use crate::protocol::{Accept, Names, ProgramSpec};
+use crate::protocol::{Accept, Names, ProgramSpec, Target};
 
 impl Programs {
     /// Whether a reload to these needs an exam, and the longest time that it may take.
@@ -70,6 +71,7 @@ impl Programs {
         examined: Option<OperationKey>,
     ) {
         self.names = names.clone();
+        self.end_pauses_of_nothing();
         self.common.sockets = of_programs(specs, sockets);
         let exam = self.exam.take();
         let passed = exam.is_some_and(|exam| Some(exam.operation) == examined);
@@ -90,6 +92,26 @@ impl Programs {
             hosted.leave(&mut self.common);
         }
         self.go_on();
+    }
+
+    /// What is not there any more is not paused, nor when it comes again.
+    fn end_pauses_of_nothing(&mut self) {
+        let names = &self.names;
+        let over = self.common.board.resume(|paused| match &paused.target {
+            Target::Service(name) => !names.services.contains_key(name),
+            Target::Route(name) => !names.routes.contains(name),
+            Target::Listener(name) => !names.listeners.contains(name),
+            // A program's ends when nothing of it is left.
+            Target::Program(_) | Target::Endpoint(_) => false,
+        });
+        if over.is_empty() {
+            return;
+        }
+        for paused in over {
+            let notice = format!("the pause of {} is over: there is none any more", paused.target);
+            self.common.out.push(Out::Notice(notice));
+        }
+        self.common.say_traffic(None);
     }
 
     /// The same for those whose connections are accepted here.
