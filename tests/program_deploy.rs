@@ -64,7 +64,7 @@ fn a_deploy_that_nobody_confirms_goes_back_by_itself() {
 fn a_deploy_that_is_confirmed_stays() {
     let server = slots(Way::Route, &[], "");
     server.cli(&["deploy", "app", "--confirm-within", "10m"]).expect_code(0);
-    server.cli(&["confirm", "app"]).expect_code(0);
+    server.cli(&["confirm", "app"]).expect_code(0).says("app: slot b is confirmed and stays");
     assert_eq!(server.says().version, "b");
     assert!(server.program()["pending"].is_null(), "{}", server.program());
     server.cli(&["cancel", "app"]).expect_code(13);

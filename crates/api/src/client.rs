@@ -29,7 +29,7 @@ const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 pub enum ClientError {
     /// Nothing listens there.
     #[error(
-        "not running: nothing answers on {} ({reason}); start it with 'handover serve', or name the control socket of one that runs with --control PATH",
+        "not running: nothing answers on {} ({reason}); start it with 'handover serve' or 'handover run', or name the control socket of one that runs with --control PATH",
         socket.display()
     )]
     NotRunning {

@@ -91,14 +91,16 @@ Exits with 0 after a stop, 10 if the configuration is wrong, 13 if another serve
     #[command(after_help = "\
 Examples:
   handover run --listen 8080 -- gunicorn app:app
-  handover run --listen 8080 -- node server.js {port}        for programs that bind a port themselves
+  handover run --listen 8080 -- node server.js {port}        it binds a port by itself
   handover run --listen 8080 -- uvicorn --fd {fd} app:app    by the number of the descriptor
   handover run --listen 8080 --ready /health --copies 2 -- ./server
   handover restart gunicorn          in another terminal: the next copy takes over when it is ready
   handover config                    what was made of the command line, to go on with in a file
 
-What the program writes goes to the log. Exits as the program did, when it has ended and is not to be started
-again; else as 'handover serve' does. Signals: as for that one.")]
+What the program writes goes to the log. Exits as the program did when it has ended and is not to be
+started again, with 11 if it was never ready; else as 'handover serve' does. Signals: as for that one.
+If a program of before still runs because its supervisor was killed, it is adopted as it runs;
+'handover reload' applies other words than those of before.")]
     Run(Box<Run>),
 
     /// Serve what the files on disk say now.

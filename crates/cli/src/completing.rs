@@ -80,9 +80,10 @@ end
 const ZSH: &str = r#"
 # The names of programs, as the server that runs knows them.
 _handover_programs() {
-    local -a control names
-    local at=${words[(I)--control]} given=${words[(r)--control=*]}
-    (( at )) && control=(--control ${words[at + 1]})
+    # Not $words: those before the verb are gone from there.
+    local -a control names typed=(${(z)LBUFFER})
+    local at=${typed[(I)--control]} given=${typed[(r)--control=*]}
+    (( at )) && control=(--control ${typed[at + 1]})
     [[ -n $given ]] && control=($given)
     names=(${(f)"$(timeout 1 handover $control ps 2>/dev/null | awk 'NR > 1 && !seen[$1]++ { print $1 }')"})
     compadd -a names

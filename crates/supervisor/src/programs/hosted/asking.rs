@@ -72,6 +72,12 @@ impl Hosted {
             }
             self.show_target();
         }
+        if matches!(what, What::Confirm) {
+            let stays = self.view().pending.and_then(|pending| self.place_name(pending.edition));
+            if let Some(active) = &mut self.active {
+                active.ended.program.to = stays;
+            }
+        }
         self.tell_machine(common, ask);
     }
 

@@ -151,14 +151,16 @@ fn slots(subject: Subject<'_>, cx: &mut Cx<'_>) -> Vec<Slot> {
     for (at, Located { value: slot, span }) in raw.value.0.iter().enumerate() {
         let found = slot.directory.get().and_then(|text| directory(text, at == 0, cx));
         let (name, place) = slot_name(slot, found.as_deref(), *span, cx);
-        if let Some(first) = names.insert(name.clone(), place).filter(|_| !name.is_empty()) {
+        let path = found.clone().filter(|_| !slot.command.is_present());
+        let is_twice = path.as_ref().is_some_and(|path| places.contains_key(path));
+        if let Some(first) = names.insert(name.clone(), place).filter(|_| !name.is_empty() && !is_twice) {
             let report = cx.sink.error(place, format!("there are two slots with the name {name:?}"));
             report.also(first, "the other one");
             if slot.name.get().is_none() {
                 report.help(format!("give it a name: {{ name = \"{name}2\", directory = \"…\" }}"));
             }
         }
-        if let Some(path) = found.clone().filter(|_| !slot.command.is_present())
+        if let Some(path) = path
             && let Some(first) = places.insert(path, *span)
         {
             cx.sink.error(*span, "two slots have the same directory").also(first, "the other one");
@@ -202,7 +204,10 @@ fn look_for_command(
         return;
     }
     let found: Vec<(PathBuf, Standing)> = if name.contains('/') {
-        let paths = places.iter().map(|place| place.join(name));
+        // One that is missing was reported; and "./" need not be said.
+        let mut there = places.to_vec();
+        there.retain(|place| name.starts_with('/') || cx.files.stands(place) != Some(Standing::Nothing));
+        let paths = there.iter().map(|place| place.join(name).components().collect::<PathBuf>());
         paths.filter_map(|path| cx.files.stands(&path).map(|standing| (path, standing))).collect()
     } else {
         let given = environment.get("PATH").map(Into::into);

@@ -5,9 +5,12 @@ use handover::program::{Private, ProgramSocket};
 
 use super::super::super::decode::{Field, OneOrMany};
 use super::super::super::raw_programs::{RawProgram, Variables};
-use super::super::super::sink::Located;
+use super::super::super::sink::{Located, nearest};
 use super::super::Cx;
 use super::Subject;
+
+/// All words that stand for something.
+const WORDS: [&str; 8] = ["name", "slot", "directory", "fd", "port", "socket", "copy", "pid"];
 
 /// Which words of the addresses a program uses anywhere.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +98,7 @@ pub(super) fn refuse_empty_ones(
         ("fd", has_fd, "add listen, or private = \"socket\""),
     ];
     for text in texts(subject.raw) {
+        misspelt(text, cx);
         for (word, there, help) in known {
             if !there && has(&text.value, word) {
                 let detail = format!("{{{word}}} stands for nothing: the program has no such address");
@@ -105,6 +109,17 @@ pub(super) fn refuse_empty_ones(
             cx.sink
                 .error(text.span, "{slot} stands for nothing: the program has no slots")
                 .help("add slots, or write {{slot}} for the word itself");
+        }
+    }
+}
+
+/// What is no word is passed on as it stands, since programs have braces of their own; but it may be meant as one.
+fn misspelt(text: &Located<String>, cx: &mut Cx<'_>) {
+    for word in words(&text.value).filter(|word| !WORDS.contains(word)) {
+        if let Some(near) = nearest(word, &WORDS) {
+            let detail =
+                format!("{{{word}}} stands for nothing and is passed on as it is (did you mean {{{near}}}?)");
+            cx.sink.warning(text.span, detail);
         }
     }
 }
