@@ -186,8 +186,8 @@ fn a_pause_that_nobody_ends_ends_by_itself() {
 #[test]
 fn no_limit_of_the_listener_ends_what_is_held() {
     let origin = Origin::start("one");
-    let web = "[listeners.web]\naddress = \"127.0.0.1:0\"\ntimeouts = { header = \"100ms\", idle = \"100ms\" }\n\n\
-               [listeners.clock]\naddress = \"127.0.0.1:0\"\ntimeouts = { header = \"800ms\" }\n\n";
+    let web = "[listeners.web]\naddress = \"127.0.0.1:0\"\ntimeouts = { header = \"600ms\", idle = \"600ms\" }\n\n\
+               [listeners.clock]\naddress = \"127.0.0.1:0\"\ntimeouts = { header = \"1500ms\" }\n\n";
     let plane = Plane::serve_with(1, &[web, &to_endpoints(&[origin.address()], "")].concat());
     plane.traffic(pause(service("app"), MANY));
     let mut client = ask(&plane, "web", "/");
