@@ -196,7 +196,7 @@ fn become_program(prepared: &mut Prepared, report: &mut RawFd) -> Result<std::co
         join(group).map_err(failed(Doing::ControlGroup))?;
     }
     place(&mut prepared.moves, report).map_err(failed(Doing::Descriptors))?;
-    if let Some(limit) = prepared.open_files.clone() {
+    if let Some(limit) = prepared.open_files {
         rustix::process::setrlimit(Resource::Nofile, limit).map_err(failed(Doing::OpenFiles))?;
     }
     if let Some(umask) = prepared.umask {
