@@ -270,12 +270,10 @@ fn a_command_that_could_not_be_started_is_refused_by_name() {
     let all = [
         ("/usr/bin/node", Executable),
         ("/etc/handover", Directory),
-        ("/etc/handover/./run.sh", Executable),
+        ("/etc/handover/run.sh", Executable),
         ("/etc/handover/text", Other),
-        ("/etc/handover/./text", Other),
-        ("/etc/handover/./app", Directory),
         ("/etc/handover/app", Directory),
-        ("/etc/handover/app/./run", Executable),
+        ("/etc/handover/app/run", Executable),
         ("/bin/data", Other),
     ];
     for (lines, expected) in [
@@ -286,9 +284,9 @@ fn a_command_that_could_not_be_started_is_refused_by_name() {
         ("command = \"{directory}/anything\"", None),
         ("command = \"nodejs\"", Some("there is no command \"nodejs\" in PATH")),
         ("command = \"data\"", Some("/bin/data cannot be executed by anybody")),
-        ("command = \"./run\"", Some("there is no command /etc/handover/./run")),
-        ("command = \"./text\"", Some("/etc/handover/./text cannot be executed by anybody")),
-        ("command = \"./app\"", Some("/etc/handover/./app is a directory, not a command")),
+        ("command = \"./run\"", Some("there is no command /etc/handover/run")),
+        ("command = \"./text\"", Some("/etc/handover/text cannot be executed by anybody")),
+        ("command = \"./app\"", Some("/etc/handover/app is a directory, not a command")),
         (
             "command = \"node\"\nenvironment = { PATH = \"/opt\" }",
             Some("there is no command \"node\" in PATH"),
@@ -308,13 +306,31 @@ fn the_first_slot_must_be_there_and_the_next_one_may_come_later() {
     use Standing::{Directory, Executable};
     let slots = "command = \"./run\"\nslots = [\"a\", \"b\"]";
     let (a, b) = ("/etc/handover/a", "/etc/handover/b");
-    let (problems, warnings) = on_disk(slots, &[(a, Directory), ("/etc/handover/a/./run", Executable)]);
+    let (problems, warnings) = on_disk(slots, &[(a, Directory), ("/etc/handover/a/run", Executable)]);
     assert!(problems.is_empty(), "{}", said(&problems));
     let [warning] = warnings.as_slice() else { panic!("{}", said(&warnings)) };
     assert_eq!(warning.detail, "/etc/handover/b does not exist: it must before it is deployed");
     let (problems, _) = on_disk(slots, &[(b, Directory)]);
     let details: Vec<&str> = problems.iter().map(|problem| problem.detail.as_str()).collect();
-    assert_eq!(details, ["there is no command /etc/handover/a/./run", "/etc/handover/a does not exist"]);
+    // One mistake: no command could be there.
+    assert_eq!(details, ["/etc/handover/a does not exist"]);
+}
+
+#[test]
+fn a_word_in_braces_that_is_nearly_one_of_ours_is_a_warning() {
+    for (word, near) in
+        [("{fdd}", Some("{fd}")), ("x:{prot}", Some("{port}")), ("{print}", None), ("{{fdd}}", None)]
+    {
+        let checked =
+            good(&format!("[program.web]\ncommand = [\"x\", \"{word}\"]\nlisten = \"127.0.0.1:80\"\n"));
+        let details: Vec<&str> = checked.warnings.iter().map(|warning| warning.detail.as_str()).collect();
+        match near {
+            Some(near) => {
+                assert!(details[0].ends_with(&format!("as it is (did you mean {near}?)")), "{details:?}")
+            }
+            None => assert!(details.is_empty(), "{details:?}"),
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use handover::program::{Private, ProgramSocket};
 
 use super::super::super::decode::{Field, OneOrMany};
 use super::super::super::raw_programs::{RawProgram, Variables};
-use super::super::super::sink::{Located, nearest};
+use super::super::super::sink::Located;
 use super::super::Cx;
 use super::Subject;
 
@@ -113,10 +113,11 @@ pub(super) fn refuse_empty_ones(
     }
 }
 
-/// What is no word is passed on as it stands, since programs have braces of their own; but it may be meant as one.
+/// What is no word is passed on as it stands, since programs have braces of their own; but one letter away from one it may be meant
+/// as that.
 fn misspelt(text: &Located<String>, cx: &mut Cx<'_>) {
-    for word in words(&text.value).filter(|word| !WORDS.contains(word)) {
-        if let Some(near) = nearest(word, &WORDS) {
+    for word in words(&text.value).filter(|word| word.len() > 2 && !WORDS.contains(word)) {
+        if let Some(near) = WORDS.iter().find(|known| strsim::osa_distance(word, known) == 1) {
             let detail =
                 format!("{{{word}}} stands for nothing and is passed on as it is (did you mean {{{near}}}?)");
             cx.sink.warning(text.span, detail);
