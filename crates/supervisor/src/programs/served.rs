@@ -36,7 +36,7 @@ use super::common::Common;
 use super::editions::Edition;
 use super::happened::Of;
 use super::hosted::{environment_of, place_in, setting_of, sockets_of, unix_milliseconds};
-use super::inetd::{Care, Each, Ends, Order, Processes, SavedProcess, Wait};
+use super::inetd::{Care, Ends, Listening, Order, Processes, SavedProcess};
 use super::out::{Ended, Out};
 use super::output::OutputKey;
 use super::state::DurableProgram;
@@ -71,12 +71,6 @@ pub(super) struct Served {
     adopted: Vec<(SavedProcess, Option<OwnedFd>)>,
     begun: bool,
     why_not: Option<String>,
-}
-
-#[derive(Debug)]
-enum Listening {
-    Each(Each),
-    Wait(Wait),
 }
 
 /// An operation that runs.
@@ -366,8 +360,8 @@ impl Served {
         let listening = self.order(common).and_then(|order| {
             let processes = self.processes.clone();
             let started = match self.edition.spec.accept {
-                Accept::Wait => Wait::start(order, processes).map(Listening::Wait),
-                _ => Each::start(order, processes).map(Listening::Each),
+                Accept::Wait => Listening::wait(order, processes),
+                _ => Listening::each(order, processes),
             };
             started.map_err(|error| format!("the sockets of {} cannot be watched: {error}", self.name))
         });
@@ -377,11 +371,7 @@ impl Served {
     /// The next connection is served by what it is now.
     fn replace(&mut self, common: &mut Common) {
         let replaced = self.order(common).and_then(|order| {
-            let replaced = match &self.listening {
-                Some(Listening::Each(each)) => each.replace(order),
-                Some(Listening::Wait(wait)) => wait.replace(order),
-                None => Ok(()),
-            };
+            let replaced = self.listening.as_ref().map_or(Ok(()), |listening| listening.replace(order));
             replaced.map_err(|error| format!("the sockets of {} cannot be watched: {error}", self.name))
         });
         self.took(replaced.map(|()| None));

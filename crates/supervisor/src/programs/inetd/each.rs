@@ -9,17 +9,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::gate::{Admission, Gate};
+use super::listening::Shared;
 use super::processes::{Kind, Processes};
 use super::{Order, is_shortage};
 use crate::programs::demand::Arrivals;
@@ -29,161 +28,109 @@ const MAX_GONE: usize = 64;
 /// How long it waits when the system is short of something.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 
-/// Accepts connections and starts a process for each. Dropped, it accepts nothing more, from that moment on; processes that
-/// run go on.
-#[derive(Debug)]
-pub(crate) struct Each {
-    shared: Arc<Shared>,
-    task: AbortHandle,
-}
-
-#[derive(Debug)]
-struct Shared {
-    order: Mutex<Arc<Order>>,
-    changed: Notify,
-    processes: Processes,
-}
-
-impl Drop for Each {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Each {
-    /// Begins; those that run already count. Needs a tokio runtime.
-    ///
-    /// # Errors
-    /// A socket cannot be watched.
-    pub(crate) fn start(order: Order, processes: Processes) -> io::Result<Self> {
-        let arrivals = watch(&order)?;
-        let order = Mutex::new(Arc::new(order));
-        let shared = Arc::new(Shared { order, changed: Notify::new(), processes });
-        let task = tokio::spawn(Arc::clone(&shared).run(arrivals)).abort_handle();
-        Ok(Self { shared, task })
-    }
-
-    /// From the next connection on, this is started. Those that run end as they were started.
-    ///
-    /// # Errors
-    /// A socket cannot be watched; then nothing has changed.
-    pub(crate) fn replace(&self, order: Order) -> io::Result<()> {
-        drop(watch(&order)?);
-        *self.shared.order.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(order);
-        // Kept for the task if it does something else at this moment.
-        self.shared.changed.notify_one();
-        Ok(())
-    }
-}
-
 /// Sets its sockets to what is needed to accept from them here, and watches them.
-fn watch(order: &Order) -> io::Result<Arrivals> {
+pub(super) fn watch(order: &Order) -> io::Result<Arrivals> {
     for socket in &order.sockets {
         rustix::io::ioctl_fionbio(socket, true)?;
     }
     Arrivals::watch(&order.sockets)
 }
 
-impl Shared {
-    fn order(&self) -> Arc<Order> {
-        Arc::clone(&self.order.lock().unwrap_or_else(PoisonError::into_inner))
+/// Accepts connections and starts a process for each.
+pub(super) async fn run(shared: Arc<Shared>, mut arrivals: Arrivals) {
+    let mut order = shared.order();
+    let mut gate = Gate::new(order.processes, order.per_second);
+    let epoch = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.changed.notified() => {}
+            () = serve(&shared.processes, &order, &arrivals, &mut gate, epoch) => {}
+        }
+        order = shared.order();
+        gate.change(order.processes, order.per_second);
+        match watch(&order) {
+            Ok(watched) => arrivals = watched,
+            Err(error) => {
+                shared.processes.complain(
+                    &order.care.program,
+                    "watch",
+                    &format!("its sockets cannot be watched: {error}"),
+                );
+                sleep(SHORTAGE_PAUSE).await;
+                shared.changed.notify_one();
+            }
+        }
     }
+}
 
-    async fn run(self: Arc<Self>, mut arrivals: Arrivals) {
-        let mut order = self.order();
-        let mut gate = Gate::new(order.processes, order.per_second);
-        let epoch = Instant::now();
-        loop {
+/// Serves one connection after the other, for ever. Nothing is lost when it is dropped: it waits only while no connection
+/// was accepted.
+async fn serve(processes: &Processes, order: &Order, arrivals: &Arrivals, gate: &mut Gate, epoch: Instant) {
+    let mut was_held = false;
+    loop {
+        let ended = processes.one_ended();
+        tokio::pin!(ended);
+        ended.as_mut().enable();
+        let admission = gate.ask(epoch.elapsed(), processes.count_of(Kind::Connection));
+        if admission != Admission::Now && !was_held && waits(order) {
+            was_held = true;
+            processes.held_back(&order.care.program, &told(admission, order));
+        }
+        let room = async {
+            match admission {
+                Admission::Full => ended.await,
+                Admission::At(at) => sleep_until(epoch + at).await,
+                Admission::Now => {}
+            }
+        };
+        if admission != Admission::Now {
             tokio::select! {
-                biased;
-                () = self.changed.notified() => {}
-                () = self.serve(&order, &arrivals, &mut gate, epoch) => {}
+                () = room => {}
+                // Who comes now has to wait, which is to be counted.
+                _ = arrivals.next(), if !was_held => {}
             }
-            order = self.order();
-            gate.change(order.processes, order.per_second);
-            match watch(&order) {
-                Ok(watched) => arrivals = watched,
-                Err(error) => {
-                    self.processes.complain(
-                        &order.care.program,
-                        "watch",
-                        &format!("its sockets cannot be watched: {error}"),
-                    );
-                    sleep(SHORTAGE_PAUSE).await;
-                    self.changed.notify_one();
-                }
+            continue;
+        }
+        match accept(order) {
+            Ok(Some((connection, peer))) => {
+                was_held = false;
+                gate.pass(epoch.elapsed());
+                launch(processes, order, &connection, peer);
+            }
+            Ok(None) => drop(arrivals.next().await),
+            Err(error) => {
+                let what = format!("a connection cannot be accepted: {error}");
+                processes.complain(&order.care.program, "accept", &what);
+                sleep(SHORTAGE_PAUSE).await;
             }
         }
     }
+}
 
-    /// Serves one connection after the other, for ever. Nothing is lost when it is dropped: it waits only while no connection
-    /// was accepted.
-    async fn serve(&self, order: &Order, arrivals: &Arrivals, gate: &mut Gate, epoch: Instant) {
-        let mut was_held = false;
-        loop {
-            let ended = self.processes.one_ended();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            let admission = gate.ask(epoch.elapsed(), self.processes.count_of(Kind::Connection));
-            if admission != Admission::Now && !was_held && waits(order) {
-                was_held = true;
-                self.processes.held_back(&order.care.program, &told(admission, order));
-            }
-            let room = async {
-                match admission {
-                    Admission::Full => ended.await,
-                    Admission::At(at) => sleep_until(epoch + at).await,
-                    Admission::Now => {}
-                }
-            };
-            if admission != Admission::Now {
-                tokio::select! {
-                    () = room => {}
-                    // Who comes now has to wait, which is to be counted.
-                    _ = arrivals.next(), if !was_held => {}
-                }
-                continue;
-            }
-            match accept(order) {
-                Ok(Some((connection, peer))) => {
-                    was_held = false;
-                    gate.pass(epoch.elapsed());
-                    self.launch(order, &connection, peer);
-                }
-                Ok(None) => drop(arrivals.next().await),
-                Err(error) => {
-                    let what = format!("a connection cannot be accepted: {error}");
-                    self.processes.complain(&order.care.program, "accept", &what);
-                    sleep(SHORTAGE_PAUSE).await;
-                }
-            }
-        }
+/// Starts a process for a connection; if that fails, the connection is closed.
+fn launch(processes: &Processes, order: &Order, connection: &OwnedFd, peer: Option<SocketAddr>) {
+    let mut more = Vec::new();
+    if let Some(peer) = peer {
+        let host = peer.ip().to_canonical().to_string();
+        more.extend([
+            ("REMOTE_ADDR", host.clone()),
+            ("REMOTE_HOST", host),
+            ("REMOTE_PORT", peer.port().to_string()),
+        ]);
     }
-
-    /// Starts a process for a connection; if that fails, the connection is closed.
-    fn launch(&self, order: &Order, connection: &OwnedFd, peer: Option<SocketAddr>) {
-        let mut more = Vec::new();
-        if let Some(peer) = peer {
-            let host = peer.ip().to_canonical().to_string();
-            more.extend([
-                ("REMOTE_ADDR", host.clone()),
-                ("REMOTE_HOST", host),
-                ("REMOTE_PORT", peer.port().to_string()),
-            ]);
-        }
-        let number = u32::try_from(self.processes.started() + 1).unwrap_or(u32::MAX);
-        // As people know it, also where a socket of IPv6 takes connections of IPv4.
-        let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
-        let peer = peer.map_or("a local process".to_owned(), |peer| peer.to_string());
-        match order.start(number, Some(&peer), connection.as_fd(), Some(connection.as_fd()), &more) {
-            Ok(started) => {
-                for warning in started.warnings {
-                    self.processes.complain(&order.care.program, "warning", &warning);
-                }
-                drop(self.processes.add(started.copy, Some(peer), &order.care));
+    let number = u32::try_from(processes.started() + 1).unwrap_or(u32::MAX);
+    // As people know it, also where a socket of IPv6 takes connections of IPv4.
+    let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+    let peer = peer.map_or("a local process".to_owned(), |peer| peer.to_string());
+    match order.start(number, Some(&peer), connection.as_fd(), Some(connection.as_fd()), &more) {
+        Ok(started) => {
+            for warning in started.warnings {
+                processes.complain(&order.care.program, "warning", &warning);
             }
-            Err(why) => self.processes.not_started(&order.care, why),
+            drop(processes.add(started.copy, Some(peer), &order.care));
         }
+        Err(why) => processes.not_started(&order.care, why),
     }
 }
 

@@ -14,6 +14,7 @@
 mod care;
 mod each;
 mod gate;
+mod listening;
 mod processes;
 mod wait;
 
@@ -30,9 +31,8 @@ use super::copy::{self, NotStarted, SavedCopy, Started};
 use crate::protocol::{Address, Pass, ResourceLimits, Restart};
 
 pub(crate) use care::Care;
-pub(crate) use each::Each;
+pub(crate) use listening::Listening;
 pub(crate) use processes::{Ends, Processes};
-pub(crate) use wait::Wait;
 
 /// What is started for a connection. In its command and environment nothing stands for something else any more.
 #[derive(Debug, Clone)]
@@ -45,15 +45,15 @@ pub(crate) struct Order {
     pub(crate) setting: Setting,
     /// What each process may use.
     pub(crate) limits: ResourceLimits,
-    /// Where standard error goes (and standard output, of [`Wait`]): the writing end of the pipe that becomes the log.
+    /// Where standard error goes (and standard output, of [`Listening::wait`]): the writing end of the pipe that becomes the log.
     pub(crate) output: Arc<OwnedFd>,
-    /// The listening sockets; [`Wait`] has one.
+    /// The listening sockets; [`Listening::wait`] has one.
     pub(crate) sockets: Vec<Arc<OwnedFd>>,
-    /// Processes at the same time, at least 1 ([`Each`]).
+    /// Processes at the same time, at least 1 ([`Listening::each`]).
     pub(crate) processes: u32,
-    /// Processes started in a second, at least 1 ([`Each`]).
+    /// Processes started in a second, at least 1 ([`Listening::each`]).
     pub(crate) per_second: u32,
-    /// Pauses before it is started again after it has failed ([`Wait`]).
+    /// Pauses before it is started again after it has failed ([`Listening::wait`]).
     pub(crate) restart: Restart,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Order {
 pub(crate) struct Running {
     /// The process.
     pub(crate) pid: u32,
-    /// Whose connection it has; nobody's in particular for [`Wait`].
+    /// Whose connection it has; nobody's in particular for [`Listening::wait`].
     pub(crate) peer: Option<String>,
     /// The slot or directory that it was started from.
     pub(crate) slot: Option<String>,
@@ -93,7 +93,7 @@ pub(crate) struct View {
     pub(crate) held_back: u64,
     /// Processes that could not be started, or ended otherwise than with 0.
     pub(crate) failed: u64,
-    /// The next start waits for the end of a pause of this length ([`Wait`]).
+    /// The next start waits for the end of a pause of this length ([`Listening::wait`]).
     pub(crate) pause: Option<Duration>,
     /// The last failure, in a sentence.
     pub(crate) last_failure: Option<String>,

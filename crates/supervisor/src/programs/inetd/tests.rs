@@ -60,24 +60,24 @@ impl Rig {
         stream
     }
 
-    fn each(&self) -> Serving<Each> {
+    fn each(&self) -> Serving {
         let all = Processes::default();
-        Serving { what: Each::start(self.order.clone(), all.clone()).unwrap(), all }
+        Serving { what: Listening::each(self.order.clone(), all.clone()).unwrap(), all }
     }
 
-    fn wait(&self) -> Serving<Wait> {
+    fn wait(&self) -> Serving {
         let all = Processes::default();
-        Serving { what: Wait::start(self.order.clone(), all.clone()).unwrap(), all }
+        Serving { what: Listening::wait(self.order.clone(), all.clone()).unwrap(), all }
     }
 }
 
 /// What serves, and its processes.
-struct Serving<T> {
-    what: T,
+struct Serving {
+    what: Listening,
     all: Processes,
 }
 
-impl<T> Serving<T> {
+impl Serving {
     fn view(&self) -> View {
         self.all.view()
     }

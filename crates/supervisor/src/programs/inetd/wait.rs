@@ -8,161 +8,115 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use handover_handoff::process::Exit;
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::Order;
+use super::listening::Shared;
 use super::processes::{Kind, Processes};
-use crate::programs::{connections, copy, demand};
+use crate::programs::demand::{self, Arrivals};
+use crate::programs::{connections, copy};
 
 /// A process that lived for less than this may have done nothing.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Waits for connections and starts the process that accepts them. Dropped, it starts nothing more; what runs goes on.
-#[derive(Debug)]
-pub(crate) struct Wait {
-    shared: Arc<Shared>,
-    task: AbortHandle,
+/// Watches its socket, which stays as it is.
+pub(super) fn watch(order: &Order) -> io::Result<Arrivals> {
+    Arrivals::watch(&order.sockets)
 }
 
-#[derive(Debug)]
-struct Shared {
-    order: Mutex<Arc<Order>>,
-    changed: Notify,
-    processes: Processes,
-}
-
-impl Drop for Wait {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Wait {
-    /// Begins; the one that runs already comes first. Needs a tokio runtime.
-    ///
-    /// # Errors
-    /// The socket cannot be watched.
-    pub(crate) fn start(order: Order, processes: Processes) -> io::Result<Self> {
-        drop(demand::Arrivals::watch(&order.sockets)?);
-        let order = Mutex::new(Arc::new(order));
-        let shared = Arc::new(Shared { order, changed: Notify::new(), processes });
-        let task = tokio::spawn(Arc::clone(&shared).run()).abort_handle();
-        Ok(Self { shared, task })
-    }
-
-    /// From the next start on, this is started, and without a pause.
-    ///
-    /// # Errors
-    /// The socket cannot be watched; then nothing has changed.
-    pub(crate) fn replace(&self, order: Order) -> io::Result<()> {
-        drop(demand::Arrivals::watch(&order.sockets)?);
-        *self.shared.order.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(order);
-        self.shared.changed.notify_one();
-        Ok(())
-    }
-}
-
-impl Shared {
-    fn order(&self) -> Arc<Order> {
-        Arc::clone(&self.order.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    async fn run(self: Arc<Self>) {
-        let mut pause = None;
+/// Waits for connections and starts the process that accepts them.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut pause = None;
+    loop {
+        // One that runs comes first: an earlier supervisor has started it, or it was asked to end.
         loop {
-            // One that runs comes first: an earlier supervisor has started it, or it was asked to end.
-            loop {
-                let ended = self.processes.one_ended();
-                tokio::pin!(ended);
-                ended.as_mut().enable();
-                if self.processes.count_of(Kind::Socket) == 0 {
-                    break;
-                }
-                ended.await;
+            let ended = shared.processes.one_ended();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if shared.processes.count_of(Kind::Socket) == 0 {
+                break;
             }
-            let order = self.order();
-            let next = async {
-                if let Some(pause) = pause {
-                    sleep(pause).await;
+            ended.await;
+        }
+        let order = shared.order();
+        let next = async {
+            if let Some(pause) = pause {
+                sleep(pause).await;
+            }
+            demand::connection_waits(&order.sockets).await
+        };
+        let waits = tokio::select! {
+            biased;
+            () = shared.changed.notified() => {
+                pause = None;
+                continue;
+            }
+            waits = next => waits,
+        };
+        pause = match waits {
+            Ok(at) => serve(&shared.processes, &order, at, pause).await,
+            Err(error) => {
+                shared.processes.complain(
+                    &order.care.program,
+                    "watch",
+                    &format!("its socket cannot be watched: {error}"),
+                );
+                longer(pause, &order)
+            }
+        };
+        shared.processes.pauses(pause.filter(|pause| !pause.is_zero()));
+    }
+}
+
+/// Runs the process until it ends; says how long the next start has to wait.
+async fn serve(processes: &Processes, order: &Order, at: usize, pause: Option<Duration>) -> Option<Duration> {
+    let before = waiting(order, pause).await;
+    let began = Instant::now();
+    match launch(processes, order, at) {
+        Ok(ended) => {
+            let exit = ended.await.unwrap_or(Exit::Unknown);
+            if began.elapsed() >= AT_ONCE {
+                return None;
+            }
+            match before {
+                // The first time it may have been in a hurry; from then on it is looked.
+                None if exit == Exit::Code(0) => Some(Duration::ZERO),
+                Some(before)
+                    if !before.is_subset(&waiting(order, Some(Duration::ZERO)).await.unwrap_or_default()) =>
+                {
+                    Some(Duration::ZERO)
                 }
-                demand::connection_waits(&order.sockets).await
-            };
-            let waits = tokio::select! {
-                biased;
-                () = self.changed.notified() => {
-                    pause = None;
-                    continue;
-                }
-                waits = next => waits,
-            };
-            pause = match waits {
-                Ok(at) => self.serve(&order, at, pause).await,
-                Err(error) => {
-                    self.processes.complain(
-                        &order.care.program,
-                        "watch",
-                        &format!("its socket cannot be watched: {error}"),
+                _ => {
+                    let pause = longer(pause, order);
+                    let what = format!(
+                        "it {exit} at once, and connections wait; the next start is in {:?}",
+                        pause.unwrap_or_default()
                     );
-                    longer(pause, &order)
-                }
-            };
-            self.processes.pauses(pause.filter(|pause| !pause.is_zero()));
-        }
-    }
-
-    /// Runs the process until it ends; says how long the next start has to wait.
-    async fn serve(&self, order: &Order, at: usize, pause: Option<Duration>) -> Option<Duration> {
-        let before = waiting(order, pause).await;
-        let began = Instant::now();
-        match self.launch(order, at) {
-            Ok(ended) => {
-                let exit = ended.await.unwrap_or(Exit::Unknown);
-                if began.elapsed() >= AT_ONCE {
-                    return None;
-                }
-                match before {
-                    // The first time it may have been in a hurry; from then on it is looked.
-                    None if exit == Exit::Code(0) => Some(Duration::ZERO),
-                    Some(before)
-                        if !before
-                            .is_subset(&waiting(order, Some(Duration::ZERO)).await.unwrap_or_default()) =>
-                    {
-                        Some(Duration::ZERO)
-                    }
-                    _ => {
-                        let pause = longer(pause, order);
-                        let what = format!(
-                            "it {exit} at once, and connections wait; the next start is in {:?}",
-                            pause.unwrap_or_default()
-                        );
-                        self.processes.complain(&order.care.program, "at once", &what);
-                        pause
-                    }
+                    processes.complain(&order.care.program, "at once", &what);
+                    pause
                 }
             }
-            Err(why) => {
-                self.processes.not_started(&order.care, why);
-                longer(pause, order)
-            }
+        }
+        Err(why) => {
+            processes.not_started(&order.care, why);
+            longer(pause, order)
         }
     }
+}
 
-    fn launch(&self, order: &Order, at: usize) -> Result<tokio::task::JoinHandle<Exit>, String> {
-        let say = |error: io::Error| error.to_string();
-        let socket = order.sockets.get(at).ok_or("it has no socket")?;
-        copy::make_blocking(socket).map_err(say)?;
-        let started = order.start(1, None, socket.as_fd(), None, &[])?;
-        for warning in started.warnings {
-            self.processes.complain(&order.care.program, "warning", &warning);
-        }
-        Ok(self.processes.add(started.copy, None, &order.care))
+fn launch(processes: &Processes, order: &Order, at: usize) -> Result<tokio::task::JoinHandle<Exit>, String> {
+    let say = |error: io::Error| error.to_string();
+    let socket = order.sockets.get(at).ok_or("it has no socket")?;
+    copy::make_blocking(socket).map_err(say)?;
+    let started = order.start(1, None, socket.as_fd(), None, &[])?;
+    for warning in started.warnings {
+        processes.complain(&order.care.program, "warning", &warning);
     }
+    Ok(processes.add(started.copy, None, &order.care))
 }
 
 /// Twice as long, from the first pause to the longest.
