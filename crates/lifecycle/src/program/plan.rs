@@ -45,27 +45,32 @@ pub struct Plan {
     pub pause_limit: Duration,
 }
 
+impl Plan {
+    /// What is usual: one copy on shared sockets.
+    pub const USUAL: Self = Self {
+        copies: 1,
+        swap: Swap::Overlap,
+        private: false,
+        ready_limit: Duration::from_secs(30),
+        settle: Duration::from_secs(1),
+        quiet_limit: Duration::from_secs(10),
+        stop_limit: Duration::from_secs(10),
+        restart: Restart::Always,
+        backoff_first: Duration::from_millis(100),
+        backoff_longest: Duration::from_secs(30),
+        backoff_reset: Duration::from_secs(10),
+        on_demand: false,
+        idle: false,
+        warm: Duration::ZERO,
+        batch: 1,
+        max_unhealthy: 0,
+        pause_limit: Duration::from_secs(30),
+    };
+}
+
 impl Default for Plan {
     fn default() -> Self {
-        Self {
-            copies: 1,
-            swap: Swap::Overlap,
-            private: false,
-            ready_limit: Duration::from_secs(30),
-            settle: Duration::from_secs(1),
-            quiet_limit: Duration::from_secs(10),
-            stop_limit: Duration::from_secs(10),
-            restart: Restart::Always,
-            backoff_first: Duration::from_millis(100),
-            backoff_longest: Duration::from_secs(30),
-            backoff_reset: Duration::from_secs(10),
-            on_demand: false,
-            idle: false,
-            warm: Duration::ZERO,
-            batch: 1,
-            max_unhealthy: 0,
-            pause_limit: Duration::from_secs(30),
-        }
+        Self::USUAL
     }
 }
 

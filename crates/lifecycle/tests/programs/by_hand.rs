@@ -11,29 +11,11 @@ pub(crate) const OLD: EditionKey = EditionKey(1);
 pub(crate) const NEW: EditionKey = EditionKey(2);
 pub(crate) const RESTART: Ask = Ask::Restart { batch: None, max_unhealthy: None };
 
-/// One copy with an address of its own.
-pub(crate) const PRIVATE: Plan = Plan {
-    copies: 1,
-    swap: Swap::Overlap,
-    private: true,
-    ready_limit: Duration::from_secs(30),
-    settle: Duration::from_secs(1),
-    quiet_limit: Duration::from_secs(10),
-    stop_limit: Duration::from_secs(10),
-    restart: handover_lifecycle::program::Restart::Always,
-    backoff_first: Duration::from_millis(100),
-    backoff_longest: Duration::from_secs(30),
-    backoff_reset: Duration::from_secs(10),
-    on_demand: false,
-    idle: false,
-    warm: Duration::ZERO,
-    batch: 1,
-    max_unhealthy: 0,
-    pause_limit: Duration::from_secs(30),
-};
-
 /// One copy on shared sockets.
-pub(crate) const SHARED: Plan = Plan { private: false, ..PRIVATE };
+pub(crate) const SHARED: Plan = Plan::USUAL;
+
+/// One copy with an address of its own.
+pub(crate) const PRIVATE: Plan = Plan { private: true, ..SHARED };
 
 /// One copy that must not run beside another.
 pub(crate) const ALONE: Plan = Plan { swap: Swap::StopFirst, ..PRIVATE };
