@@ -1,6 +1,8 @@
 //! Programs over the control socket: what reaches the driver, what is refused before, and what is read.
 
-use handover_api::{CopyState, CopyStatus, LogLine, PauseStatus, ProgramResult, ProgramState, ProgramStatus};
+use handover_api::{
+    CopyState, CopyStatus, Lines, LogLine, PauseStatus, ProgramResult, ProgramState, ProgramStatus,
+};
 
 use super::super::server::MAX_STREAMS;
 use super::*;
@@ -213,22 +215,32 @@ async fn logs_are_the_last_lines_as_text_or_one_object_a_line() {
     );
 }
 
-#[tokio::test]
-async fn logs_that_are_followed_go_on_with_this_programs_lines_until_the_supervisor_ends() {
-    let mut server = server();
+/// What somebody reads who follows the lines of the program web, which are these at first.
+async fn followed(server: &mut Server, logs: ProgramLogs) -> Lines {
     let client = Client::new(&server.path);
     let opening =
         tokio::spawn(async move { client.lines(Call::get("/v1/programs/web/logs?follow")).await.unwrap() });
     let Command::Logs(_, _, reply) = server.driver.next().await else { panic!() };
+    reply.send(Ok(logs)).unwrap();
+    soon("the stream", opening).await.unwrap().unwrap()
+}
+
+async fn next_line(lines: &mut Lines) -> LogLine {
+    let next = soon("a line", lines.next()).await.unwrap().unwrap();
+    serde_json::from_slice(&next).unwrap()
+}
+
+#[tokio::test]
+async fn logs_that_are_followed_go_on_with_this_programs_lines_until_the_supervisor_ends() {
+    let mut server = server();
     let (written, follow) = broadcast::channel(64);
-    reply.send(Ok(ProgramLogs { lines: vec![line("web", "before")], follow })).unwrap();
+    let before = ProgramLogs { lines: vec![line("web", "before")], follow };
     for next in [line("web", "one"), line("other", "not this"), line("web", "two")] {
         written.send(next).unwrap();
     }
-    let mut lines = soon("the stream", opening).await.unwrap().unwrap();
+    let mut lines = followed(&mut server, before).await;
     for expected in ["before", "one", "two"] {
-        let next = soon("a line", lines.next()).await.unwrap().unwrap();
-        assert_eq!(serde_json::from_slice::<LogLine>(&next).unwrap(), line("web", expected));
+        assert_eq!(next_line(&mut lines).await, line("web", expected));
     }
     server.driver.closing.send(true).unwrap();
     assert_eq!(soon("the end", lines.next()).await.unwrap(), None);
@@ -238,21 +250,14 @@ async fn logs_that_are_followed_go_on_with_this_programs_lines_until_the_supervi
 #[tokio::test]
 async fn a_reader_of_logs_that_is_too_slow_is_told_how_much_it_missed() {
     let mut server = server();
-    let client = Client::new(&server.path);
-    let opening =
-        tokio::spawn(async move { client.lines(Call::get("/v1/programs/web/logs?follow")).await.unwrap() });
-    let Command::Logs(_, _, reply) = server.driver.next().await else { panic!() };
     let (written, follow) = broadcast::channel(4);
     for number in 0..100 {
         written.send(line("web", &number.to_string())).unwrap();
     }
-    reply.send(Ok(ProgramLogs { lines: Vec::new(), follow })).unwrap();
-    let mut lines = soon("the stream", opening).await.unwrap().unwrap();
-    let next = soon("a line", lines.next()).await.unwrap().unwrap();
-    let missed: LogLine = serde_json::from_slice(&next).unwrap();
+    let mut lines = followed(&mut server, ProgramLogs { lines: Vec::new(), follow }).await;
+    let missed = next_line(&mut lines).await;
     assert_eq!((missed.left_out, missed.copy), (96, 0));
-    let next = soon("a line", lines.next()).await.unwrap().unwrap();
-    assert_eq!(serde_json::from_slice::<LogLine>(&next).unwrap().line, "96");
+    assert_eq!(next_line(&mut lines).await.line, "96");
 }
 
 #[tokio::test]
@@ -260,17 +265,10 @@ async fn a_reader_of_logs_that_goes_away_is_noticed_even_if_nothing_is_written()
     let mut server = server();
     let (written, _) = broadcast::channel::<LogLine>(4);
     for _ in 0..2 * MAX_STREAMS {
-        let client = Client::new(&server.path);
-        let opening =
-            tokio::spawn(
-                async move { client.lines(Call::get("/v1/programs/web/logs?follow")).await.unwrap() },
-            );
         // A stream that was given up may need a moment to be noticed: until then there may be none left.
-        let Command::Logs(_, _, reply) = server.driver.next().await else { panic!() };
         let logs = ProgramLogs { lines: vec![line("web", "a")], follow: written.subscribe() };
-        reply.send(Ok(logs)).unwrap();
-        let mut lines = soon("the stream", opening).await.unwrap().unwrap();
-        soon("a line", lines.next()).await.unwrap().unwrap();
+        let mut lines = followed(&mut server, logs).await;
+        assert_eq!(next_line(&mut lines).await, line("web", "a"));
         drop(lines);
         let gone = async {
             while written.receiver_count() > 0 {

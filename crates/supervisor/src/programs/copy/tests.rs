@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, PipeReader};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use handover_testkit::{have, proc, root, skip, until};
+use handover_testkit::{have, is_alone, is_alone_in, proc, root, skip, until};
 
 use super::super::memory;
 use super::*;
@@ -194,9 +194,8 @@ async fn children_in_sessions_of_their_own_are_found_whoever_their_parent_is_now
         assert_eq!(said, ["a", "b", "c"]);
         copy.signal(9).unwrap();
         assert_eq!(exited(&copy).await, Exit::Signal(9));
-        // The three, and the one that the shell waited for.
-        let left = copy.processes();
-        assert_eq!(left.len(), 4, "{left:?}");
+        // The three, and the one that the shell waited for; whoever has started the second ends in its own time.
+        let left = until("four are left", || Some(copy.processes()).filter(|left| left.len() == 4));
         assert_eq!(copy.kill_all(LIMIT).await, Killed { killed: 4, left: 0 });
         assert!(left.into_iter().all(|pid| !proc::alive(pid)));
         assert_cleared(copy);
@@ -225,8 +224,8 @@ async fn in_a_control_group_nothing_can_hide() {
         let (copy, mut output) = shell(&script).within(&groups).start();
         assert_eq!(line(&mut output), "ready");
         exited(&copy).await;
-        let hidden = copy.processes();
-        assert_eq!(hidden.len(), 1);
+        // Whoever has started it ends in its own time.
+        let hidden = until("one is left", || Some(copy.processes()).filter(|left| left.len() == 1));
         assert!(copy.owns(hidden[0]));
         assert_eq!(copy.kill_all(LIMIT).await, Killed { killed: 1, left: 0 });
         assert!(!proc::alive(hidden[0]));
@@ -240,8 +239,7 @@ async fn one_that_forks_without_end_is_ended_all_the_same() {
         let directory = tempfile::tempdir().unwrap();
         let script = directory.path().join("hop");
         // Each of them lives only until the next one does.
-        std::fs::write(&script, "#!/bin/sh\n\"$0\" &\n").unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        handover_testkit::program::script(&script, "#!/bin/sh\n\"$0\" &\n");
         let (copy, _output) =
             shell(&format!("{0} & {0} & {0} & wait", script.display())).within(&groups).start();
         exited(&copy).await;
@@ -292,20 +290,16 @@ async fn it_gets_its_sockets_and_is_told_of_them_in_every_way() {
 
 #[tokio::test]
 async fn its_environment_is_this_ones_without_what_means_this_process_and_with_what_it_is_told() {
-    const ROLE: &str = "HANDOVER_TEST_HAS_VARIABLES";
-    if std::env::var_os(ROLE).is_none() {
-        // Once more, in a process that has them set.
-        let test = "programs::copy::tests::\
-             its_environment_is_this_ones_without_what_means_this_process_and_with_what_it_is_told";
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test])
-            .envs([(ROLE, "1"), ("LISTEN_FDS", "1"), ("LISTEN_PID", "1"), ("NOTIFY_SOCKET", "/nowhere")])
+    const FOR_THIS_PROCESS: &str = "HANDOVER_TEST_MEANS_THIS_PROCESS";
+    let with_variables = || {
+        let mut own = std::process::Command::new(std::env::current_exe().unwrap());
+        own.envs([("LISTEN_FDS", "1"), ("LISTEN_PID", "1"), ("NOTIFY_SOCKET", "/nowhere")])
             .envs([("JOURNAL_STREAM", "1:1"), ("HANDOVER_MARK", "outer/1-00"), ("COLOUR", "red")])
-            .envs([("SHAPE", "round"), ("LANG", "C")])
-            .stdout(std::process::Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
+            .envs([("SHAPE", "round"), ("LANG", "C"), (FOR_THIS_PROCESS, "1")]);
+        own
+    };
+    let test = "its_environment_is_this_ones_without_what_means_this_process_and_with_what_it_is_told";
+    if !is_alone_in(&format!("programs::copy::tests::{test}"), with_variables) {
         return;
     }
     let environment = BTreeMap::from([("COLOUR".to_owned(), "blue".to_owned())]);
@@ -316,7 +310,7 @@ async fn its_environment_is_this_ones_without_what_means_this_process_and_with_w
         until("it is the last program", || (proc::command_line(copy.pid())[0] == "sleep").then_some(()));
         let all = proc::environment(copy.pid());
         let value = |name: &str| all.iter().find_map(|one| one.strip_prefix(name)?.strip_prefix('='));
-        for name in ["LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "JOURNAL_STREAM", ROLE] {
+        for name in ["LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "JOURNAL_STREAM", FOR_THIS_PROCESS] {
             assert_eq!(value(name), None, "{name}");
         }
         assert_eq!((value("COLOUR"), value("LANG")), (Some("blue"), Some("C")));
@@ -498,17 +492,8 @@ fn a_socket_is_made_to_wait() {
 #[tokio::test]
 async fn where_orphans_come_to_this_process_the_end_of_a_copy_is_seen_without_a_look_at_everybody() {
     // In a process of its own, to which orphans come.
-    const ROLE: &str = "HANDOVER_TEST_TAKES_ORPHANS";
-    if std::env::var_os(ROLE).is_none() {
-        let test = "programs::copy::tests::\
-             where_orphans_come_to_this_process_the_end_of_a_copy_is_seen_without_a_look_at_everybody";
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test])
-            .env(ROLE, "1")
-            .stdout(std::process::Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
+    let test = "where_orphans_come_to_this_process_the_end_of_a_copy_is_seen_without_a_look_at_everybody";
+    if !is_alone(&format!("programs::copy::tests::{test}")) {
         return;
     }
     handover_handoff::process::become_subreaper().unwrap();
