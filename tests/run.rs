@@ -44,16 +44,21 @@ fn restarts(handover: &Handover, port: &Port) -> Output {
     output
 }
 
+/// Its answers begin so; it is restarted; all of it ends.
+#[track_caller]
+fn serves_and_restarts(mut handover: Handover, port: &Port, says: &str) {
+    assert!(text(port).starts_with(says));
+    let _ = restarts(&handover, port);
+    handover.terminate().expect_code(0);
+}
+
 #[test]
 fn gunicorn_runs_as_it_comes() {
     let workspace = Workspace::new();
     let Some(command) = gunicorn(&workspace, "app", "gunicorn_runs_as_it_comes") else { return };
     let port = Port::claim();
-    let mut handover =
-        run(&workspace, &["--listen", &port.address().to_string(), "--ready", "notify"], &command);
-    assert!(text(&port).starts_with("python "));
-    let _ = restarts(&handover, &port);
-    handover.terminate().expect_code(0);
+    let words = ["--listen", &port.address().to_string(), "--ready", "notify"];
+    serves_and_restarts(run(&workspace, &words, &command), &port, "python ");
 }
 
 #[test]
@@ -61,10 +66,8 @@ fn uvicorn_takes_a_descriptor_by_number() {
     let workspace = Workspace::new();
     let Some(command) = uvicorn(&workspace, "app", "uvicorn_takes_a_descriptor_by_number") else { return };
     let port = Port::claim();
-    let mut handover = run(&workspace, &["--listen", &port.address().to_string()], &command);
-    assert!(text(&port).starts_with("python "));
-    let _ = restarts(&handover, &port);
-    handover.terminate().expect_code(0);
+    let handover = run(&workspace, &["--listen", &port.address().to_string()], &command);
+    serves_and_restarts(handover, &port, "python ");
 }
 
 #[test]
@@ -72,10 +75,8 @@ fn node_takes_a_descriptor_by_number() {
     let workspace = Workspace::new();
     let Some(command) = node(&workspace, "app", "node_takes_a_descriptor_by_number") else { return };
     let port = Port::claim();
-    let mut handover = run(&workspace, &["--listen", &port.address().to_string()], &command);
-    assert!(text(&port).starts_with("node "));
-    let _ = restarts(&handover, &port);
-    handover.terminate().expect_code(0);
+    let handover = run(&workspace, &["--listen", &port.address().to_string()], &command);
+    serves_and_restarts(handover, &port, "node ");
 }
 
 #[test]
@@ -85,10 +86,7 @@ fn nginx_finds_its_socket_in_a_variable_of_its_own() {
     let address = port.address().to_string();
     let Some(command) = nginx(&workspace, "app", &address, "nginx_finds_its_socket") else { return };
     let words = ["--listen", &address, "--env", "NGINX={fd};", "--nonblocking", "--stop-signal", "QUIT"];
-    let mut handover = run(&workspace, &words, &command);
-    assert!(text(&port).starts_with("nginx "));
-    let _ = restarts(&handover, &port);
-    handover.terminate().expect_code(0);
+    serves_and_restarts(run(&workspace, &words, &command), &port, "nginx ");
 }
 
 /// One that only knows accept(2) on a descriptor, and one that binds a port itself.
@@ -120,6 +118,45 @@ fn a_crash_refuses_nobody() {
     signal(first, Signal::KILL);
     assert_ne!(pid_in(&text(&port)), first);
     drop(handover);
+}
+
+/// What runs goes on as it was; a reload applies the words of now. The next copies get a new socket, and wait in accept as the first
+/// ones did, although those still run on theirs.
+#[test]
+fn other_words_than_those_of_before_are_told_and_applied_by_a_reload() {
+    let workspace = Workspace::new();
+    let ports = [Port::claim(), Port::claim()];
+    let words = |port: &Port| ["--listen", &port.address().to_string(), "--ready", "100ms"].map(str::to_owned);
+    let command = ["sleep", "1000"].map(str::to_owned);
+    let start = |port: &Port, more: &[&str]| {
+        let words = words(port);
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        run(&workspace, &words, &command)
+    };
+    let copies = |handover: &Handover| -> Vec<u32> {
+        let all: serde_json::Value = serde_json::from_str(&handover.cli(["-o", "json", "ps"]).stdout).unwrap();
+        let serving = all[0]["copies"].as_array().unwrap().iter().filter(|copy| copy["role"] == "serving");
+        serving.map(|copy| u32::try_from(copy["pid"].as_u64().unwrap()).unwrap()).collect()
+    };
+    let mut first = start(&ports[0], &[]);
+    let before = copies(&first);
+    first.kill_supervisor();
+    let next = start(&ports[1], &["--copies", "2"]);
+    assert_eq!(copies(&next), before, "it runs on");
+    until("it is said at the start", || next.process.stdout_line("'handover reload' applies it"));
+    next.cli(["status"]).expect_code(0).says("made of the command line differs from what serves");
+    next.cli(["diff"]).expect_code(1).says("+copies = 2");
+    next.cli(["reload"]).expect_code(0);
+    next.cli(["diff"]).expect_code(0);
+    let after = copies(&next);
+    assert_eq!(after.len(), 2);
+    for pid in after {
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/3")).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+        let flags = u32::from_str_radix(flags, 8).unwrap();
+        assert_eq!(flags & rustix::fs::OFlags::NONBLOCK.bits(), 0, "accept would not wait: {info}");
+    }
+    drop(first);
 }
 
 #[test]
