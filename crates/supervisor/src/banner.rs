@@ -61,7 +61,10 @@ const MAX_COPIES: usize = 4;
 pub(crate) fn programs(all: &[ProgramStatus]) -> Vec<String> {
     let mut lines = Vec::new();
     for program in all {
-        let running = program.copies.iter().filter_map(|copy| copy.pid.map(|pid| (copy, pid)));
+        // One that is being killed because it was not ready runs still: why is what there is to say then.
+        let is_up = program.detail.is_none() || program.copies.iter().any(|copy| copy.proof.is_some());
+        let copies = program.copies.iter().filter(|_| is_up);
+        let running = copies.filter_map(|copy| copy.pid.map(|pid| (copy, pid)));
         let mut named: Vec<String> = running
             .map(|(copy, pid)| {
                 let proof = match &copy.proof {
@@ -110,6 +113,13 @@ mod tests {
             copies: (1..=6).map(copy).collect(),
             ..ProgramStatus::default()
         };
+        let late = ProgramStatus {
+            name: "late".to_owned(),
+            state: ProgramState::Starting,
+            detail: Some("late/1 was not ready within 1s".to_owned()),
+            copies: vec![copy(2)],
+            ..ProgramStatus::default()
+        };
         let cron = |state| ProgramStatus {
             name: "cron".to_owned(),
             state,
@@ -122,13 +132,14 @@ mod tests {
             ..ProgramStatus::default()
         };
         assert_eq!(
-            programs(&[web, cron(ProgramState::BackOff), cron(ProgramState::Ended), idle]),
+            programs(&[web, late, cron(ProgramState::BackOff), cron(ProgramState::Ended), idle]),
             [
                 "web/1 is process 101: it said READY=1".to_owned(),
                 "web/2 is process 102, not ready yet".to_owned(),
                 "web/3 is process 103, not ready yet".to_owned(),
                 "web/4 is process 104, not ready yet".to_owned(),
                 "and 2 more".to_owned(),
+                "late is not ready: late/1 was not ready within 1s".to_owned(),
                 "cron is not ready: exited with code 1".to_owned(),
                 "cron has ended: exited with code 1".to_owned(),
                 "finger is on demand".to_owned(),

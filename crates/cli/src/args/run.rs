@@ -59,7 +59,7 @@ pub(crate) struct Run {
     /// Where the program is started; the working directory if it is not given.
     #[arg(short, long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
-    /// Directory of a version that a deploy can choose; given at least twice.
+    /// Directory of a version, which a deploy calls by the last part of it; given at least twice.
     #[arg(long, value_name = "DIR")]
     pub(crate) slot: Vec<PathBuf>,
     /// User that the program runs as.

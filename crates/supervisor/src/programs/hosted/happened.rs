@@ -226,11 +226,15 @@ impl Hosted {
     fn killed(&mut self, copy: CopyKey, killed: Killed, accepted: Option<u64>) {
         let Some(entry) = self.copies.get_mut(&copy) else { return };
         let name = format!("{}/{}", self.name, entry.number);
-        if killed.killed > 0 {
-            tracing::warn!(program = self.name, "processes of {name} were killed: {}", killed.killed);
+        match killed.killed {
+            0 => {}
+            1 => tracing::warn!(program = self.name, "1 process of {name} was killed"),
+            n => tracing::warn!(program = self.name, "{n} processes of {name} were killed"),
         }
-        if killed.left > 0 {
-            tracing::error!(program = self.name, "{} processes of {name} cannot be killed", killed.left);
+        match killed.left {
+            0 => {}
+            1 => tracing::error!(program = self.name, "1 process of {name} cannot be killed"),
+            n => tracing::error!(program = self.name, "{n} processes of {name} cannot be killed"),
         }
         let cut = accepted.unwrap_or(0);
         entry.accepted = entry.accepted.map(|before| before.saturating_sub(cut));

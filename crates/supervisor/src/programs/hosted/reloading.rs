@@ -78,9 +78,10 @@ impl Hosted {
             }
             Err(NotReloaded { why, ended: true, .. }) => {
                 let never = how.is_some_and(|spec| spec.restart.policy == RestartPolicy::Never);
-                let again = if never { "" } else { "; it is started again" };
+                let again = if never { "" } else { "; what has ended is started again" };
+                let name = &self.name;
                 let why =
-                    format!("{why}{again}: if it cannot reload, 'handover restart {}' is the way", self.name);
+                    format!("{why}{again}; if {name} cannot reload, 'handover restart {name}' is the way");
                 // Instead of what its end was noted as: this says it, and why.
                 active.ended.problems = vec![Problem::new(why)];
                 active.ended.program.serves = ServesNow::Nothing;
