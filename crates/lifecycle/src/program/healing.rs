@@ -37,6 +37,10 @@ impl Machine {
             Restart::OnFailure => ok,
             Restart::Never => true,
         };
+        if number.ended && lived.is_some() {
+            // It has done what it was there for.
+            *number = Number { failures: 0, at: None, ..*number };
+        }
         match self.table.change.as_ref().map(|change| change.step) {
             Some(Step::Rising | Step::Restoring) => self.note_failure(cause),
             Some(Step::Guarding) => self.note_failure(Cause::GuardFailed),
@@ -177,7 +181,6 @@ impl Machine {
     pub(super) fn demanded(&mut self) {
         if self.table.phase == Phase::Asleep && self.table.watched.demand {
             self.table.phase = Phase::Up;
-            self.forgive();
         }
     }
 
@@ -223,11 +226,16 @@ impl Machine {
         match self.table.phase {
             Phase::Ending => self.table.phase = Phase::Over,
             Phase::Up if (1..=plan.copies).all(|number| self.number(number).ended) => {
-                self.table.phase = if plan.on_demand { Phase::Asleep } else { Phase::Finished };
-                self.forgive();
                 if plan.on_demand {
+                    self.table.phase = Phase::Asleep;
+                    // One that never gets ready is not started as fast as somebody can ask for it.
+                    for number in &mut self.table.numbers {
+                        *number = Number { ended: false, again: false, ..*number };
+                    }
                     return;
                 }
+                self.table.phase = Phase::Finished;
+                self.forgive();
             }
             _ => return,
         }

@@ -316,6 +316,28 @@ fn on_demand_it_starts_with_the_first_connection_and_sleeps_when_idle() {
 }
 
 #[test]
+fn on_demand_one_that_never_gets_ready_is_not_started_as_fast_as_somebody_asks_for_it() {
+    let plan = Plan { on_demand: true, restart: Restart::Never, ..SHARED };
+    let mut program = Program::serving(SHARED);
+    program.machine = handover_lifecycle::program::Machine::new(1);
+    program.tell(Event::Begin { edition: OLD, plan, before: None, pending: None, stopped: false });
+    program.tell(Event::Demand);
+    let copy = program.at(Stage::Starting)[0];
+    program.tell(Event::NotStarted { copy });
+    assert_eq!(program.view().state, State::OnDemand);
+    program.tell(Event::Demand);
+    assert_eq!((program.view().state, program.at(Stage::Starting)), (State::BackOff, vec![]));
+    program.wait();
+    let copy = program.at(Stage::Starting)[0];
+    program.rise();
+    // It has done what it was there for.
+    program.tell(Event::Exited { copy, ok: true });
+    program.tell(Event::Gone { copy });
+    program.tell(Event::Demand);
+    assert_eq!(program.at(Stage::Starting).len(), 1);
+}
+
+#[test]
 fn a_reload_that_is_examined_switches_without_a_moment_between() {
     let mut program = Program::serving(PRIVATE);
     let operation = OperationKey(50);
