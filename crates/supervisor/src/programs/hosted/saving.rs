@@ -21,6 +21,7 @@ use super::super::common::Common;
 use super::super::copy::{Copy, SavedCopy};
 use super::super::editions::{Edition, Place, Words};
 use super::super::groups;
+use super::super::happened::Of;
 use super::super::notify::NotifySocket;
 use super::super::output::OutputKey;
 use super::super::private::{Own, SavedOwn};
@@ -158,14 +159,15 @@ impl Hosted {
             edition.sockets = sockets_of(&edition.spec, &common.sockets);
         }
         let teller = common.teller(&self.name);
-        let lost: Vec<CopyKey> =
-            self.copies.iter().filter(|(_, entry)| entry.born.is_none()).map(|(key, _)| *key).collect();
-        for key in lost {
+        for (copy, entry) in self.copies.iter().filter(|(_, entry)| entry.born.is_none()) {
             // Whether it was started, nobody knows any more: what has its mark is killed, and it is started anew.
-            if let Some(entry) = self.copies.remove(&key) {
-                let (place, marks) = (common.place.clone(), [entry.mark.clone()].into());
-                kill_by_mark(entry.mark, move || place.forget_marks(&marks));
-            }
+            let (place, mark, teller, copy) =
+                (common.place.clone(), entry.mark.clone(), teller.clone(), *copy);
+            kill_by_mark(entry.mark.clone(), move || {
+                place.forget_marks(&[mark].into());
+                let why = "the supervisor died while it did so".to_owned();
+                teller.tell(Of::Started { copy, born: Err(why) });
+            });
         }
         for (key, entry) in &mut self.copies {
             if let Some(born) = entry.born.take() {
@@ -278,17 +280,15 @@ pub(in super::super) fn environment_of(edition: &Edition, words: &Words) -> BTre
     edition.environment().into_iter().map(filled).collect()
 }
 
-/// Kills what has this mark, if anything has; then nothing is left of it.
+/// Kills what has this mark, if anything has; then nothing is left of it, as far as anybody can tell.
 fn kill_by_mark(mark: String, over: impl FnOnce() + Send + 'static) {
     let saved = SavedCopy { mark, boot: groups::boot(), ..SavedCopy::default() };
     tokio::spawn(async move {
         match Copy::restore(saved, None) {
-            Ok(copy) => {
-                copy.kill_all(Plan::KILL_LIMIT).await;
-                over();
-            }
+            Ok(copy) => drop(copy.kill_all(Plan::KILL_LIMIT).await),
             Err(error) => tracing::warn!("a copy that was being started may run on: {error}"),
         }
+        over();
     });
 }
 
