@@ -145,7 +145,14 @@ fn lock(path: &str) -> fs::File {
 fn forks() {
     let mut arguments: Vec<String> = env::args().skip(1).filter(|word| word != "forks").collect();
     arguments.push("ignores-nothing".to_owned());
-    let child = Command::new("/proc/self/exe").args(arguments).stdin(Stdio::null()).spawn().unwrap();
+    // As one that was forked it takes the sockets for its own.
+    let child = Command::new("sh")
+        .args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""])
+        .arg(env::current_exe().unwrap())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
     println!("any_program: {} goes on in the background", child.id());
     exit(0)
 }
@@ -170,14 +177,13 @@ fn flood() {
     eprintln!("any_program: that was all");
 }
 
-/// The old way: a connection as standard input and output.
+/// The old way: a connection as standard input and output. It lasts as long as the one at the other end.
 fn one_connection() {
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).unwrap();
-    let version = fs::read_to_string("version").unwrap_or_default();
-    println!("{} {} {}", line.trim(), version.trim(), std::process::id());
-    // Then it lasts as long as the one at the other end.
-    let _ = io::copy(&mut io::stdin(), &mut io::sink());
+    let mut version = None;
+    for line in io::stdin().lines().map_while(Result::ok) {
+        let version = version.get_or_insert_with(|| fs::read_to_string("version").unwrap_or_default());
+        println!("{} {} {}", line.trim(), version.trim(), std::process::id());
+    }
 }
 
 fn listen(words: &Words, server: &Arc<Server>) {
