@@ -16,7 +16,7 @@ pub mod program {
 
 /// Where requests for programs go, what is taken out, and what is held.
 pub mod traffic {
-    pub use handover_supervisor::protocol::{Pause, ProgramEndpoint, Target, Traffic};
+    pub use handover_supervisor::protocol::{Pause, ProgramEndpoint, Target, Traffic, Wake};
 
     /// How a wait for quiet has ended.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,10 +25,12 @@ pub mod traffic {
         pub left: u64,
         /// What is held now.
         pub held: u64,
+        /// Of a program: a number that is another one after each request or tunnel that was passed to it; `None` if that is not known.
+        pub begun: Option<u64>,
     }
 
     impl Quiet {
         /// Nobody knows, so it does not count as quiet.
-        pub(crate) const UNKNOWN: Self = Self { left: 1, held: 0 };
+        pub(crate) const UNKNOWN: Self = Self { left: 1, held: 0, begun: None };
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use handover::traffic::Target;
 use handover_http1::{ClientSent, HeadLimits, HeaderRules, Prepared, RequestRules};
 use handover_tls::{SettingsError, Tickets};
 use rustix::fs::{Mode, OFlags};
@@ -246,6 +247,13 @@ impl Generation {
     /// Number of routes that exist on the listener at this position.
     pub(crate) fn routes_on(&self, position: usize) -> usize {
         self.config.routes.iter().filter(|route| route.matcher.listeners.contains(&position)).count()
+    }
+
+    /// Of a program: another number after each request or tunnel that was passed to it; `None` of anything else.
+    pub(crate) fn begun(&self, target: &Target) -> Option<u64> {
+        let Target::Program(program) = target else { return None };
+        let leads = |plan: &&ServicePlan| plan.program.as_deref() == Some(program);
+        Some(self.services.iter().filter(leads).map(|plan| plan.cells.begun()).fold(0, u64::wrapping_add))
     }
 
     /// A generation that serves nothing: what threads have before the first one. Its settings are the defaults, so that

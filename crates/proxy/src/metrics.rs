@@ -183,6 +183,16 @@ impl<T> Cells<T> {
     }
 }
 
+impl Cells<ServiceCells> {
+    /// Another number after each request or tunnel that was passed on, and after each answer.
+    pub(crate) fn begun(&self) -> u64 {
+        let answered = (0..6).map(|hundreds| self.sum(|cells| &cells.responses[hundreds]));
+        answered
+            .fold(self.sum(|cells| &cells.connects), u64::wrapping_add)
+            .wrapping_add(self.sum(|cells| &cells.reused))
+    }
+}
+
 /// All counters of a worker.
 #[derive(Debug)]
 pub(crate) struct Metrics {

@@ -21,7 +21,7 @@ use handover_testkit::{DEADLINE, until};
 const MANY: u32 = 1_000;
 
 fn now(plane: &Plane, target: &Target) -> (u64, u64) {
-    let Quiet { left, held } = plane.service.quiet(target, Duration::ZERO, &CalledOff::default());
+    let Quiet { left, held, .. } = plane.service.quiet(target, Duration::ZERO, &CalledOff::default());
     (left, held)
 }
 
@@ -82,7 +82,7 @@ fn what_is_in_flight_is_counted_by_every_name_and_its_end_is_waited_for() {
     assert_eq!(now(&plane, &route("rest")), (0, 1));
     assert!(!quiet.is_finished());
     origin.gate("g").open();
-    assert_eq!(quiet.join().unwrap(), Quiet { left: 0, held: 1 });
+    assert_eq!(quiet.join().unwrap(), Quiet { left: 0, held: 1, begun: None });
     for client in &mut busy {
         let _ = client.response("GET").expect(200);
     }
@@ -121,7 +121,7 @@ fn who_waits_in_vain_is_told_how_many_are_left() {
     let _busy: Vec<_> = (0..3).map(|_| ask(&plane, "/held?gate=g")).collect();
     let _ = origin.wait_for_requests(3);
     let left = plane.service.quiet(&service("app"), Duration::from_millis(30), &CalledOff::default());
-    assert_eq!(left, Quiet { left: 3, held: 0 });
+    assert_eq!(left, Quiet { left: 3, held: 0, begun: None });
     assert_eq!(
         Plane::serve(WEB).service.quiet(&service("app"), DEADLINE, &CalledOff::default()),
         Quiet::default()

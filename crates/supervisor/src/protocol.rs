@@ -18,6 +18,7 @@
 //!       │ ◀─────────────────────────────────────── Ask ─│   a watched file has changed
 //!       │ ── Asked ───────────────────────────────────▶ │   when that reload has ended, or was refused
 //!       │ ── Hold ────────────────────────────────────▶ │   + sockets: kept for the next supervisor
+//!       │ ◀──────────────────────────────────── Wanted ─│   only if `Traffic` has said that it may be
 //! ```
 //!
 //! An upgrade has two workers, which talk to each other over a socket that the supervisor gives to both:
@@ -73,7 +74,7 @@ pub use program::{
 };
 pub use serving::Serving;
 pub use settings::{Grant, LogSettings, LogTarget, Roles, Settings, UpgradeRules};
-pub use traffic::{Names, Pause, ProgramEndpoint, Target, Traffic};
+pub use traffic::{Names, Pause, ProgramEndpoint, Target, Traffic, Wake};
 
 /// The newest version of these messages that this program speaks. `Welcome` and `Hello` say which ones each side
 /// speaks; from then on both use the newest that both know ([`common_version`]).
@@ -461,6 +462,15 @@ pub enum ToSupervisor {
         left: u64,
         /// What is held now.
         held: u64,
+        /// Of a program: a number that is another one after each request or tunnel that was passed to it.
+        #[serde(default)]
+        begun: Option<u64>,
+    },
+    /// Somebody waits for this program, and it is among [`Traffic::wakes`]. Not answered: what is done about it is seen in the next
+    /// `Traffic`.
+    Wanted {
+        /// Its name.
+        program: String,
     },
     /// It accepts again.
     Resumed {

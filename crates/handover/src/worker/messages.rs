@@ -106,6 +106,7 @@ impl Control {
             Notice::Moved { serial, notice } => self.moved(serial, notice),
             Notice::Probed { call } => self.probed(call),
             Notice::Quiet { call, quiet } => self.is_quiet(call, quiet),
+            Notice::Wanted { program } => self.wanted(program),
             Notice::Resumed => {
                 let todo = self.drains.resumed();
                 self.carry_out(todo, Losses::default());

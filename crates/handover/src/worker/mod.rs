@@ -141,6 +141,12 @@ impl WorkerHandle {
         self.post.send(Notice::Carry { bytes });
     }
 
+    /// Says that somebody waits for this program, which is among [`Traffic::wakes`](crate::traffic::Traffic::wakes): the supervisor starts
+    /// it. After each [`Service::traffic`](crate::Service::traffic) it must be said again if somebody still does.
+    pub fn want_program(&self, program: &str) {
+        self.post.send(Notice::Wanted { program: program.to_owned() });
+    }
+
     /// Asks for a reload, because of `why`, in a few words. It is an operation like any other, and refused while another
     /// one is under way; what comes of it is logged.
     pub fn ask_reload(&self, why: &str) {
@@ -182,6 +188,8 @@ pub(crate) enum Notice {
     Probed { call: Number },
     /// A wait for quiet has ended.
     Quiet { call: Number, quiet: Quiet },
+    /// Somebody waits for a program that is started when it is needed.
+    Wanted { program: String },
     /// The service cannot go on.
     Failed { why: String },
     /// State that outlives this process has changed.

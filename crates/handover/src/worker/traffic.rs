@@ -4,6 +4,7 @@
 //!   Traffic    ─▶ the service, on the control thread ─▶ TrafficSet     whatever is committed later comes later
 //!   AwaitQuiet ─▶ a thread of its own waits          ─▶ Quiet          nobody is told if that supervisor is gone
 //!   Keep       ─▶ kept, in place of what was         ─▶ in Hello to the next supervisor
+//!   the service: somebody waits for a program        ─▶ Wanted         said again by the service after the next Traffic
 //! ```
 //!
 //! What a service was told stays in force while there is no supervisor; a pause ends by the service's own clock.
@@ -15,6 +16,7 @@ use std::time::Duration;
 use handover_supervisor::protocol::{Target, ToSupervisor, Traffic};
 
 use super::control::Control;
+use super::moves::Role;
 use super::{Number, panic_text};
 use crate::prepare::CalledOff;
 use crate::traffic::Quiet;
@@ -66,7 +68,8 @@ impl Control {
         let number = self.number(call);
         if self.waits.open.len() >= MAX_WAITS {
             tracing::error!("{MAX_WAITS} waits go on already: nobody waits until {target} is quiet");
-            return self.send(&ToSupervisor::Quiet { call, left: Quiet::UNKNOWN.left, held: 0 }, &[]);
+            return self
+                .send(&ToSupervisor::Quiet { call, left: Quiet::UNKNOWN.left, held: 0, begun: None }, &[]);
         }
         let called_off = CalledOff::default();
         self.waits.open.push((number, called_off.clone()));
@@ -74,10 +77,18 @@ impl Control {
     }
 
     /// A wait has ended.
-    pub(super) fn is_quiet(&mut self, number: Number, Quiet { left, held }: Quiet) {
+    pub(super) fn is_quiet(&mut self, number: Number, Quiet { left, held, begun }: Quiet) {
         self.waits.open.retain(|(open, _)| *open != number);
         if self.is_of_now(number) {
-            self.send(&ToSupervisor::Quiet { call: number.number, left, held }, &[]);
+            self.send(&ToSupervisor::Quiet { call: number.number, left, held, begun }, &[]);
+        }
+    }
+
+    /// Somebody waits for a program. Where nobody would act on it now it is forgotten: whoever will tells this worker of the traffic, and
+    /// then the service says it again.
+    pub(super) fn wanted(&mut self, program: String) {
+        if self.moves.role == Role::Serving && self.is_supervised() {
+            self.send(&ToSupervisor::Wanted { program }, &[]);
         }
     }
 

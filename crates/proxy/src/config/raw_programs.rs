@@ -101,9 +101,9 @@ table! {
     max_processes: Count<1, 100_000> = Count(64);
     /// With `accept = "each"`: processes that are started in one second. Connections beyond wait in the queue.
     max_per_second: Count<1, 100_000> = Count(50);
-    /// Start it when the first connection comes.
+    /// Start it when the first connection comes, or the first request that a route or service passes to it.
     on_demand: bool = false;
-    /// With `on_demand`: stop it when there was no connection for so long.
+    /// With `on_demand`: stop it when there was no connection, and no request passed to it, for so long.
     idle: Time<SECOND, { 30 * DAY }>;
 
     /// How long what served before a deploy is kept running after it, so that a rollback takes no start.
@@ -112,7 +112,7 @@ table! {
     batch: Count<1, 1000> = Count(1);
     /// Copies that may fail before a rolling restart stops.
     max_unhealthy: Count<0, 1000> = Count(0);
-    /// New requests that are held at most while it is paused; what comes beyond is answered with 503.
+    /// New requests that are held at most while it is paused, or started because of them; what comes beyond is answered with 503.
     max_held: Count<1, 10_000_000> = Count(10_000);
     /// With `swap = "stop-first"`: the longest time for which requests are held.
     pause_timeout: PatientTime = Time::ms(30 * SECOND);

@@ -24,11 +24,12 @@ use crate::config::Balance;
 use crate::generation::ServicePlan;
 use crate::metrics::ServiceCells;
 use crate::reactor::{ConnKey, Io};
+use crate::traffic::WakePlan;
 use crate::upstream::{self, Endpoint};
 
 use super::context::{Cx, Local};
 use super::greeting::{Greeted, Greeting};
-use super::hold::Path;
+use super::hold::{Path, patience};
 
 /// The most endpoints tried for one request.
 pub(super) const MAX_ATTEMPTS: usize = 4;
@@ -273,10 +274,13 @@ impl Dial {
     /// Waits until it is its turn again.
     #[cold]
     fn wait(&mut self, key: ConnKey, cx: &mut Cx) -> Result<(), GivenUp> {
-        let limit = self.plan().map(|plan| plan.connect).unwrap_or_default();
+        // It may not only have ended, but sleep by now.
+        let wake = self.local.view.wake(self.service);
         if self.wait_until == 0 {
-            self.wait_until = cx.clock.after(limit);
+            let limit = self.plan().map(|plan| patience(plan, wake)).unwrap_or_default();
+            self.wait_until = cx.clock.tick() + limit;
         }
+        wake.into_iter().for_each(WakePlan::tell);
         if cx.draining || cx.clock.tick() >= self.wait_until {
             self.waiting = false;
             return Err(GivenUp);

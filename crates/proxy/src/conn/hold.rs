@@ -6,6 +6,7 @@
 //!             ├─ paused ──room──▶ Held ──resumed, or the pause's time is over──▶ once more from the beginning
 //!             │             └─no room, or nothing is held any more──▶ Refused
 //!             └─ no endpoint gets anything ──▶ Held, as long as a connection may take ──▶ Refused
+//!                     └─ a program that is started when somebody waits for it: that is told, and it may take longer
 //! ```
 //!
 //! What is held has its head in the buffer, parsed and not consumed. When it goes on it is read anew, by whatever is published then: so it
@@ -20,7 +21,7 @@ use crate::access_log::Line;
 use crate::clock::Ticks;
 use crate::generation::ServicePlan;
 use crate::reactor::Io;
-use crate::traffic::{PausePlan, Ticket};
+use crate::traffic::{PausePlan, Ticket, WakePlan};
 
 /// What a pause holds is looked at by itself so long (10 s) after its end, if nobody has come to it in turn.
 const MARGIN_TICKS: u64 = 100;
@@ -53,10 +54,10 @@ pub(crate) struct Waits {
     pub(super) waited: bool,
     /// Its listener has gone, and so has the time that was left to it.
     pub(super) in_vain: bool,
-    /// Its place among those that a pause holds.
+    /// Its place among those that a pause holds, or that wait for a program to be started.
     ticket: Option<Ticket>,
-    /// When an endpoint must be there; 0: that is not what it waits for.
-    until: u64,
+    /// Since when it waits for an endpoint; 0: that is not what it waits for.
+    since: u64,
 }
 
 /// Where something is on its way, by positions in a generation.
@@ -86,6 +87,12 @@ impl<'a> Path<'a> {
             self.route.and_then(|route| generation.config.routes.get(route)).map(|route| &*route.name);
         (listener, route, self.plan())
     }
+}
+
+/// Ticks for which an endpoint is waited for.
+pub(super) fn patience(plan: &ServicePlan, wake: Option<&WakePlan>) -> u64 {
+    // One more, because the present tick has begun already: never early.
+    u64::from(plan.connect.0) + wake.map_or(0, |wake| u64::from(wake.limit.0)) + 1
 }
 
 impl Cx {
@@ -120,7 +127,7 @@ impl Cx {
             }
             // Nobody is held while the server goes.
             Some(pause) if !self.draining => {
-                waits.until = 0;
+                waits.since = 0;
                 waits.ticket = pause.ticket(waits.ticket.take());
                 if waits.ticket.is_some() {
                     return Gate::Held(self.clock.after(Ticks::from(pause.left())) + MARGIN_TICKS);
@@ -129,25 +136,37 @@ impl Cx {
                 let why = "this is paused, and too many requests are held already";
                 return Gate::Refused { seconds: pause.retry_after(), why, last: false };
             }
-            Some(_) | None => waits.ticket = None,
+            Some(_) | None => {}
         }
+        let place = waits.ticket.take();
         let Some(plan) = path.plan() else { return Gate::Open };
         let (local, service) = self.present(path.local, path.service.unwrap_or(usize::MAX));
         if local.balancers.get(service).is_some_and(|balancer| balancer.len() > 0) {
-            waits.until = 0;
+            waits.since = 0;
             return Gate::Open;
         }
         if path.asks_for_health() {
             return Gate::Health;
         }
-        if waits.until == 0 {
-            waits.until = self.clock.after(plan.connect);
+        if waits.since == 0 {
+            waits.since = self.clock.tick();
         }
-        if self.draining || self.clock.tick() >= waits.until {
+        let wake = local.view.wake(service);
+        let until = waits.since + patience(plan, wake);
+        if self.draining || self.clock.tick() >= until {
             let why = "no endpoint of this service can be reached";
             return Gate::Refused { seconds: COME_AGAIN, why, last: false };
         }
-        Gate::Held(waits.until)
+        if let Some(wake) = wake {
+            waits.ticket = wake.ticket(place);
+            if waits.ticket.is_none() {
+                self.cells().held_refused.add(1);
+                let why = "this is being started, and too many requests wait for it already";
+                return Gate::Refused { seconds: COME_AGAIN, why, last: false };
+            }
+            wake.tell();
+        }
+        Gate::Held(until)
     }
 
     /// The pause that is in the way, if one is.

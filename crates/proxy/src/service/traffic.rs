@@ -13,7 +13,7 @@ impl ProxyService {
     /// See [`handover::Service::traffic`].
     pub(super) fn follow(&self, traffic: Traffic) {
         // Held to the end, so that what must be freed is not freed by a data thread.
-        let before = self.published.traffic(traffic);
+        let before = self.published.traffic(traffic, self.worker.get());
         if let Some(plane) = self.running() {
             plane.threads.ask(|done| Command::Traffic { done });
         }
@@ -30,9 +30,9 @@ impl ProxyService {
 
     /// See [`handover::Service::quiet`].
     pub(super) fn wait(&self, target: &Target, limit: Duration, called_off: &CalledOff) -> Quiet {
-        match self.running() {
-            Some(plane) => wait_for_quiet(&plane.threads, target, limit, called_off),
-            None => Quiet::default(),
-        }
+        let Some(plane) = self.running() else { return Quiet::default() };
+        let quiet = wait_for_quiet(&plane.threads, target, limit, called_off);
+        // Read after the count: what began since is seen in one of them, or in the next answer.
+        Quiet { begun: self.published.generation().begun(target), ..quiet }
     }
 }

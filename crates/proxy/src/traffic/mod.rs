@@ -12,15 +12,16 @@
 mod holding;
 mod pauses;
 mod quiet;
+mod wakes;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use handover::Address;
 use handover::traffic::{ProgramEndpoint, Target, Traffic};
+use handover::{Address, WorkerHandle};
 
 use crate::config::EndpointAddress;
 use crate::generation::{EndpointPlan, Generation, ServicePlan};
@@ -28,6 +29,7 @@ use crate::generation::{EndpointPlan, Generation, ServicePlan};
 pub(crate) use holding::{Beat, Holding};
 pub(crate) use pauses::{PausePlan, Pauses, Ticket};
 pub(crate) use quiet::{Census, Count, Watches, wait_for_quiet};
+pub(crate) use wakes::WakePlan;
 
 /// A generation, and what traffic does at present with it.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct View {
     services: Vec<Option<Box<[EndpointView]>>>,
     /// `None` while nothing is held.
     pub(crate) pauses: Option<Box<Pauses>>,
+    /// By position of the service; empty where no program is started when somebody waits for it.
+    wakes: Vec<Option<Arc<WakePlan>>>,
 }
 
 /// An endpoint at present.
@@ -51,7 +55,7 @@ impl View {
     /// Of nothing.
     pub(crate) fn nothing() -> Self {
         let generation = Arc::new(Generation::nothing());
-        Self { generation, services: Vec::new(), pauses: None }
+        Self { generation, services: Vec::new(), pauses: None, wakes: Vec::new() }
     }
 
     fn new(generation: Arc<Generation>, state: &State, before: &Self) -> Self {
@@ -69,7 +73,17 @@ impl View {
             Vec::new()
         };
         let pauses = Pauses::new(&generation, &state.pauses).map(Box::new);
-        Self { generation, services, pauses }
+        let wake = |plan: &ServicePlan| state.wakes.get(plan.program.as_deref()?).cloned();
+        let wakes = match state.wakes.is_empty() {
+            true => Vec::new(),
+            false => generation.services.iter().map(wake).collect(),
+        };
+        Self { generation, services, pauses, wakes }
+    }
+
+    /// Where this service leads to a program that is started when somebody waits for it: how that is done.
+    pub(crate) fn wake(&self, service: usize) -> Option<&WakePlan> {
+        self.wakes.get(service)?.as_deref()
     }
 
     /// The endpoints of a service that differ from its plan's, if they do.
@@ -181,6 +195,7 @@ fn endpoint_address(address: &Address) -> EndpointAddress {
 struct State {
     traffic: Traffic,
     pauses: Vec<Arc<PausePlan>>,
+    wakes: BTreeMap<String, Arc<WakePlan>>,
 }
 
 /// What is published, and how it changes.
@@ -224,11 +239,17 @@ impl Published {
     }
 
     /// Publishes what is said of the traffic. Pauses that go on keep what they hold. Who asked waits until every thread acts on it.
-    pub(crate) fn traffic(&self, traffic: Traffic) -> Arc<View> {
+    /// `worker` is told when somebody waits for a program that is started then.
+    pub(crate) fn traffic(&self, traffic: Traffic, worker: Option<&WorkerHandle>) -> Arc<View> {
         let mut state = self.state();
         let pauses = traffic.pauses.iter().map(|pause| PausePlan::new(pause, &state.pauses));
         let pauses = pauses.map(Arc::new).collect();
-        *state = State { traffic, pauses };
+        let wake = |(program, wake): (&String, &handover::traffic::Wake)| {
+            let before = state.wakes.get(program).map(|plan| &**plan);
+            (program.clone(), Arc::new(WakePlan::new(program, wake, before, worker)))
+        };
+        let wakes = traffic.wakes.iter().map(wake).collect();
+        *state = State { traffic, pauses, wakes };
         let before = self.view.load_full();
         let view = View::new(Arc::clone(&before.generation), &state, &before);
         self.view.swap(Arc::new(view))

@@ -71,18 +71,23 @@ impl PausePlan {
 
     /// A place among those that are held. One that has a place keeps it.
     pub(crate) fn ticket(&self, present: Option<Ticket>) -> Option<Ticket> {
-        if let Some(ticket) = present
-            && Arc::ptr_eq(&ticket.0, &self.held)
-        {
-            return Some(ticket);
-        }
-        let one_more = |held: u32| (held < self.max_held).then_some(held + 1);
-        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        Some(Ticket(Arc::clone(&self.held)))
+        take_place(&self.held, self.max_held, present)
     }
 }
 
-/// A place among those that a pause holds.
+/// A place among at most `most` that `held` counts. One that has a place keeps it.
+pub(super) fn take_place(held: &Arc<AtomicU32>, most: u32, present: Option<Ticket>) -> Option<Ticket> {
+    if let Some(ticket) = present
+        && Arc::ptr_eq(&ticket.0, held)
+    {
+        return Some(ticket);
+    }
+    let one_more = |held: u32| (held < most).then_some(held + 1);
+    held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+    Some(Ticket(Arc::clone(held)))
+}
+
+/// A place among those that are held.
 #[derive(Debug)]
 pub(crate) struct Ticket(Arc<AtomicU32>);
 

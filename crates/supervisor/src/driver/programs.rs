@@ -3,7 +3,7 @@
 //! ```text
 //!   machine ── Carry, Examine, Serve, Release, StopPrograms ─▶ Programs
 //!   machine ◀─ Carried, Examined, ProgramsStopped ──────────── Programs
-//!   worker  ── TrafficSet, Quiet ────────────────────────────▶ Programs
+//!   worker  ── TrafficSet, Quiet, Wanted ────────────────────▶ Programs
 //!   worker  ◀─ Traffic (every worker, before it serves), AwaitQuiet, Keep (the one that serves)
 //! ```
 //!
@@ -181,6 +181,15 @@ impl Driver {
         let serves = self.serving.as_ref().is_some_and(|serving| serving.worker == key);
         if serves && call & OWN_CALLS == 0 {
             self.programs.worker_said(said);
+            self.go_on();
+        }
+    }
+
+    /// Somebody waits for a program that is started when it is needed. Only the worker that serves is believed; another one says it again
+    /// when it does, for it is told of the traffic then.
+    pub(super) fn program_wanted(&mut self, key: WorkerKey, program: &str) {
+        if self.serving.as_ref().is_some_and(|serving| serving.worker == key) {
+            self.programs.wanted(program);
             self.go_on();
         }
     }

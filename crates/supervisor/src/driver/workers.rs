@@ -94,9 +94,10 @@ impl Driver {
             // Its answers on the connections say more.
             ToSupervisor::Probed { .. } => {}
             ToSupervisor::TrafficSet { call } => self.said_about_traffic(key, Said::TrafficSet { call }),
-            ToSupervisor::Quiet { call, left, held } => {
-                self.said_about_traffic(key, Said::Quiet { call, left, held })
+            ToSupervisor::Quiet { call, left, held, begun } => {
+                self.said_about_traffic(key, Said::Quiet { call, left, held, begun })
             }
+            ToSupervisor::Wanted { program } => self.program_wanted(key, &program),
             ToSupervisor::TookOver { call, moved, losses, freeze } => {
                 self.took_over(key, call, moved, &losses, freeze);
             }

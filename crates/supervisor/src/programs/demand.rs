@@ -51,19 +51,37 @@ fn waits(socket: impl AsFd) -> io::Result<bool> {
     Ok(poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&now))? > 0)
 }
 
-/// Waits until there has been no connection at these sockets and addresses for `time`: none came, and none is there.
-/// `places` are the addresses of the sockets, and those where the program itself has bound.
+/// What is passed to a program by the worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Use {
+    /// In flight, or held.
+    pub(crate) open: u64,
+    /// Another number after each.
+    pub(crate) begun: u64,
+}
+
+/// Waits until there has been no connection at these sockets and addresses for `time`, none came, and none is there; and until nothing
+/// was passed by the worker for as long, as `uses` says (`None`: nobody knows, so it may be used). `places` are the addresses of the
+/// sockets, and those where the program itself has bound.
 ///
 /// # Errors
 /// As [`connection_waits`], or the kernel's tables cannot be read.
-pub(crate) async fn idle(sockets: &[Arc<OwnedFd>], places: &[Address], time: Duration) -> io::Result<()> {
+pub(crate) async fn idle<F: Future<Output = Option<Use>>>(
+    sockets: &[Arc<OwnedFd>],
+    places: &[Address],
+    time: Duration,
+    mut uses: impl FnMut() -> F,
+) -> io::Result<()> {
     let look = (time / LOOKS).clamp(SHORTEST_LOOK, LONGEST_LOOK);
     let mut quiet_since = Instant::now();
+    let mut passed = uses().await;
     loop {
         let looked = Instant::now();
         let came = came_until(sockets, (looked + look).min(quiet_since + time)).await?;
         let there = connections::established_on(places.to_vec()).await? > 0;
-        if came || there || connections::ended_within(places.to_vec(), looked.elapsed()).await? {
+        let before = std::mem::replace(&mut passed, uses().await);
+        let is_passed = passed.is_none_or(|now| now.open > 0) || passed != before;
+        if came || there || is_passed || connections::ended_within(places.to_vec(), looked.elapsed()).await? {
             quiet_since = Instant::now();
         } else if quiet_since.elapsed() >= time {
             return Ok(());
@@ -130,6 +148,11 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
     const SHORT: Duration = Duration::from_millis(200);
 
+    /// Nothing is passed.
+    async fn nothing() -> Option<Use> {
+        Some(Use::default())
+    }
+
     fn bound() -> (Arc<OwnedFd>, TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -168,13 +191,13 @@ mod tests {
         let (socket, listener, address) = bound();
         let (sockets, places) = ([socket], [Address::Tcp(address)]);
         let client = TcpStream::connect(address).unwrap();
-        let waits = tokio::time::timeout(SHORT * 3, idle(&sockets, &places, SHORT)).await;
+        let waits = tokio::time::timeout(SHORT * 3, idle(&sockets, &places, SHORT, nothing)).await;
         assert!(waits.is_err(), "a connection waits");
         let (accepted, _) = listener.accept().unwrap();
-        let lasts = tokio::time::timeout(SHORT * 3, idle(&sockets, &places, SHORT)).await;
+        let lasts = tokio::time::timeout(SHORT * 3, idle(&sockets, &places, SHORT, nothing)).await;
         assert!(lasts.is_err(), "a connection lasts");
         drop((client, accepted));
-        tokio::time::timeout(LIMIT, idle(&sockets, &places, SHORT)).await.expect("idle").unwrap();
+        tokio::time::timeout(LIMIT, idle(&sockets, &places, SHORT, nothing)).await.expect("idle").unwrap();
     }
 
     #[tokio::test]
@@ -192,8 +215,27 @@ mod tests {
         };
         tokio::select! {
             biased;
-            idle = idle(&sockets, &places, SHORT) => panic!("it was busy all the time: {idle:?}"),
+            idle = idle(&sockets, &places, SHORT, nothing) => panic!("it was busy all the time: {idle:?}"),
             () = busy => {}
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_worker_passes_keeps_it_busy_also_between_two_looks() {
+        let looks = std::cell::Cell::new(0);
+        let said = |use_of: &dyn Fn(u64) -> Option<Use>| {
+            looks.set(looks.get() + 1);
+            std::future::ready(use_of(looks.get()))
+        };
+        let last = 12;
+        // Something is in flight, then nobody knows, then one request has come and gone each time.
+        let busy = |look| match look {
+            ..4 => Some(Use { open: 1, begun: 7 }),
+            4..8 => None,
+            _ => Some(Use { open: 0, begun: look.min(last) }),
+        };
+        let ended = tokio::time::timeout(LIMIT, idle(&[], &[], SHORT, || said(&busy))).await;
+        ended.expect("idle").unwrap();
+        assert!(looks.get() >= last + u64::from(LOOKS), "{}", looks.get());
     }
 }

@@ -3,6 +3,7 @@
 use handover_handoff::process::Exit;
 use handover_lifecycle::OperationKey;
 use handover_lifecycle::program::CopyKey;
+use tokio::sync::oneshot;
 
 use super::checks::{NotReady, Proof};
 use super::commands::{Failed, Finished};
@@ -10,6 +11,7 @@ use super::copy::Killed;
 use super::hosted::Born;
 use super::inetd::Ends;
 use super::reloading::{NotReloaded, Reloaded};
+use super::traffic::Quiet;
 
 /// Something that came of a task of [`super::Programs`]. Opaque: it goes back to [`super::Programs::take`].
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub(super) enum Of {
     Demand { watch: u64 },
     /// There was no connection for long enough.
     Idle { watch: u64 },
+    /// Who looks for idleness wants to know whether requests are passed to it.
+    AskUse { watch: u64, answer: oneshot::Sender<Quiet> },
     /// The place of a deploy was looked at.
     Looked { operation: OperationKey, result: Result<(), String> },
     /// A reload has ended.

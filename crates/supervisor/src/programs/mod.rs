@@ -248,6 +248,7 @@ impl Programs {
         }
         for hosted in self.all.values_mut() {
             hosted.time(&mut self.common);
+            hosted.wake(&mut self.common);
         }
         for served in self.served.values_mut() {
             served.time(&mut self.common);
@@ -422,11 +423,11 @@ impl Programs {
                             }
                         }
                         Waiter::Flow(operation) => self.flows.set(&mut self.common, operation),
-                        Waiter::Figures(_) => {}
+                        Waiter::Figures(_) | Waiter::Use(_) => {}
                     }
                 }
             }
-            Said::Quiet { call, left, held } => self.quiet(call, Quiet { left, held }),
+            Said::Quiet { call, left, held, begun } => self.quiet(call, Quiet { left, held, begun }),
         }
         self.go_on();
     }
@@ -444,8 +445,21 @@ impl Programs {
                     hosted.held(&mut self.common, quiet.held);
                 }
             }
+            Some((Waiter::Use(program), quiet)) => {
+                if let Some(hosted) = self.all.get_mut(&program) {
+                    hosted.is_used(quiet);
+                }
+            }
             None => {}
         }
+    }
+
+    /// Somebody waits for this program, says the worker that serves.
+    pub(crate) fn wanted(&mut self, program: &str) {
+        if let Some(hosted) = self.all.get_mut(program) {
+            hosted.wanted(&self.common);
+        }
+        self.go_on();
     }
 
     /// Another worker serves: what waits for an answer is asked again.

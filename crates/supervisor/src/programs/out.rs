@@ -29,6 +29,8 @@ pub(crate) enum Said {
         left: u64,
         /// What is held.
         held: u64,
+        /// Of a program: another number after each request that was passed to it, if the worker can tell.
+        begun: Option<u64>,
     },
 }
 

@@ -171,6 +171,8 @@ impl Programs {
         for hosted in saved.programs {
             // The time of the machines was nothing when they were written.
             let hosted = Hosted::restore(hosted, Duration::ZERO, &mut unpacking)?;
+            // Before anything is said to a worker, so that nobody who waits for it is given up.
+            programs.common.board.wake(&hosted.name, hosted.how_it_wakes());
             programs.all.insert(hosted.name.clone(), hosted);
         }
         for served in saved.served {

@@ -16,7 +16,7 @@ use handover_lifecycle::program::CopyKey;
 use handover_lifecycle::{CallKey, OperationKey};
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Address, Pause, ProgramEndpoint, Target, ToWorker, Traffic};
+use crate::protocol::{Address, Pause, ProgramEndpoint, Target, ToWorker, Traffic, Wake};
 
 /// Who waits for an answer of the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(super) enum Waiter {
     Flow(OperationKey),
     /// Only the figures of this operation, if they come in time.
     Figures(String),
+    /// Who looks whether the program is used.
+    Use(String),
 }
 
 /// Who has paused something.
@@ -80,6 +82,8 @@ pub(super) struct Quiet {
     pub(super) left: u64,
     /// What is held.
     pub(super) held: u64,
+    /// Of a program: another number after each request that was passed to it, if the worker can tell.
+    pub(super) begun: Option<u64>,
 }
 
 /// All of it.
@@ -89,6 +93,8 @@ pub(super) struct Board {
     /// What operators have switched off: `web/1`, `127.0.0.1:9001`.
     pub(super) off: BTreeSet<String>,
     pub(super) paused: Vec<Paused>,
+    /// Programs that are started when somebody waits for them, as long as nothing of them gets requests.
+    wakes: BTreeMap<String, Wake>,
     /// The server ends: nothing is held any more.
     ending: bool,
     calls: u64,
@@ -127,7 +133,27 @@ impl Board {
             name.rsplit_once('/').is_some_and(|(program, _)| self.endpoints.contains_key(program))
         };
         let off = self.off.iter().filter(|name| !is_ours(name)).cloned().collect();
-        Traffic { programs, off, pauses: self.pauses(now) }
+        let sleeps = |(program, _): &(&String, &Wake)| !self.gets_requests(program) && !self.ending;
+        let wakes =
+            self.wakes.iter().filter(sleeps).map(|(name, wake)| (name.clone(), wake.clone())).collect();
+        Traffic { programs, off, pauses: self.pauses(now), wakes }
+    }
+
+    /// Whether any copy of the program gets new requests, as far as its machine says.
+    pub(super) fn gets_requests(&self, program: &str) -> bool {
+        self.placed(program).iter().any(|placed| placed.on)
+    }
+
+    /// Whether, and how, it is started when somebody waits for it. True if that is news.
+    pub(super) fn wake(&mut self, program: &str, wake: Option<Wake>) -> bool {
+        if self.wakes.get(program) == wake.as_ref() {
+            return false;
+        }
+        match wake {
+            Some(wake) => self.wakes.insert(program.to_owned(), wake),
+            None => self.wakes.remove(program),
+        };
+        true
     }
 
     /// One for each target: of two pauses for the same the longer and larger one counts.
@@ -173,6 +199,7 @@ impl Board {
     /// The program is no more.
     pub(super) fn forget(&mut self, program: &str) {
         self.endpoints.remove(program);
+        self.wakes.remove(program);
         self.off.retain(|name| name.rsplit_once('/').is_none_or(|(of, _)| of != program));
         self.paused.retain(|paused| paused.target != Target::Program(program.to_owned()));
     }
@@ -270,6 +297,7 @@ impl Board {
         quieting.open.remove(&call);
         quieting.sum.left = quieting.sum.left.saturating_add(said.left);
         quieting.sum.held = quieting.sum.held.max(said.held);
+        quieting.sum.begun = said.begun;
         if !quieting.open.is_empty() {
             return None;
         }
@@ -356,9 +384,9 @@ mod tests {
         let (mut board, now) = (Board::default(), Instant::now());
         let targets = ["web/1", "web/2"].map(|name| Target::Endpoint(name.to_owned())).to_vec();
         board.await_quiet(targets, Duration::from_secs(1), Waiter::Flow(OperationKey(1)), now);
-        assert_eq!(board.quiet(1, Quiet { left: 2, held: 0 }), None);
-        let all = board.quiet(2, Quiet { left: 1, held: 4 });
-        assert_eq!(all, Some((Waiter::Flow(OperationKey(1)), Quiet { left: 3, held: 4 })));
+        assert_eq!(board.quiet(1, Quiet { left: 2, ..Quiet::default() }), None);
+        let all = board.quiet(2, Quiet { left: 1, held: 4, begun: None });
+        assert_eq!(all, Some((Waiter::Flow(OperationKey(1)), Quiet { left: 3, held: 4, begun: None })));
     }
 
     #[test]

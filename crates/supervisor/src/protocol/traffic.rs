@@ -3,6 +3,7 @@
 //! ```text
 //!   supervisor ── Traffic {all of it} ─▶ worker: every thread acts on it ── TrafficSet ─▶
 //!              ── AwaitQuiet {target} ─▶ nothing of it is in flight any more ── Quiet ─▶
+//!                  a request waits for a program that is started when somebody needs it ── Wanted ─▶
 //! ```
 //!
 //! It is no part of a generation: it changes when copies come and go. A new worker is told before it serves.
@@ -25,6 +26,18 @@ pub struct Traffic {
     pub off: Vec<String>,
     /// What is paused.
     pub pauses: Vec<Pause>,
+    /// Programs that have no endpoint at present, and are started when somebody waits for them, by name: what waits is held, and the
+    /// worker says so with [`super::ToSupervisor::Wanted`], at least once after each of these messages.
+    pub wakes: BTreeMap<String, Wake>,
+}
+
+/// How long, and how many, wait for a program that is started when somebody needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wake {
+    /// Nobody waits longer than this, and the time to connect to it; then it is answered with 503 and `Retry-After`.
+    pub limit: Duration,
+    /// Held at most; what comes then is answered so at once.
+    pub max_held: u32,
 }
 
 /// An endpoint of a program: one copy.

@@ -167,7 +167,7 @@ impl Worker {
             }
             ToWorker::AwaitQuiet { .. } if self.says("quiet hang") => {}
             ToWorker::AwaitQuiet { call, .. } => {
-                self.say(&ToSupervisor::Quiet { call, left: 0, held: 0 }, &[]);
+                self.say(&ToSupervisor::Quiet { call, left: 0, held: 0, begun: None }, &[]);
             }
             ToWorker::Keep { programs } => self.kept = Some((programs, fds)),
             ToWorker::Action { call, name, body } => self.act(call, &name, &body),

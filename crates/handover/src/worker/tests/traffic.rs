@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use handover_supervisor::protocol::{Pause, ProgramEndpoint};
+use handover_supervisor::protocol::{Pause, ProgramEndpoint, Wake};
 
 use super::*;
 
@@ -13,6 +13,7 @@ fn to(port: u16) -> Traffic {
         programs: [("web".to_owned(), vec![endpoint])].into(),
         off: vec!["127.0.0.1:9001".to_owned()],
         pauses: vec![Pause { target: web(), left: Duration::from_secs(30), max_held: 7, refuse: false }],
+        wakes: [("lazy".to_owned(), Wake { limit: Duration::from_secs(40), max_held: 8 })].into(),
     }
 }
 
@@ -61,8 +62,8 @@ fn quiet_is_waited_for_while_all_else_goes_on() {
     assert_eq!(worker.happens(), Happened::Quiet(web(), limit));
     worker.ping();
     worker.serve(1);
-    worker.quiet.send(Quiet { left: 2, held: 3 }).unwrap();
-    assert_eq!(worker.hear(), ToSupervisor::Quiet { call: 5, left: 2, held: 3 });
+    worker.quiet.send(Quiet { left: 2, held: 3, begun: Some(9) }).unwrap();
+    assert_eq!(worker.hear(), ToSupervisor::Quiet { call: 5, left: 2, held: 3, begun: Some(9) });
     worker.stop();
 }
 
@@ -78,8 +79,8 @@ fn a_wait_of_a_supervisor_that_is_gone_is_called_off_and_the_next_one_hears_noth
     // The same call once more, of another supervisor.
     worker.say(&await_web(5, PATIENCE));
     assert_eq!(worker.happens(), Happened::Quiet(web(), PATIENCE));
-    worker.quiet.send(Quiet { left: 0, held: 4 }).unwrap();
-    assert_eq!(worker.hear(), ToSupervisor::Quiet { call: 5, left: 0, held: 4 });
+    worker.quiet.send(Quiet { left: 0, held: 4, begun: None }).unwrap();
+    assert_eq!(worker.hear(), ToSupervisor::Quiet { call: 5, left: 0, held: 4, begun: None });
     worker.ping();
     worker.stop();
 }
@@ -111,5 +112,20 @@ fn what_is_kept_of_programs_comes_last_to_the_next_supervisor() {
     assert_eq!(pipe.read(&mut [0]).unwrap(), 0);
     let (serving, _) = worker.succeed().unwrap();
     assert_eq!(serving.programs, None);
+    worker.stop();
+}
+
+#[test]
+fn that_somebody_waits_for_a_program_is_told_to_whoever_is_there_to_hear_it() {
+    let mut worker = Worker::start();
+    worker.serve(1);
+    let handle = worker.attached.lock().unwrap().clone().unwrap();
+    handle.want_program("lazy");
+    assert_eq!(worker.hear(), ToSupervisor::Wanted { program: "lazy".to_owned() });
+    // The next supervisor tells of the traffic, and then the service says it again.
+    worker.succeed().unwrap();
+    handle.want_program("lazy");
+    assert_eq!(worker.hear(), ToSupervisor::Wanted { program: "lazy".to_owned() });
+    worker.ping();
     worker.stop();
 }

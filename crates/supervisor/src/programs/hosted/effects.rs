@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 use handover_lifecycle::program::{CopyKey, EditionKey, Effect, Event, Why};
 use handover_lifecycle::{CallKey, OperationKey};
 
-use super::super::editions::Edition;
-use super::super::{SharedSocket, actual_address};
+use super::super::SharedSocket;
 use super::super::asked::{Asked, MAX_HELD, What};
 use super::super::commands;
 use super::super::common::{Common, Prepared};
 use super::super::copy;
-use super::super::demand;
+use super::super::editions::Edition;
 use super::super::happened::Of;
 use super::super::out::Out;
 use super::super::state::DurableProgram;
@@ -232,6 +231,9 @@ impl Hosted {
         let mut all = placed(on, true);
         all.extend(placed(off, false));
         self.ask_held(common);
+        if !on.is_empty() {
+            self.nobody_waits();
+        }
         common.board.route(&self.name, all);
         common.say_traffic(Some(Waiter::Machine(self.name.clone(), call)));
         let target = Target::Program(self.name.clone());
@@ -303,35 +305,6 @@ impl Hosted {
             let waited = common.now().saturating_sub(since).as_millis();
             active.ended.program.longest_wait_ms = Some(u64::try_from(waited).unwrap_or(u64::MAX));
         }
-    }
-
-    pub(super) fn watch(&mut self, common: &Common, demand: bool, idle: bool) {
-        self.stop_watching();
-        let known = self.current().and_then(|key| self.editions.get(&key));
-        let Some(edition) = known.filter(|_| demand || idle) else { return };
-        self.watches += 1;
-        let (watch, teller) = (self.watches, common.teller(&self.name));
-        let sockets: Vec<_> = edition.sockets.iter().map(|shared| shared.socket.clone()).collect();
-        let places: Vec<_> = edition.sockets.iter().map(actual_address).collect();
-        let (time, name) = (edition.spec.idle.unwrap_or_default(), self.name.clone());
-        let task = tokio::spawn(async move {
-            if demand {
-                if let Err(error) = demand::connection_waits(&sockets).await {
-                    tracing::warn!(
-                        program = name,
-                        "its sockets cannot be watched, so {name} is started now: {error}"
-                    );
-                }
-                return teller.tell(Of::Demand { watch });
-            }
-            match demand::idle(&sockets, &places, time).await {
-                Ok(()) => teller.tell(Of::Idle { watch }),
-                Err(error) => {
-                    tracing::warn!(program = name, "{name} is not stopped when nobody uses it: {error}");
-                }
-            }
-        });
-        self.watch = Some((watch, task.abort_handle()));
     }
 
     /// What a start has to know.

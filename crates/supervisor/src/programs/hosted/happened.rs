@@ -44,26 +44,9 @@ impl Hosted {
             }
             Of::Killed { copy, killed, accepted } => self.killed(copy, killed, accepted),
             Of::Hooked { operation, result } => self.hooked(common, operation, result),
-            Of::Demand { watch } => {
-                if self.watch.take_if(|(running, _)| *running == watch).is_some() {
-                    tracing::info!(
-                        program = self.name,
-                        "a connection waits for {}: it is started",
-                        self.name
-                    );
-                    self.step(common, Event::Demand);
-                }
-            }
-            Of::Idle { watch } => {
-                if self.watch.take_if(|(running, _)| *running == watch).is_some() {
-                    tracing::info!(
-                        program = self.name,
-                        "nobody uses {}: it is stopped until somebody does",
-                        self.name
-                    );
-                    self.step(common, Event::Idle);
-                }
-            }
+            Of::Demand { watch } => self.demanded(common, watch),
+            Of::Idle { watch } => self.idle(common, watch),
+            Of::AskUse { watch, answer } => self.ask_use(common, watch, answer),
             Of::Looked { operation, result } => self.looked(common, operation, result),
             Of::Reloaded { operation, result } => self.reloaded(common, operation, result),
             Of::Inetd { .. } | Of::Serves => {}

@@ -17,6 +17,7 @@
 //! | `ending.rs` | and how they end |
 //! | `reloading.rs` | reloads, which need no machine |
 //! | `looking.rs` | how it all stands |
+//! | `sleeping.rs` | started by the first request, stopped when there is none |
 //! | `saving.rs` | for the supervisor's next life |
 
 mod asking;
@@ -27,6 +28,7 @@ mod happened;
 mod looking;
 mod reloading;
 mod saving;
+mod sleeping;
 mod starting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,6 +53,7 @@ use crate::protocol::{ProgramSpec, Ready, RestartPolicy, Swap};
 pub(super) use asking::{is_directory, next_slot};
 pub(super) use copies::Entry;
 pub(super) use saving::{SavedHosted, environment_of};
+use sleeping::Sleep;
 pub(super) use starting::{Born, setting_of};
 
 /// One program.
@@ -80,6 +83,7 @@ pub(super) struct Hosted {
     /// Who looks for connections, or for none.
     watch: Option<(u64, AbortHandle)>,
     watches: u64,
+    sleep: Sleep,
     /// How the copy that was lost last has ended.
     last_end: Option<LastEnd>,
     /// Whether it has been ready, or has failed, since it was first applied.
@@ -151,6 +155,7 @@ impl Hosted {
             again: None,
             watch: None,
             watches: 0,
+            sleep: Sleep::default(),
             last_end: None,
             settled: false,
             held_since: None,
@@ -175,6 +180,7 @@ impl Hosted {
         if !self.settled && self.begun && self.is_up() && !self.view().copies.into_iter().any(starts) {
             self.settled = true;
         }
+        self.say_whether_it_wakes(common);
     }
 
     /// Whether it does what it is there for: it runs, or waits for its first connection.
@@ -421,12 +427,6 @@ impl Hosted {
     pub(super) fn longest_stop(&self) -> Duration {
         let limits = self.editions.values().map(|edition| edition.spec.stop.limit);
         limits.max().unwrap_or_default() + Plan::KILL_LIMIT
-    }
-
-    fn stop_watching(&mut self) {
-        if let Some((_, watch)) = self.watch.take() {
-            watch.abort();
-        }
     }
 
     fn view(&self) -> View {

@@ -3,6 +3,7 @@
 mod accept;
 mod changes;
 mod lives;
+mod sleeping;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -31,13 +32,15 @@ pub(super) struct Stage {
     operations: u64,
     /// What the worker says is held.
     pub(super) held: u64,
+    /// What it says of requests that it has passed.
+    pub(super) begun: Option<u64>,
 }
 
 impl Stage {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let programs = Programs::new(Self::setup(directory.path()));
-        Stage { programs, directory, heard: Vec::new(), operations: 0, held: 0 }
+        Stage { programs, directory, heard: Vec::new(), operations: 0, held: 0, begun: None }
     }
 
     pub(super) fn setup(directory: &Path) -> Setup {
@@ -72,7 +75,12 @@ impl Stage {
                 self.programs.worker_said(Said::TrafficSet { call: *call });
             }
             Out::ToWorker(ToWorker::AwaitQuiet { call, .. }) => {
-                self.programs.worker_said(Said::Quiet { call: *call, left: 0, held: self.held });
+                self.programs.worker_said(Said::Quiet {
+                    call: *call,
+                    left: 0,
+                    held: self.held,
+                    begun: self.begun,
+                });
             }
             _ => {}
         }

@@ -24,7 +24,7 @@ pub(super) fn check(
     if subject.accepts() == Accepts::Program {
         copies(raw, cx);
     }
-    demand(subject, sockets, cx);
+    demand(subject, sockets, private, cx);
     accepting(subject, sockets, cx);
     if let Some(warm) = raw.warm.get()
         && private.is_none()
@@ -93,21 +93,24 @@ fn copies(raw: &RawProgram, cx: &mut Cx<'_>) {
     }
 }
 
-/// Being started by the first connection.
-fn demand(subject: Subject<'_>, sockets: &[ProgramSocket], cx: &mut Cx<'_>) {
+/// Being started by the first connection, or the first request that is passed to it.
+fn demand(subject: Subject<'_>, sockets: &[ProgramSocket], private: Option<Private>, cx: &mut Cx<'_>) {
     let raw = subject.raw;
     let on_demand = raw.on_demand.get().filter(|on_demand| on_demand.value);
     let by_connection = subject.accepts() != Accepts::Program;
     if let Some(given) = on_demand {
         if by_connection {
             cx.sink.warning(given.span, "on_demand has no effect: it is started by connections anyway");
-        } else if sockets.is_empty() && !raw.listen.is_present() {
+        } else if sockets.is_empty()
+            && !raw.listen.is_present()
+            && (private.is_none() || subject.led.is_none())
+        {
             cx.sink
                 .error(
                     given.span,
-                    "nobody would notice the first connection: no socket is held for the program",
+                    "nobody would notice the first connection: no socket is held for the program, and no route leads to it",
                 )
-                .help("add listen; an address of its own is there only while it runs");
+                .help("add listen, or a route or service with this program");
         }
     }
     if let Some(idle) = raw.idle.get()
