@@ -13,7 +13,7 @@ use super::flows;
 use super::groups::Survey;
 use super::output::Outputs;
 use super::traffic::{Paused, PausedBy};
-use super::{Asked, Programs, memory};
+use super::{Asked, Programs};
 use crate::protocol::{Address, Names, Target};
 
 /// How long connections may take to be counted.
@@ -109,7 +109,7 @@ async fn measured(mut status: Vec<ProgramStatus>, copies: Copies) -> Vec<Program
     let looked = tokio::task::spawn_blocking(move || {
         let survey = Survey::take();
         let look = |(program, at, copy, places): (usize, usize, Arc<Copy>, Vec<Address>)| {
-            (program, at, memory::of(&copy, &survey), copy.processes_of(&survey), places)
+            (program, at, copy.memory(&survey), copy.processes_of(&survey), places)
         };
         copies.into_iter().map(look).collect::<Vec<_>>()
     });

@@ -16,7 +16,7 @@
 //! | all programs together | `applying`, `order`, `looking`, `common` (what they share) |
 //! | one program | `hosted`: copies that stay, decided by the pure machine; `served`, with `inetd`: a process for a connection |
 //! | what a copy is made from, and what it gets | `editions`, `private` (an address of its own), `copy`, `groups`, `notify` |
-//! | what is found out about it | `checks` (is it ready?), `connections`, `memory`, `demand` (does anybody want it?), `output` |
+//! | what is found out about it | `checks` (is it ready?), `connections`, `demand` (does anybody want it?), `output` |
 //! | what it is told, and commands beside it | `reloading`, `commands` |
 //! | requests to it | `traffic` (what the worker is told), `flows` (pause, resume, drain, enable) |
 //! | what outlives this process, or a crash | `saving`, `state`, `leftovers` |
@@ -37,7 +37,6 @@ mod hosted;
 mod inetd;
 mod leftovers;
 mod looking;
-mod memory;
 mod names;
 mod notify;
 mod order;

@@ -337,6 +337,17 @@ impl Copy {
         self.members(survey).into_keys().collect()
     }
 
+    /// How many bytes of memory it uses: what its control group says, or else the resident pages of its processes, of which
+    /// shared ones are counted several times. `None` if nothing of it lives, or nobody can tell. Reads files of `/proc` or of the
+    /// group: for a thread that may block.
+    pub(crate) fn memory(&self, survey: &Survey) -> Option<u64> {
+        if let Some(bytes) = self.group().as_ref().and_then(Group::memory) {
+            return Some(bytes);
+        }
+        let resident: Vec<u64> = self.processes_of(survey).into_iter().filter_map(groups::resident).collect();
+        (!resident.is_empty()).then(|| resident.iter().fold(0, |sum, one| u64::saturating_add(sum, *one)))
+    }
+
     /// Whether this process belongs to it; also one that has just ended and was not reaped by its parent.
     pub(crate) fn owns(&self, pid: u32) -> bool {
         self.belonging().has(pid)

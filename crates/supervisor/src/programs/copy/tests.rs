@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use handover_testkit::{have, is_alone, is_alone_in, proc, root, skip, until};
 
-use super::super::memory;
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -262,9 +261,9 @@ async fn another_copy_and_this_process_are_nobodys() {
         (vec![one.pid()], vec![other.pid()])
     );
     assert!(one.owns(one.pid()) && !one.owns(other.pid()) && !one.owns(std::process::id()) && !one.owns(0));
-    assert!(memory::of(&one, &survey).unwrap() > 0);
+    assert!(one.memory(&survey).unwrap() > 0);
     assert_eq!(one.kill_all(LIMIT).await.killed, 1);
-    assert_eq!(memory::of(&one, &Survey::take()), None);
+    assert_eq!(one.memory(&Survey::take()), None);
     assert_eq!(other.exit(), None);
     other.kill_all(LIMIT).await;
 }

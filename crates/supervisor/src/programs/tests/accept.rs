@@ -42,8 +42,24 @@ impl Post {
         ProgramSpec { accept, slots: slots.into(), sockets, ..shell("old", script) }
     }
 
-    fn each(&self) -> ProgramSpec {
+    fn spec_of_each(&self) -> ProgramSpec {
         self.spec(Accept::Each { processes: 2, per_second: 1000 }, ECHO)
+    }
+
+    /// With a program that is applied: a process for each connection.
+    fn each() -> (Self, ProgramSpec) {
+        let mut post = Post::new();
+        let spec = post.spec_of_each();
+        post.apply(&spec);
+        (post, spec)
+    }
+
+    /// With one that gets the listening socket.
+    fn wait() -> (Self, ProgramSpec) {
+        let mut post = Post::new();
+        let spec = post.spec(Accept::Wait, SITS);
+        post.apply(&spec);
+        (post, spec)
     }
 
     fn apply(&mut self, spec: &ProgramSpec) {
@@ -61,6 +77,13 @@ impl Post {
         let stream = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
         stream
+    }
+
+    /// A connection that is served by this version.
+    async fn client_of(&self, version: &str) -> TcpStream {
+        let client = self.connect();
+        assert_eq!(line(&client).await, version);
+        client
     }
 
     async fn status(&mut self, running: usize) -> ProgramStatus {
@@ -94,11 +117,8 @@ fn deploy(confirm: Option<Duration>, guard: Option<Duration>) -> What {
 
 #[tokio::test]
 async fn a_deploy_is_what_the_next_connection_gets_and_a_rollback_what_the_one_after_that_gets() {
-    let mut post = Post::new();
-    let spec = post.each();
-    post.apply(&spec);
-    let first = post.connect();
-    assert_eq!(line(&first).await, "a");
+    let (mut post, _) = Post::each();
+    let first = post.client_of("a").await;
     post.status(1).await;
     let ended = post.stage.ask("old", deploy(None, None)).await;
     assert_eq!(ended.outcome, Outcome::Applied, "{ended:?}");
@@ -106,8 +126,7 @@ async fn a_deploy_is_what_the_next_connection_gets_and_a_rollback_what_the_one_a
     assert!(ended.program.next_connection);
     let state = post.stage.directory.path().join("state/programs/state.json");
     assert!(std::fs::read_to_string(state).unwrap().contains(r#""slot": "b""#), "before it is answered");
-    let second = post.connect();
-    assert_eq!(line(&second).await, "b");
+    let second = post.client_of("b").await;
     let status = post.status(2).await;
     let slots: Vec<_> = status.copies.iter().map(|copy| copy.slot.as_deref()).collect();
     assert_eq!((slots, status.slot.as_deref()), (vec![Some("a"), Some("b")], Some("b")));
@@ -116,16 +135,14 @@ async fn a_deploy_is_what_the_next_connection_gets_and_a_rollback_what_the_one_a
     drop(first);
     assert_eq!(post.stage.ask("old", What::Rollback).await.program.to.as_deref(), Some("a"));
     post.status(1).await;
-    assert_eq!(line(&post.connect()).await, "a");
+    drop(post.client_of("a").await);
     drop(second);
     post.stage.stop().await;
 }
 
 #[tokio::test]
 async fn a_deploy_that_awaits_confirmation_goes_back_when_nobody_confirms_it_and_stays_when_somebody_does() {
-    let mut post = Post::new();
-    let spec = post.each();
-    post.apply(&spec);
+    let (mut post, spec) = Post::each();
     let ended = post.stage.ask("old", deploy(Some(LONG), None)).await;
     assert_eq!(ended.program.goes_back.map(|back| back.to).as_deref(), Some("a"), "{:?}", ended.problems);
     let refused = post
@@ -149,7 +166,7 @@ async fn a_deploy_that_awaits_confirmation_goes_back_when_nobody_confirms_it_and
     };
     assert_eq!(post.stage.until(asked).await, What::GoBack);
     assert_eq!(post.stage.ask("old", What::GoBack).await.program.to.as_deref(), Some("a"));
-    assert_eq!(line(&post.connect()).await, "a");
+    drop(post.client_of("a").await);
     // And this one is confirmed.
     post.stage.ask("old", deploy(Some(LONG), None)).await;
     assert_eq!(post.stage.ask("old", What::Confirm).await.outcome, Outcome::Applied);
@@ -160,9 +177,7 @@ async fn a_deploy_that_awaits_confirmation_goes_back_when_nobody_confirms_it_and
 
 #[tokio::test]
 async fn a_guard_takes_back_what_fails_and_says_when_it_has_seen_nothing() {
-    let mut post = Post::new();
-    let spec = post.each();
-    post.apply(&spec);
+    let (mut post, _) = Post::each();
     let guard = Duration::from_millis(100);
     let ended = post.stage.ask("old", deploy(None, Some(guard))).await;
     assert_eq!(ended.outcome, Outcome::Applied);
@@ -173,36 +188,33 @@ async fn a_guard_takes_back_what_fails_and_says_when_it_has_seen_nothing() {
     let guards =
         |out: &Out| matches!(out, Out::Step { step: handover_lifecycle::StepName::Guard, .. }).then_some(());
     post.stage.until(guards).await;
-    let client = post.connect();
-    assert_eq!(line(&client).await, "a");
+    let client = post.client_of("a").await;
     client.shutdown(Shutdown::Write).unwrap();
     let ended = post.stage.ended(operation).await;
     assert_eq!((ended.outcome, ended.cause), (Outcome::RolledBack, Cause::GuardFailed), "{ended:?}");
     assert_eq!(ended.program.serves, ServesNow::OldAgain);
     assert!(ended.problems[0].detail.contains("exited with code 3"), "{:?}", ended.problems);
-    assert_eq!(line(&post.connect()).await, "b");
+    drop(post.client_of("b").await);
     post.stage.stop().await;
 }
 
 #[tokio::test]
 async fn a_deploy_of_what_cannot_be_started_is_refused_before_anybody_connects() {
     let mut post = Post::new();
-    let mut spec = post.each();
+    let mut spec = post.spec_of_each();
     spec.command = vec!["./server".to_owned()];
     spec.slots[0].command = Some(vec!["sh".to_owned(), "-c".to_owned(), ECHO.to_owned()]);
     post.apply(&spec);
     let ended = post.stage.ask("old", deploy(None, None)).await;
     assert_eq!((ended.outcome, ended.cause), (Outcome::Rejected, Cause::Unfit));
     assert!(ended.problems[0].detail.contains("b/./server"), "{:?}", ended.problems);
-    assert_eq!(line(&post.connect()).await, "a");
+    drop(post.client_of("a").await);
     post.stage.stop().await;
 }
 
 #[tokio::test]
 async fn who_serves_a_connection_outlives_supervisor_and_worker_and_counts_in_the_next_life() {
-    let mut post = Post::new();
-    let spec = post.each();
-    post.apply(&spec);
+    let (mut post, spec) = Post::each();
     let clients = [post.connect(), post.connect()];
     for client in &clients {
         assert_eq!(line(client).await, "a");
@@ -232,11 +244,8 @@ async fn who_serves_a_connection_outlives_supervisor_and_worker_and_counts_in_th
 /// A connection that nobody is there for any more.
 #[tokio::test]
 async fn who_serves_a_connection_of_a_program_that_is_no_more_is_ended() {
-    let mut post = Post::new();
-    let spec = post.each();
-    post.apply(&spec);
-    let client = post.connect();
-    assert_eq!(line(&client).await, "a");
+    let (mut post, _) = Post::each();
+    let _client = post.client_of("a").await;
     let pid = pids(&post.status(1).await)[0];
     let mut post = post.next_life().await;
     post.stage.apply(&[]);
@@ -247,9 +256,7 @@ async fn who_serves_a_connection_of_a_program_that_is_no_more_is_ended() {
 /// It would be in the way of whoever binds the address.
 #[tokio::test]
 async fn who_has_the_listening_socket_is_ended_before_a_fresh_start() {
-    let mut post = Post::new();
-    let spec = post.spec(Accept::Wait, SITS);
-    post.apply(&spec);
+    let (mut post, _) = Post::wait();
     let _client = post.connect();
     let pid = pids(&post.status(1).await)[0];
     let Stage { programs, directory, .. } = post.stage;
@@ -262,12 +269,9 @@ async fn who_has_the_listening_socket_is_ended_before_a_fresh_start() {
 /// What is kept by the worker may be older than the process.
 #[tokio::test]
 async fn a_process_of_which_the_next_supervisor_was_told_nothing_is_known_to_it_all_the_same() {
-    let mut post = Post::new();
-    let spec = post.each();
-    post.apply(&spec);
+    let (mut post, spec) = Post::each();
     let kept = post.stage.programs.save();
-    let client = post.connect();
-    assert_eq!(line(&client).await, "a");
+    let client = post.client_of("a").await;
     let before = pids(&post.status(1).await);
     let descriptors = kept.descriptors.iter().map(|fd| fd.try_clone().unwrap()).collect();
     let setup = Stage::setup(post.stage.directory.path());
@@ -282,9 +286,7 @@ async fn a_process_of_which_the_next_supervisor_was_told_nothing_is_known_to_it_
 
 #[tokio::test]
 async fn a_restart_ends_who_has_the_listening_socket_and_the_next_connection_starts_the_new_one() {
-    let mut post = Post::new();
-    let spec = post.spec(Accept::Wait, SITS);
-    post.apply(&spec);
+    let (mut post, spec) = Post::wait();
     let _client = post.connect();
     let before = pids(&post.status(1).await)[0];
     let ended = post.stage.ask("old", What::Restart { batch: None, max_unhealthy: None }).await;
@@ -307,11 +309,8 @@ async fn a_restart_ends_who_has_the_listening_socket_and_the_next_connection_sta
 
 #[tokio::test]
 async fn another_way_to_accept_leaves_who_serves_a_connection_alone_and_forgets_nobody() {
-    let mut post = Post::new();
-    let spec = post.each();
-    post.apply(&spec);
-    let client = post.connect();
-    assert_eq!(line(&client).await, "a");
+    let (mut post, spec) = Post::each();
+    let client = post.client_of("a").await;
     let pid = pids(&post.status(1).await)[0];
     post.stage.ask("old", deploy(None, None)).await;
     let wait = ProgramSpec {
