@@ -269,18 +269,18 @@ fn bash_completes_the_names_of_programs_and_is_silent_where_nothing_runs() {
     };
     let programs = [program("web", 2), program("worker", 1), program("cron", 0)];
     let served = || canned(200, "application/json", serde_json::to_string(&programs).unwrap());
-    let offered = |words: &[&str]| offered(&script, &served().path, words);
-    assert_eq!(offered(&["restart", ""]), ["web", "worker", "cron"]);
-    assert_eq!(offered(&["reload", "wo"]), ["worker"]);
-    assert_eq!(offered(&["logs", "-f", "w"]), ["web", "worker"]);
-    assert_eq!(offered(&["--output", "=", "text", "stop", "c"]), ["cron"]);
+    let offers = |words: &[&str]| offered(&script, &served().path, words);
+    assert_eq!(offers(&["restart", ""]), ["web", "worker", "cron"]);
+    assert_eq!(offers(&["reload", "wo"]), ["worker"]);
+    assert_eq!(offers(&["logs", "-f", "w"]), ["web", "worker"]);
+    assert_eq!(offers(&["--output", "=", "text", "stop", "c"]), ["cron"]);
     let other = served();
     let elsewhere = ["--control", other.path.to_str().unwrap(), "restart", "web"];
-    assert_eq!(super::programs::offered(&script, &nowhere, &elsewhere), ["web"]);
+    assert_eq!(offered(&script, &nowhere, &elsewhere), ["web"]);
     // Everything else is as it was.
-    assert!(offered(&["resta"]).contains(&"restart".to_owned()));
-    assert!(offered(&["restart", "--ba"]).contains(&"--batch".to_owned()));
-    assert!(super::programs::offered(&script, &nowhere, &["restart", "w"]).is_empty());
+    assert!(offers(&["resta"]).contains(&"restart".to_owned()));
+    assert!(offers(&["restart", "--ba"]).contains(&"--batch".to_owned()));
+    assert!(offered(&script, &nowhere, &["restart", "w"]).is_empty());
 }
 
 #[test]
