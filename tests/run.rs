@@ -126,7 +126,8 @@ fn a_crash_refuses_nobody() {
 fn other_words_than_those_of_before_are_told_and_applied_by_a_reload() {
     let workspace = Workspace::new();
     let ports = [Port::claim(), Port::claim()];
-    let words = |port: &Port| ["--listen", &port.address().to_string(), "--ready", "100ms"].map(str::to_owned);
+    let words =
+        |port: &Port| ["--listen", &port.address().to_string(), "--ready", "100ms"].map(str::to_owned);
     let command = ["sleep", "1000"].map(str::to_owned);
     let start = |port: &Port, more: &[&str]| {
         let words = words(port);
@@ -134,7 +135,8 @@ fn other_words_than_those_of_before_are_told_and_applied_by_a_reload() {
         run(&workspace, &words, &command)
     };
     let copies = |handover: &Handover| -> Vec<u32> {
-        let all: serde_json::Value = serde_json::from_str(&handover.cli(["-o", "json", "ps"]).stdout).unwrap();
+        let all: serde_json::Value =
+            serde_json::from_str(&handover.cli(["-o", "json", "ps"]).stdout).unwrap();
         let serving = all[0]["copies"].as_array().unwrap().iter().filter(|copy| copy["role"] == "serving");
         serving.map(|copy| u32::try_from(copy["pid"].as_u64().unwrap()).unwrap()).collect()
     };

@@ -59,7 +59,10 @@ impl Status {
         }
         if !self.drift.is_empty() && self.rollback_in_force.is_none() {
             let differ = if self.drift.len() == 1 { "differs" } else { "differ" };
-            line("drift", &format!("{} {differ} from what serves: see 'handover diff'", self.drift.join(", ")));
+            line(
+                "drift",
+                &format!("{} {differ} from what serves: see 'handover diff'", self.drift.join(", ")),
+            );
         }
         if let Some(failure) = &self.journal.failure {
             line("journal", failure);
