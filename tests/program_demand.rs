@@ -235,7 +235,7 @@ fn a_reload_changes_what_sleeps_and_what_comes_is_answered_by_the_new_definition
 }
 
 #[test]
-fn a_supervisor_that_is_killed_while_it_sleeps_has_a_successor_that_wakes_it_and_lets_it_sleep() {
+fn a_supervisor_that_is_killed_while_it_sleeps_has_a_successor_that_wakes_it_and_stops_it() {
     let mut server = start(&WORDS, DOZES);
     server.handover.kill_supervisor();
     let before = succeed(&mut server);
