@@ -55,6 +55,13 @@ pub(crate) struct Letter {
     descriptors: Vec<Arc<OwnedFd>>,
 }
 
+impl Letter {
+    /// Whether it brings what the worker keeps for the next supervisor.
+    fn is_to_be_kept(&self) -> bool {
+        matches!(self.message, ToWorker::Keep { .. })
+    }
+}
+
 /// A worker process.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -91,6 +98,8 @@ pub(crate) struct Worker {
 struct Flow {
     /// Letters in the outbox, and the one that is being written.
     unsent: AtomicUsize,
+    /// Those of them that bring what the worker keeps: each holds descriptors of all that runs.
+    unkept: AtomicUsize,
     /// The message that was read and is not in the driver's queue yet.
     untold: AtomicUsize,
     /// Whether nothing more is read.
@@ -100,9 +109,17 @@ struct Flow {
 impl Worker {
     /// Puts a message into the outbox. `false` if the worker cannot be reached: it does not read, or is gone.
     pub(crate) fn send(&self, message: ToWorker, descriptors: Vec<Arc<OwnedFd>>) -> bool {
-        let sent = self.outbox.try_send(Letter { message, descriptors }).is_ok();
+        let letter = Letter { message, descriptors };
+        let keeps = usize::from(letter.is_to_be_kept());
+        let sent = self.outbox.try_send(letter).is_ok();
         self.flow.unsent.fetch_add(usize::from(sent), Ordering::Relaxed);
+        self.flow.unkept.fetch_add(if sent { keeps } else { 0 }, Ordering::Relaxed);
         sent
+    }
+
+    /// Whether it was given something to keep that is still on its way.
+    pub(crate) fn is_given_something(&self) -> bool {
+        self.flow.unkept.load(Ordering::Relaxed) > 0
     }
 
     /// Reads nothing more of what it says, or goes on: what is not read can be read by another program.
@@ -331,12 +348,17 @@ async fn write(
             return report.tell(FromWorker::Lost(error.to_string())).await;
         }
         flow.unsent.fetch_sub(1, Ordering::Relaxed);
+        flow.unkept.fetch_sub(usize::from(letter.is_to_be_kept()), Ordering::Relaxed);
     }
 }
 
 async fn write_one(channel: &AsyncFd<SupervisorChannel>, letter: &Letter) -> Result<(), ChannelError> {
     let descriptors: Vec<_> = letter.descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
-    let mut outgoing = channel.get_ref().encode(&letter.message, &descriptors)?;
+    let mut outgoing = {
+        // A long one goes by way of a memory file.
+        let _room = ForMessages::begin();
+        channel.get_ref().encode(&letter.message, &descriptors)?
+    };
     while !channel.get_ref().try_send(&mut outgoing)? {
         match channel.writable().await {
             Ok(mut ready) => {

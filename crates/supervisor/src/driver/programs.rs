@@ -29,6 +29,8 @@ use crate::worker::Worker;
 
 /// What is kept for the next supervisor is sent at most this often: a rolling restart changes it many times a second.
 const KEEP_INTERVAL: Duration = Duration::from_millis(50);
+/// What is kept is sent when what was sent before is on its way: that is looked at this often.
+const KEEP_AGAIN: Duration = Duration::from_millis(5);
 /// Operations of the supervisor's own that may wait for their turn. There is one for each program at most.
 const MAX_OWN: usize = 1024;
 /// Descriptors that a worker is given to keep at most: one message has no room for more than 4096.
@@ -150,6 +152,11 @@ impl Driver {
     /// Gives the worker that serves, and any that may come to, what the next supervisor needs to go on with the programs.
     pub(super) fn keep(&mut self) {
         self.hosting.keep_at = None;
+        // Hundreds of copies get ready at once: if each of them sent all descriptors of all, there would soon be none left.
+        if self.keepers().any(Worker::is_given_something) {
+            self.hosting.keep_at = Some(Instant::now() + KEEP_AGAIN);
+            return;
+        }
         let kept = self.programs.save();
         self.hosting.says_keep |= !kept.json.is_empty();
         if !self.hosting.says_keep {
@@ -162,15 +169,20 @@ impl Driver {
                 kept.descriptors.len()
             );
         }
-        let serving = self.serving.as_ref().map(|serving| serving.worker);
-        for (key, worker) in &self.workers {
-            if hears_of_programs(worker) && (Some(*key) == serving || self.hosting.told.contains(key)) {
-                let message = ToWorker::Keep { programs: kept.json.clone() };
-                worker.send(message, kept.descriptors.clone());
-            }
+        for worker in self.keepers() {
+            let message = ToWorker::Keep { programs: kept.json.clone() };
+            worker.send(message, kept.descriptors.clone());
         }
         // They have changed, too.
         self.send_facts();
+    }
+
+    /// The worker that serves, and those that may come to.
+    fn keepers(&self) -> impl Iterator<Item = &Worker> {
+        let serving = self.serving.as_ref().map(|serving| serving.worker);
+        let keeps = move |key: &WorkerKey| Some(*key) == serving || self.hosting.told.contains(key);
+        let keepers = self.workers.iter().filter(move |(key, _)| keeps(key)).map(|(_, worker)| worker);
+        keepers.filter(|worker| hears_of_programs(worker))
     }
 
     /// What a worker has said about traffic: only the one that serves is asked.
