@@ -2,9 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
+
+/// How often the environment of a process is read that has none yet, and how long it is given each time.
+const READS: u32 = 100;
+const READ_AGAIN: Duration = Duration::from_millis(1);
+/// What is read of it at most.
+const MOST_BYTES: usize = 256 * 1024;
 
 /// One line of `/proc/<pid>/stat`, as far as tests need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,11 +172,27 @@ pub fn catches(pid: u32, signal: rustix::process::Signal) -> bool {
     mask >> (signal.as_raw() - 1) & 1 == 1
 }
 
-/// The variables that a process was started with.
+/// The variables that a process was started with. One that executes a program just now has none, and no arguments either, until
+/// those of the new one are in place: that is waited for.
 #[must_use]
 pub fn environment(pid: u32) -> Vec<String> {
-    fs::read(format!("/proc/{pid}/environ"))
-        .unwrap_or_default()
+    // In one go: between two reads it may execute another program, and the second finds nothing any more.
+    let read = |what: &str| -> Vec<u8> {
+        let mut bytes = vec![0; MOST_BYTES];
+        let read = fs::File::open(format!("/proc/{pid}/{what}")).and_then(|mut file| file.read(&mut bytes));
+        bytes.truncate(read.unwrap_or_default());
+        bytes
+    };
+    let mut bytes = read("environ");
+    for _ in 0..READS {
+        // Threads of the kernel have none for ever, and no file either.
+        if !bytes.is_empty() || !read("cmdline").is_empty() || executable(pid).is_none() {
+            break;
+        }
+        thread::park_timeout(READ_AGAIN);
+        bytes = read("environ");
+    }
+    bytes
         .split(|byte| *byte == 0)
         .filter(|variable| !variable.is_empty())
         .map(|variable| String::from_utf8_lossy(variable).into_owned())

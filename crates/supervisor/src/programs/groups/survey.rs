@@ -11,8 +11,10 @@
 //! One that also overwrites its environment is found only in a control group.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Group;
@@ -25,6 +27,11 @@ pub(crate) const MARK_SEPARATOR: char = ';';
 const MAX_LOOKS: usize = 10;
 /// How old a look may be that is taken for many copies, one after the other.
 const RECENT: Duration = Duration::from_millis(50);
+/// How often the environment of a process is read that has none yet, and how long it is given each time.
+const MAX_READS: u32 = 100;
+const READ_AGAIN: Duration = Duration::from_millis(1);
+/// Few environments are larger.
+const USUAL_ENVIRONMENT_BYTES: usize = 64 * 1024;
 /// Ancestors that are looked at.
 const MAX_ANCESTORS: usize = 64;
 
@@ -173,10 +180,7 @@ impl Process {
     }
 
     fn parse(line: &[u8]) -> Option<Self> {
-        // The command's name is in parentheses and may hold anything, parentheses too.
-        let end = line.iter().rposition(|byte| *byte == b')')?;
-        let rest = std::str::from_utf8(line.get(end + 1..)?).ok()?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let fields = fields(line)?;
         let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
         let id = |at: usize| u32::try_from(number(at)?).ok();
         Some(Process {
@@ -186,6 +190,13 @@ impl Process {
             began: number(19)?,
         })
     }
+}
+
+/// What follows the number and the command's name.
+fn fields(line: &[u8]) -> Option<Vec<&str>> {
+    // The name is in parentheses and may hold anything, parentheses too.
+    let end = line.iter().rposition(|byte| *byte == b')')?;
+    Some(std::str::from_utf8(line.get(end + 1..)?).ok()?.split_ascii_whitespace().collect())
 }
 
 /// Whether a process lives. One that has ended and was not reaped yet does not.
@@ -210,12 +221,52 @@ pub(crate) fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
+/// The environment of a process. One that executes a program just now has none until the new one is in place: that is waited for,
+/// or a child whose parent ends meanwhile would be nobody's.
+fn environment(pid: u32) -> Vec<u8> {
+    for _ in 0..MAX_READS {
+        match read_environment(pid) {
+            Ok(none) if none.is_empty() => {}
+            environment => return environment.unwrap_or_default(),
+        }
+        match place_of_environment(pid) {
+            // The kernel's own threads have none for ever, and execute no file; who has ended does not either.
+            Some((0, 0)) if fs::read_link(format!("/proc/{pid}/exe")).is_ok() => thread::sleep(READ_AGAIN),
+            // It has come meanwhile.
+            Some((begin, end)) if begin != end => {}
+            _ => break,
+        }
+    }
+    Vec::new()
+}
+
+/// Reads it in one go if it is of a usual size: between two reads the process may execute another program, and the second finds
+/// nothing any more.
+fn read_environment(pid: u32) -> io::Result<Vec<u8>> {
+    let mut file = File::open(format!("/proc/{pid}/environ"))?;
+    let mut bytes = vec![0; USUAL_ENVIRONMENT_BYTES];
+    let length = file.read(&mut bytes)?;
+    bytes.truncate(length);
+    if length == USUAL_ENVIRONMENT_BYTES {
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// Where the environment of a process begins and ends in its memory.
+fn place_of_environment(pid: u32) -> Option<(u64, u64)> {
+    let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let fields = fields(&line)?;
+    let number = |at: usize| fields.get(at)?.parse().ok();
+    Some((number(47)?, number(48)?))
+}
+
 /// Whether a process has this mark among its own.
 fn has_mark(pid: u32, mark: &str) -> bool {
     if mark.is_empty() {
         return false;
     }
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let environment = environment(pid);
     let prefix = [MARK_VARIABLE.as_bytes(), b"="].concat();
     environment
         .split(|byte| *byte == 0)
@@ -264,6 +315,19 @@ mod tests {
         assert_eq!(ids(all.members(&belonging)), [4_000_010, 4_000_011, 4_000_020, 4_000_030, 4_000_040]);
         let nobody = Belonging { session: None, ..Belonging::default() };
         assert_eq!(all.members(&nobody).len(), 0);
+    }
+
+    #[test]
+    fn one_that_executes_one_program_after_the_other_has_its_mark_all_the_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("again");
+        handover_testkit::program::script(&path, "#!/bin/sh\nexec \"$0\"\n");
+        let mut again =
+            std::process::Command::new(&path).env(MARK_VARIABLE, "web/1-00;web/2-00").spawn().unwrap();
+        let has = (0..20_000).all(|_| has_mark(again.id(), "web/2-00"));
+        again.kill().unwrap();
+        again.wait().unwrap();
+        assert!(has);
     }
 
     #[test]
