@@ -59,7 +59,7 @@ fn a_new_copy_that_binds_nothing_is_sent_away_and_the_old_one_serves_on() {
 #[test]
 fn a_new_copy_that_answers_500_is_sent_away_and_the_old_one_serves_on() {
     for way in WAYS {
-        let more = "ready = { http = \"/\" }\nready_timeout = \"1s\"\n";
+        let more = "ready = { http = \"/\" }\nready_timeout = \"3s\"\n";
         let server = with_next(way, &["says", "second", "answers-500"], more);
         expect_refused(&server, &["500"]);
     }

@@ -273,7 +273,7 @@ async fn what_does_not_end_by_itself_is_asked_to_before_it_is_killed() {
     let each = rig.each();
     let client = rig.connect();
     assert_eq!(line(&client).await, "ready");
-    let (stopping, _) = each.stop(Duration::from_millis(100));
+    let (stopping, _) = each.stop(Duration::from_secs(1));
     assert_eq!(stopping.await, Ends { asked: 1, killed: 0 });
     assert_eq!(line(&client).await, "cut");
 }

@@ -7,11 +7,17 @@ use handover_lifecycle::{Cause, OperationKey, Outcome};
 
 use super::super::groups::Groups;
 use super::*;
-use crate::protocol::ResourceLimits;
+use crate::protocol::{CommandSpec, ResourceLimits};
 
 const STAYS: &str = "exec sleep 1000";
 /// Fails where a file is called `bad`.
 const MAY_FAIL: &str = "if [ -e bad ]; then echo it is bad; exit 3; fi; exec sleep 1000";
+
+/// Ready when its shell has become what stays: what ends before never is, however slow this machine is.
+fn stays() -> Ready {
+    let check = "test \"$(cat /proc/$HANDOVER_PID/comm)\" = sleep";
+    Ready::Command(CommandSpec { command: ["sh", "-c", check].map(str::to_owned).to_vec(), limit: LONG })
+}
 
 fn restart() -> What {
     What::Restart { batch: None, max_unhealthy: None }
@@ -40,7 +46,8 @@ async fn after_a_restart_another_process_runs_and_the_old_one_does_not() {
 async fn a_new_copy_that_fails_leaves_the_old_one_and_its_last_lines_are_answered() {
     let mut stage = Stage::new();
     let directory = stage.directory.path().to_owned();
-    stage.apply(&[ProgramSpec { directory: Some(directory.clone()), ..shell("web", MAY_FAIL) }]);
+    let directory_of_its_own = Some(directory.clone());
+    stage.apply(&[ProgramSpec { directory: directory_of_its_own, ready: stays(), ..shell("web", MAY_FAIL) }]);
     let before = pids(&stage.runs("web").await);
     std::fs::write(directory.join("bad"), "").unwrap();
     let ended = stage.ask("web", restart()).await;
@@ -123,7 +130,8 @@ async fn a_program_that_cannot_overlap_is_started_again_when_the_next_one_fails(
     let base = stage.directory.path().to_owned();
     let slots = vec![slot(&base, "a"), slot(&base, "b")];
     std::fs::write(base.join("b/bad"), "").unwrap();
-    stage.apply(&[ProgramSpec { slots, swap: Swap::StopFirst, ..private("web", MAY_FAIL) }]);
+    let spec = ProgramSpec { slots, swap: Swap::StopFirst, ready: stays(), ..private("web", MAY_FAIL) };
+    stage.apply(&[spec]);
     stage.runs("web").await;
     stage.held = 7;
     let ended = stage.ask("web", deploy(None)).await;
@@ -194,8 +202,8 @@ async fn the_exam_of_a_reload_proves_what_is_new_and_what_fails_leaves_nothing()
     stage.apply(&[shell("web", STAYS)]);
     let before = pids(&stage.runs("web").await);
     let old = shell("web", STAYS);
-    let fails =
-        [old.clone(), ProgramSpec { after: vec!["web".to_owned()], ..shell("new", "echo no; exit 1") }];
+    let new = shell("new", "echo no; exit 1");
+    let fails = [old.clone(), ProgramSpec { after: vec!["web".to_owned()], ready: stays(), ..new }];
     assert!(stage.programs.differs(&fails).is_some());
     assert_eq!(stage.programs.differs(std::slice::from_ref(&old)), None);
     stage.programs.examine(OperationKey(90), &fails, Sockets::new());
