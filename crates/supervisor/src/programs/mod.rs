@@ -273,9 +273,11 @@ impl Programs {
                 break;
             }
             for name in ready {
+                // Both, where one is on its way out and the other comes.
                 if let Some(hosted) = self.all.get_mut(&name) {
                     hosted.begin(&mut self.common);
-                } else if let Some(served) = self.served.get_mut(&name) {
+                }
+                if let Some(served) = self.served.get_mut(&name) {
                     served.begin(&mut self.common);
                 }
             }

@@ -327,7 +327,7 @@ async fn another_way_to_accept_leaves_who_serves_a_connection_alone_and_forgets_
         accept: Accept::Program,
         stop: Stop { signal: 15, limit: Duration::from_millis(100) },
         command: wait.command.clone(),
-        ..spec
+        ..spec.clone()
     };
     post.apply(&own);
     let is_own = |status: &ProgramStatus| status.state == ProgramState::Running && status.wanted == 1;
@@ -342,5 +342,14 @@ async fn another_way_to_accept_leaves_who_serves_a_connection_alone_and_forgets_
     let status = post.stage.runs("old").await;
     assert_eq!(status.slot.as_deref(), Some("b"), "what was deployed stays deployed");
     assert!(both.iter().all(|pid| !lives(*pid)));
+    // And back, beside the copy that is on its way out.
+    post.apply(&spec);
+    let _client = post.client_of("b").await;
+    while post.stage.programs.status().len() > 1 {
+        let happened = tokio::time::timeout(LONG, post.stage.programs.next()).await.unwrap();
+        post.stage.programs.take(happened);
+    }
+    // The other connection had waited in the queue all the time.
+    assert_eq!(post.status(2).await.slot.as_deref(), Some("b"));
     post.stage.stop().await;
 }
