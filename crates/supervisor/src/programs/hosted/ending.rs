@@ -33,14 +33,7 @@ impl Hosted {
         let serves = self.serves_now(outcome);
         let view = self.view();
         let warm = view.warm_until.map(|at| common.time_of_day(at));
-        let goes_back = view.pending.filter(|pending| pending.operation == Some(operation)).map(|pending| {
-            let left = pending.until.saturating_sub(common.now());
-            ProgramGoesBack {
-                to: self.place_name(pending.back_to).unwrap_or_else(|| "what ran before".to_owned()),
-                at: common.in_time(left),
-                within_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
-            }
-        });
+        let goes_back = self.goes_back(common, operation);
         let to = self.serving_place();
         let name = self.name.clone();
         let private = self.spec().is_some_and(|spec| spec.private.is_some());
@@ -81,6 +74,17 @@ impl Hosted {
             active.ended.problems.push(Problem::new(words));
         }
         self.finish(common, outcome, cause);
+    }
+
+    /// What becomes of what this operation has deployed, if it awaits confirmation.
+    fn goes_back(&self, common: &Common, operation: OperationKey) -> Option<ProgramGoesBack> {
+        let pending = self.view().pending.filter(|pending| pending.operation == Some(operation))?;
+        let left = pending.until.saturating_sub(common.now());
+        Some(ProgramGoesBack {
+            to: self.place_name(pending.back_to).unwrap_or_else(|| "what ran before".to_owned()),
+            at: common.in_time(left),
+            within_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 
     /// What serves when the operation has ended.
