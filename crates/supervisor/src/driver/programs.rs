@@ -366,11 +366,11 @@ impl Driver {
     /// Every program has been ready, or has failed once: whoever waits for the server hears of it.
     fn programs_settled(&mut self) {
         self.hosting.awaited = false;
-        if std::mem::take(&mut self.hosting.ready_waits) {
-            self.parts.notifier.ready();
-        }
         if let Some(start) = self.hosting.banner_waits.take() {
             self.print_banner(&start);
+        }
+        if std::mem::take(&mut self.hosting.ready_waits) {
+            self.parts.notifier.ready();
         }
     }
 
