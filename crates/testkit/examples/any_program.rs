@@ -143,8 +143,9 @@ fn lock(path: &str) -> fs::File {
 
 /// The first process ends and leaves the work to its child.
 fn forks() {
-    let mut arguments: Vec<String> = env::args().skip(1).filter(|word| word != "forks").collect();
-    arguments.push("ignores-nothing".to_owned());
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    // Whose child it is cannot be ready any more.
+    arguments.retain(|word| !["forks", "notify"].contains(&word.as_str()));
     // As one that was forked it takes the sockets for its own.
     let child = Command::new("sh")
         .args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""])
