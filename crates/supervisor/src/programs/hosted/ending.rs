@@ -20,8 +20,7 @@ impl Hosted {
         figures: Figures,
     ) {
         if self.active.as_ref().is_none_or(|active| active.inner != operation) {
-            // It was another supervisor's, which told nobody.
-            // Nobody waits for it, so it was called off, as if the server were to end.
+            // It was another supervisor's: nobody waits for it, so it was called off, as if the server were to end.
             let cause = if cause == Cause::ShuttingDown { Cause::SupervisorDied } else { cause };
             return tracing::info!(
                 program = self.name,
@@ -50,7 +49,8 @@ impl Hosted {
             result.to = to.or(result.to.take());
         }
         if !active.what.moves() {
-            (result.from, result.to) = (None, None);
+            let stays = result.to.take().filter(|_| active.what == What::Confirm);
+            (result.from, result.to) = (None, stays);
         }
         if !private {
             result.in_flight_ended = None;
@@ -62,13 +62,7 @@ impl Hosted {
                  starts it anew"
             )));
         }
-        if figures.unquiet > 0 {
-            let copies = if figures.unquiet == 1 { "copy" } else { "copies" };
-            active.ended.warnings.push(Problem::new(format!(
-                "what was in flight at {} old {copies} of {name} did not end in time",
-                figures.unquiet
-            )));
-        }
+        active.ended.warnings.extend(unquiet(figures.unquiet, &name));
         let needs_words = !outcome.is_success() && active.ended.problems.is_empty();
         if needs_words && let Some(words) = words_for(cause, &active.what, &name) {
             active.ended.problems.push(Problem::new(words));
@@ -111,6 +105,16 @@ impl What {
     fn moves(&self) -> bool {
         matches!(self, What::Deploy { .. } | What::Rollback | What::Cancel | What::GoBack)
     }
+}
+
+/// Some copies were asked to end before what was in flight at them had.
+fn unquiet(copies: u32, name: &str) -> Option<Problem> {
+    let which = match copies {
+        0 => return None,
+        1 => "1 old copy".to_owned(),
+        n => format!("{n} old copies"),
+    };
+    Some(Problem::new(format!("what was in flight at {which} of {name} did not end in time")))
 }
 
 /// What there is to say about an end of which no copy has told why.
