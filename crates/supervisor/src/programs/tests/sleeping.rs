@@ -72,12 +72,12 @@ async fn who_comes_while_it_is_being_stopped_is_remembered_and_it_sleeps_again_a
 #[tokio::test]
 async fn one_that_fails_is_not_worth_waiting_for_and_one_that_only_ends_is_not_started_in_a_circle() {
     let mut stage = Stage::new();
-    stage.apply(&[lazy("exit 3")]);
+    stage.apply(&[ProgramSpec { ready: Ready::After(LONG), ..lazy("exit 3") }]);
     stage.programs.wanted("web");
     stage.looks("web", |status| status.state == ProgramState::BackOff).await;
     assert!(stage.programs.traffic().wakes.is_empty());
     let restart = Restart { policy: RestartPolicy::Never, first: LONG, longest: LONG, reset: LONG };
-    stage.apply(&[ProgramSpec { restart, ..lazy("exit 0") }]);
+    stage.apply(&[ProgramSpec { restart, ready: Ready::After(LONG), ..lazy("exit 0") }]);
     stage.looks("web", |status| status.state == ProgramState::OnDemand).await;
     // Whoever waits says so again, each time.
     for _ in 0..2 {
