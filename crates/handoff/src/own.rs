@@ -9,7 +9,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::inherit;
 use crate::process::{self, Executable};
@@ -92,7 +92,11 @@ pub(crate) fn started_with() -> Option<rustix::process::Rlimit> {
     Some(rustix::process::Rlimit { current, maximum })
 }
 
-/// As long as this lives, descriptors that were kept back may be used: a message with descriptors is received, or read.
+/// How many [`ForMessages`] there are.
+static FOR_MESSAGES: Mutex<usize> = Mutex::new(0);
+
+/// As long as one of these lives, descriptors that were kept back may be used: a message with descriptors is received, or
+/// read. By any thread: one that starts something meanwhile may be quicker.
 #[derive(Debug)]
 pub struct ForMessages(());
 
@@ -100,21 +104,24 @@ impl ForMessages {
     /// In a process that keeps none back this changes nothing.
     #[must_use]
     pub fn begin() -> Self {
-        Self::set(true);
+        Self::change(|count| count + 1);
         Self(())
     }
 
-    fn set(all: bool) {
+    fn change(change: impl FnOnce(usize) -> usize) {
+        // A number is what it is, whoever panicked.
+        let mut count = FOR_MESSAGES.lock().unwrap_or_else(PoisonError::into_inner);
+        *count = change(*count);
         if STARTED_WITH.get().is_some() {
             // The hard limit is never exceeded, so nothing can be said against it.
-            let _ = use_all_descriptors(all);
+            let _ = use_all_descriptors(*count > 0);
         }
     }
 }
 
 impl Drop for ForMessages {
     fn drop(&mut self) {
-        Self::set(false);
+        Self::change(|count| count.saturating_sub(1));
     }
 }
 
@@ -140,7 +147,7 @@ pub fn exec_in_place(
     match prepare_and_exec(executable, arguments, environment, kept) {
         Ok(never) => match never {},
         Err(error) => {
-            ForMessages::set(false);
+            ForMessages::change(|count| count);
             for descriptor in kept {
                 // It was open a moment ago, and setting a flag on an open descriptor does not fail.
                 let _ = inherit::set_inheritable(descriptor, false);

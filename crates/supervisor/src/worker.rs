@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use handover_handoff::inherit::{CHANNEL_VARIABLE, DESCRIPTORS_VARIABLE, SUCCESSION_VARIABLE};
 use handover_handoff::own::ForMessages;
@@ -36,6 +36,9 @@ const OUTBOX: usize = 256;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a worker whose channel ended is given to end itself, because that says more: by which signal it did.
 const LAST_BREATH: Duration = Duration::from_millis(200);
+/// How long a message waits for a descriptor until its worker is given up, and how often it looks for one.
+const SHORTAGE_LIMIT: Duration = Duration::from_secs(5);
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(5);
 
 /// What comes from a worker.
 #[derive(Debug)]
@@ -354,10 +357,20 @@ async fn write(
 
 async fn write_one(channel: &AsyncFd<SupervisorChannel>, letter: &Letter) -> Result<(), ChannelError> {
     let descriptors: Vec<_> = letter.descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
-    let mut outgoing = {
+    let give_up = Instant::now() + SHORTAGE_LIMIT;
+    let mut outgoing = loop {
         // A long one goes by way of a memory file.
-        let _room = ForMessages::begin();
-        channel.get_ref().encode(&letter.message, &descriptors)?
+        let encoded = {
+            let _room = ForMessages::begin();
+            channel.get_ref().encode(&letter.message, &descriptors)
+        };
+        match encoded {
+            // Copies that are being started were quicker.
+            Err(error) if error.is_shortage() && Instant::now() < give_up => {
+                tokio::time::sleep(SHORTAGE_PAUSE).await;
+            }
+            encoded => break encoded?,
+        }
     };
     while !channel.get_ref().try_send(&mut outgoing)? {
         match channel.writable().await {

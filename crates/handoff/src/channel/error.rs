@@ -79,6 +79,13 @@ impl ChannelError {
         ChannelError::Io { doing, source: errno.into() }
     }
 
+    /// Whether the system is short of something just now (descriptors, memory), nothing was sent, and the same may be tried again.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        let ChannelError::Memfd(MemfdError::Io { source, .. }) = self else { return false };
+        matches!(Errno::from_io_error(source), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+    }
+
     /// Whether the error was found before anything was sent, so that the channel is still of use.
     #[must_use]
     pub fn is_before_sending(&self) -> bool {

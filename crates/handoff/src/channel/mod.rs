@@ -191,15 +191,16 @@ where
         number: &mut u32,
     ) -> Result<Outgoing<'fd>, ChannelError> {
         let bytes = serde_json::to_vec(message).map_err(ChannelError::Encode)?;
-        *number = number.wrapping_add(1);
+        let next = number.wrapping_add(1);
         let (body, frames) = if bytes.len() <= frame::MAX_INLINE_BODY_BYTES {
-            (None, frame::split(*number, Placed::Inline(&bytes), fds.len())?)
+            (None, frame::split(next, Placed::Inline(&bytes), fds.len())?)
         } else {
             let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= MAX_BODY_BYTES);
             let length = length.ok_or(ChannelError::TooBig { bytes: bytes.len(), limit: MAX_BODY_BYTES })?;
             let file = memfd::sealed("handover-message", &bytes).map_err(ChannelError::Memfd)?;
-            (Some(file), frame::split(*number, Placed::Memfd(length), fds.len() + 1)?)
+            (Some(file), frame::split(next, Placed::Memfd(length), fds.len() + 1)?)
         };
+        *number = next;
         Ok(Outgoing { frames: frames.into_iter(), next: None, body, fds: fds.to_vec() })
     }
 
