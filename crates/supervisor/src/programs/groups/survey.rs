@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,8 +28,9 @@ pub(crate) const MARK_SEPARATOR: char = ';';
 const MAX_LOOKS: usize = 10;
 /// How old a look may be that is taken for many copies, one after the other.
 const RECENT: Duration = Duration::from_millis(50);
-/// How often the environment of a process is read that has none yet, and how long it is given each time.
-const MAX_READS: u32 = 100;
+/// How long a process is given that has no environment yet, and how often it is looked at meanwhile: it may have to wait for
+/// a processor in the middle of it.
+const ENVIRONMENT_LIMIT: Duration = Duration::from_secs(5);
 const READ_AGAIN: Duration = Duration::from_millis(1);
 /// Few environments are larger.
 const USUAL_ENVIRONMENT_BYTES: usize = 64 * 1024;
@@ -224,17 +226,19 @@ pub(crate) fn boot() -> String {
 /// The environment of a process. One that executes a program just now has none until the new one is in place: that is waited for,
 /// or a child whose parent ends meanwhile would be nobody's.
 fn environment(pid: u32) -> Vec<u8> {
-    for _ in 0..MAX_READS {
+    let give_up = Instant::now() + ENVIRONMENT_LIMIT;
+    while Instant::now() < give_up {
         match read_environment(pid) {
             Ok(none) if none.is_empty() => {}
             environment => return environment.unwrap_or_default(),
         }
-        match place_of_environment(pid) {
-            // The kernel's own threads have none for ever, and execute no file; who has ended does not either.
-            Some((0, 0)) if fs::read_link(format!("/proc/{pid}/exe")).is_ok() => thread::sleep(READ_AGAIN),
-            // It has come meanwhile.
-            Some((begin, end)) if begin != end => {}
-            _ => break,
+        match image_of(pid) {
+            // It has none. The kernel's own threads, and who has ended, execute no file.
+            Some(image) if image.is_whole && image.environment.is_empty() => break,
+            Some(image) if !image.is_whole && fs::read_link(format!("/proc/{pid}/exe")).is_err() => break,
+            // It is not whole yet, or has come meanwhile.
+            Some(_) => thread::sleep(READ_AGAIN),
+            None => break,
         }
     }
     Vec::new()
@@ -253,12 +257,19 @@ fn read_environment(pid: u32) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Where the environment of a process begins and ends in its memory.
-fn place_of_environment(pid: u32) -> Option<(u64, u64)> {
+/// What a process executes.
+struct Image {
+    /// Whether all of it is in place: where its code begins is said last.
+    is_whole: bool,
+    /// Where the environment lies in its memory. Empty at first, also if there is one.
+    environment: Range<u64>,
+}
+
+fn image_of(pid: u32) -> Option<Image> {
     let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let fields = fields(&line)?;
-    let number = |at: usize| fields.get(at)?.parse().ok();
-    Some((number(47)?, number(48)?))
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(Image { is_whole: number(23)? != 0, environment: number(47)?..number(48)? })
 }
 
 /// Whether a process has this mark among its own.
