@@ -307,8 +307,11 @@ fn a_confirmed_upgrade_makes_the_supervisor_the_new_binary() {
 }
 
 fn what_cannot_go_on_goes_back_and_it_is_told() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
     let up = start("1", &[]);
     let pid = up.pid();
+    let few = Rlimit { current: Some(1_000), maximum: Some(1_000) };
+    prlimit(Pid::from_raw(pid.cast_signed()), Resource::Nofile, few).unwrap();
     let before = up.descriptors();
     let (status, operation) = up.upgrade("2-resume-fail", "");
     assert_eq!((status, outcome(&operation)), (200, "applied".to_owned()), "{operation}");

@@ -82,15 +82,25 @@ pub fn preflight() -> ExitCode {
     handover_supervisor::preflight::answer("fake", &version())
 }
 
-/// As the program that the supervisor has become: lacks what it needs to go on, if that is what the mark says.
+/// Descriptors that a supervisor keeps back, of a thousand.
+const KEPT_BACK: usize = 64;
+/// Descriptors that its event loop takes, and no more than that.
+const EVENT_LOOP: usize = 10;
+
+/// As the program that the supervisor has become: lacks what it needs to go on, if that is what the mark says. Whoever asks for
+/// this sees to it that the limit is one that can be reached.
 pub fn hinder_resuming() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let spoilt = mark().contains("resume-fail") && std::env::var_os("HANDOVER_SAVED").is_some();
-    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-    // What is left to it is less than what was left to it.
-    let current = if spoilt { Some(open) } else { limit.maximum };
-    setrlimit(Resource::Nofile, Rlimit { current, maximum: limit.maximum }).unwrap();
+    if !mark().contains("resume-fail") || std::env::var_os("HANDOVER_SAVED").is_none() {
+        return;
+    }
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let mut open: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    // What is kept back for messages is not there for it, and its event loop needs some. The others are open until another
+    // program is executed.
+    open.truncate(open.len() - KEPT_BACK - EVENT_LOOP);
+    std::mem::forget(open);
 }
 
 /// Makes this program one that cannot be executed, when it is asked about itself for the second time.
