@@ -99,7 +99,10 @@ impl Driver {
                     tracing::info!("{what}");
                     self.tell(EventKind::Notice, what, None);
                 }
-                Out::Stopped { clean } => self.pending.push_back(Event::ProgramsStopped { clean }),
+                Out::Stopped { clean, losses } => {
+                    self.lose_connections(&losses);
+                    self.pending.push_back(Event::ProgramsStopped { clean });
+                }
                 Out::AllEnded { code } => self.all_ended(code),
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use handover_api::Losses;
 use handover_lifecycle::CallKey;
 use handover_lifecycle::program::CopyKey;
 use tokio::sync::mpsc;
@@ -38,6 +39,8 @@ pub(super) struct Common {
     copies: BTreeMap<(String, CopyKey), SavedCopy>,
     /// What exams have found since anybody looked.
     pub(super) prepared: Vec<Prepared>,
+    /// Connections that were cut, and no operation on a program was told of: that is what a stop of the server has cut.
+    pub(super) lost: Losses,
     /// Operations as machines know them; never twice, not even in another life.
     pub(super) operations: u64,
 }
@@ -59,6 +62,7 @@ impl Common {
             programs: BTreeMap::new(),
             copies: BTreeMap::new(),
             prepared: Vec::new(),
+            lost: Losses::default(),
             operations: 0,
         }
     }

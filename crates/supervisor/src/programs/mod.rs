@@ -55,6 +55,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use handover_api::Losses;
 use handover_lifecycle::OperationKey;
 use tokio::sync::mpsc;
 
@@ -261,9 +262,10 @@ impl Programs {
             let are_over = self.served.values().all(Served::is_over);
             if !self.said.stopped && ending.go_on(&mut self.common, &mut self.all, are_over) {
                 self.said.stopped = true;
-                let clean = are_over && self.all.values().all(Hosted::is_over);
+                let losses = std::mem::take(&mut self.common.lost);
+                let clean = are_over && self.all.values().all(Hosted::is_over) && losses.is_empty();
                 self.common.place.remove();
-                self.common.out.push(Out::Stopped { clean });
+                self.common.out.push(Out::Stopped { clean, losses });
             }
             return;
         }
@@ -479,6 +481,7 @@ impl Programs {
     /// Everything ends, in reverse order of `after`; [`Out::Stopped`] follows, at the latest after `limit` and the kill.
     pub(crate) fn stop(&mut self, limit: Duration) {
         self.ending = Some(Ending::new(limit));
+        self.common.lost = Losses::default();
         for served in self.served.values_mut() {
             served.end(&mut self.common, Some(limit), false);
         }

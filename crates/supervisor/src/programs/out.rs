@@ -56,9 +56,9 @@ pub(crate) enum Out {
     Settled,
     /// For the log and `/v1/events`: one sentence (a pause that ended by itself, a copy that died, a deploy that was taken back).
     Notice(String),
-    /// Nothing of any program runs any more: the answer to [`super::Programs::stop`]. Not clean if something had to be killed
-    /// that was asked to end before.
-    Stopped { clean: bool },
+    /// Nothing of any program runs any more: the answer to [`super::Programs::stop`], with what was cut. Not clean if something
+    /// was, or runs on although it was killed.
+    Stopped { clean: bool, losses: Losses },
     /// All programs have ended, and none is to be started again. The code is that of the program, if there is one only.
     AllEnded { code: u8 },
 }

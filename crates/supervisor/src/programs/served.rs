@@ -319,7 +319,7 @@ impl Served {
     /// Those have ended that were waited for.
     fn ended(&mut self, common: &mut Common, operation: Option<OperationKey>, ends: Ends) {
         let Some(active) = self.active.as_mut().filter(|active| Some(active.inner) == operation) else {
-            return;
+            return common.lost.add("program", ends.connections);
         };
         let killed = u32::try_from(ends.killed).unwrap_or(u32::MAX);
         active.ended.program.killed_processes += killed;

@@ -49,6 +49,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(200);
 const MAX_CROWD: usize = 8;
 /// How much later than the deadline a command may be cleared away that was killed at it.
 const KILL_GRACE: Duration = Duration::from_secs(1);
+/// That no answer came within less time than this tells nothing.
+const TELLING: Duration = Duration::from_millis(500);
 /// Less time than this is no time for another try.
 const LAST_TRY: Duration = Duration::from_millis(20);
 
@@ -190,6 +192,8 @@ async fn again(
         let cut = if place.is_none() { deadline + KILL_GRACE } else { deadline };
         match timeout_at(cut, one).await {
             Ok(Ok(how)) => return Ok(how),
+            // What was cut short by the end of the time says less than what was found before.
+            Ok(Err(Finding::NoAnswer { .. })) if number > 0 && left < TELLING => {}
             Ok(Err(found)) => finding = found,
             Err(_) => break,
         }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::super::actual_address;
-use super::super::checks::{self, NotReady, Proof, Spoken, Subject};
+use super::super::checks::{self, Proof, Spoken, Subject};
 use super::super::common::Teller;
 use super::super::connections::{self, Wanted};
 use super::super::copy::Copy;
@@ -35,6 +35,9 @@ const HEARD_PAUSE: Duration = Duration::from_millis(20);
 const GUARD_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a guarded copy may take to answer.
 const GUARD_LIMIT: Duration = Duration::from_secs(2);
+/// How much later than a check's own limit the machine gives a copy up: time enough, on a machine that is busy, for the check to say
+/// what it has found instead.
+pub(super) const TO_REPORT: Duration = Duration::from_secs(5);
 
 /// A copy, from the moment the machine wants it until nothing of it is left.
 #[derive(Debug)]
@@ -113,13 +116,11 @@ impl Entry {
         self.end_check();
         let Some(subject) = self.subject(edition) else { return };
         let ready = filled(&edition.spec.ready, self.born.as_ref());
-        // A little less than the machine's own limit: what was found says more than that the time is over.
-        let least = limit.saturating_sub(Duration::from_millis(100)).max(limit.mul_f32(0.9));
+        // What was found says more than the machine, whose own limit comes later.
+        let limit = limit.saturating_sub(TO_REPORT);
         let teller = teller.clone();
         let task = tokio::spawn(async move {
-            // Told is the time that was configured.
-            let told = |late| NotReady { limit, ..late };
-            let proof = checks::prove(&subject, &ready, least).await.map_err(told);
+            let proof = checks::prove(&subject, &ready, limit).await;
             teller.tell(Of::Proved { copy: key, proof });
         });
         self.check = Some(task.abort_handle());

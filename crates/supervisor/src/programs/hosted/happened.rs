@@ -42,7 +42,7 @@ impl Hosted {
                     entry.accepted = accepted;
                 }
             }
-            Of::Killed { copy, killed, accepted } => self.killed(copy, killed, accepted),
+            Of::Killed { copy, killed, accepted } => self.killed(common, copy, killed, accepted),
             Of::Hooked { operation, result } => self.hooked(common, operation, result),
             Of::Demand { watch } => self.demanded(common, watch),
             Of::Idle { watch } => self.idle(common, watch),
@@ -206,7 +206,7 @@ impl Hosted {
         self.step(common, Event::Gone { copy });
     }
 
-    fn killed(&mut self, copy: CopyKey, killed: Killed, accepted: Option<u64>) {
+    fn killed(&mut self, common: &mut Common, copy: CopyKey, killed: Killed, accepted: Option<u64>) {
         let Some(entry) = self.copies.get_mut(&copy) else { return };
         let name = format!("{}/{}", self.name, entry.number);
         match killed.killed {
@@ -228,6 +228,8 @@ impl Hosted {
             if !is_new {
                 active.ended.losses.add("program", cut);
             }
+        } else {
+            common.lost.add("program", cut);
         }
     }
 

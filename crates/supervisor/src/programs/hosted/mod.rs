@@ -52,6 +52,7 @@ use crate::protocol::{ProgramSpec, Ready, RestartPolicy, Swap};
 
 pub(super) use asking::{is_directory, next_slot};
 pub(super) use copies::Entry;
+use copies::TO_REPORT;
 pub(super) use saving::{SavedHosted, environment_of};
 use sleeping::Sleep;
 pub(super) use starting::{Born, setting_of};
@@ -467,7 +468,7 @@ pub(super) fn plan_of(spec: &ProgramSpec) -> Plan {
             Swap::StopFirst => SwapPlan::StopFirst,
         },
         private: spec.private.is_some(),
-        ready_limit: spec.ready_limit.max(by_time),
+        ready_limit: spec.ready_limit.max(by_time) + TO_REPORT,
         settle: spec.settle,
         quiet_limit: spec.stop.limit,
         stop_limit: spec.stop.limit,

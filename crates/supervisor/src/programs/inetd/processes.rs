@@ -85,6 +85,8 @@ pub(crate) struct Since {
 pub(crate) struct Ends {
     /// Those that did not end by themselves.
     pub(crate) asked: u64,
+    /// Those of them that had a connection, which was cut.
+    pub(crate) connections: u64,
     /// Those of them that had to be killed.
     pub(crate) killed: u64,
 }
@@ -301,7 +303,8 @@ impl Processes {
         if tokio::time::timeout(limit, self.all_ended(&those)).await.is_ok() {
             return Ends::default();
         }
-        let asked = self.of(&those).len();
+        let late = self.of(&those);
+        let connections = late.iter().filter(|process| process.kind() == Kind::Connection).count();
         if !limit.is_zero() && !asked_limit.is_zero() {
             self.signal(&those);
             let _ = tokio::time::timeout(asked_limit, self.all_ended(&those)).await;
@@ -318,7 +321,7 @@ impl Processes {
         // Until each was seen to have ended.
         let _ = tokio::time::timeout(KILL_LIMIT, self.all_ended(&those)).await;
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        Ends { asked: count(asked), killed: count(killed) }
+        Ends { asked: count(late.len()), connections: count(connections), killed: count(killed) }
     }
 
     /// Those of them that run.

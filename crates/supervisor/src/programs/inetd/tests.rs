@@ -258,7 +258,7 @@ async fn stopped_it_accepts_nothing_more_and_kills_what_does_not_end() {
     let late = rig.connect();
     (&ends).write_all(b"go\n").unwrap();
     assert_eq!(line(&ends).await, "bye");
-    assert_eq!(stopping.await.unwrap(), Ends { asked: 1, killed: 1 }, "one had to be killed");
+    assert_eq!(stopping.await.unwrap(), Ends { asked: 1, connections: 1, killed: 1 }, "one had to be killed");
     assert_eq!(all(stays).await, "");
     assert!(left.is_empty());
     // It waits in the queue, for whoever comes next.
@@ -274,7 +274,7 @@ async fn what_does_not_end_by_itself_is_asked_to_before_it_is_killed() {
     let client = rig.connect();
     assert_eq!(line(&client).await, "ready");
     let (stopping, _) = each.stop(Duration::from_secs(1));
-    assert_eq!(stopping.await, Ends { asked: 1, killed: 0 });
+    assert_eq!(stopping.await, Ends { asked: 1, connections: 1, killed: 0 });
     assert_eq!(line(&client).await, "cut");
 }
 
